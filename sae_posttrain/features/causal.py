@@ -1,0 +1,193 @@
+"""What features do, not only how they read: amplify one and see which tokens it writes, remove it and see who suffers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..hooks.edit import edit_blocks
+from .feature_set import FeatureSet
+from .texts import Text, TextBatch
+
+_PROMPT_TOKENS = 32
+_POSITIONS_READ = 4
+
+
+def target_tokens(texts: Sequence[Text], target: str, vocab_size: int, *, min_share: float = 0.9) -> Tensor:
+    """
+    Tokens that stand for the target group: those whose use is almost all in its texts.
+
+    Groups weigh the same, however long their texts are: a token belongs to the target if its frequency there is at
+    least `min_share` of the sum of its frequencies there and in the group that uses it most otherwise.
+
+    Args:
+        texts (`Sequence[Text]`):
+            Texts of all groups.
+        target (`str`):
+            The target group.
+        vocab_size (`int`):
+            Size of the model's vocabulary.
+
+    Returns:
+        `torch.Tensor` of shape `(V,)`, bool.
+    """
+    groups = sorted({text.group for text in texts})
+    counts = torch.zeros(len(groups), vocab_size, dtype=torch.float64)
+    for text in texts:
+        counted = torch.tensor([token for token, counts_here in zip(text.ids, text.counted) if counts_here])
+        counts[groups.index(text.group)] += torch.bincount(counted, minlength=vocab_size)
+    frequency = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    own = frequency[groups.index(target)]
+    others = frequency[[i for i, group in enumerate(groups) if group != target]].amax(dim=0)
+    return (counts[groups.index(target)] >= 2) & (own >= min_share * (own + others))
+
+
+def prompts_of_other_groups(texts: Sequence[Text], target: str, num_prompts: int) -> Tensor:
+    """
+    Openings of texts of the other groups, in turn, all of one length: `(P, T)`.
+
+    Raises:
+        ValueError: If none is long enough.
+    """
+    by_group: dict[str, list[tuple[int, ...]]] = {}
+    for text in texts:
+        if text.group != target and len(text.ids) >= _PROMPT_TOKENS:
+            by_group.setdefault(text.group, []).append(text.ids[:_PROMPT_TOKENS])
+    prompts = [ids[i] for i in range(num_prompts) for ids in by_group.values() if i < len(ids)][:num_prompts]
+    if not prompts:
+        raise ValueError(
+            f"No text of the other groups has {_PROMPT_TOKENS} tokens, which the output score needs. Give longer texts."
+        )
+    return torch.tensor(prompts)
+
+
+def output_scores(
+    model: nn.Module,
+    prompts: Tensor,
+    directions: Tensor,
+    block: int,
+    tokens: Tensor,
+    push: float,
+    *,
+    directions_per_pass: int = 8,
+) -> Tensor:
+    """
+    Output score of each feature: rise of the target tokens' next-token probability when the feature is amplified.
+
+    Features that read well do not always write well, and rarely do both (https://huggingface.co/papers/2505.20063).
+    The residual after the block becomes `h + push · d/‖d‖` at every position of the prompt.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model.
+        prompts (`torch.Tensor` of shape `(P, T)`):
+            Token ids of texts that are not of the target group.
+        directions (`torch.Tensor` of shape `(F, D)`):
+            Decoder directions.
+        block (`int`):
+            The block whose output is pushed.
+        tokens (`torch.Tensor` of shape `(V,)`, bool):
+            The target's tokens.
+        push (`float`):
+            Length of the push, in units of the residual stream.
+        directions_per_pass (`int`, *optional*, defaults to `8`):
+            Features in one forward pass.
+
+    Returns:
+        `torch.Tensor` of shape `(F,)`: differences of probabilities, −1 to 1.
+    """
+    device = next(model.parameters()).device
+    prompts, tokens = prompts.to(device), tokens.to(device)
+    unit_FD = torch.nn.functional.normalize(directions.float(), dim=1).to(device)
+
+    def target_probability(input_ids: Tensor) -> Tensor:
+        logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=_POSITIONS_READ).logits
+        return logits.float().softmax(dim=-1)[..., tokens].sum(dim=-1).mean(dim=1)
+
+    with torch.inference_mode():
+        baseline = target_probability(prompts).mean()
+        scores = []
+        chunks = unit_FD.split(directions_per_pass)
+        for chunk in tqdm(chunks, desc=f"Amplifying features of block {block}", leave=False):
+            added = (push * chunk).repeat_interleave(len(prompts), dim=0)[:, None]
+            with edit_blocks(model, {block: lambda hidden, added=added: hidden + added.to(hidden.dtype)}):
+                raised = target_probability(prompts.repeat(len(chunk), 1))
+            scores.append(raised.unflatten(0, (len(chunk), len(prompts))).mean(dim=1) - baseline)
+    return torch.cat(scores).cpu()
+
+
+@dataclass(frozen=True)
+class AblationCheck:
+    """
+    Mean token loss of each group (nats per token) with and without the features' directions.
+
+    Attributes:
+        loss, loss_without (`dict[str, float]`):
+            By group.
+    """
+
+    loss: dict[str, float]
+    loss_without: dict[str, float]
+
+    @property
+    def increase(self) -> dict[str, float]:
+        """Relative rise of the loss per group."""
+        return {group: self.loss_without[group] / self.loss[group] - 1 for group in self.loss}
+
+
+def check_by_ablation(
+    model: nn.Module, batches: Iterable[TextBatch], groups: Sequence[str], feature_set: FeatureSet
+) -> AblationCheck:
+    """
+    Remove the features' directions from the residual stream and compare the loss per group.
+
+    Directional ablation as in https://huggingface.co/papers/2505.05111: the residual is projected off the directions
+    (off their span where a block has several). Only the target group should suffer.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model.
+        batches (`Iterable[TextBatch]`):
+            Held-out texts.
+        groups (`Sequence[str]`):
+            Names of the groups, by number.
+        feature_set ([`FeatureSet`]):
+            The features to remove.
+    """
+    device = next(model.parameters()).device
+    bases = {}
+    for block in sorted(set(feature_set.blocks)):
+        directions_DF = feature_set.select(block=block).directions.T
+        bases[block] = torch.linalg.qr(directions_DF.double()).Q.float().to(device)
+
+    def project_off(basis_DF: Tensor):
+        return lambda hidden: hidden - ((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)
+
+    edits = {block: project_off(basis) for block, basis in bases.items()}
+    sums = torch.zeros(2, len(groups), dtype=torch.float64)
+    counts = torch.zeros(len(groups), dtype=torch.float64)
+    with torch.inference_mode():
+        for batch in tqdm(list(batches), desc="Removing the features", leave=False):
+            batch = batch.to(device)
+            for row, edited in enumerate((False, True)):
+                if edited:
+                    with edit_blocks(model, edits):
+                        loss_B, count_B = _token_losses(model, batch)
+                else:
+                    loss_B, count_B = _token_losses(model, batch)
+                    counts.index_add_(0, batch.groups.cpu(), count_B.double().cpu())
+                sums[row].index_add_(0, batch.groups.cpu(), loss_B.double().cpu())
+    before, after = (sums / counts.clamp(min=1)).tolist()
+    return AblationCheck(dict(zip(groups, before)), dict(zip(groups, after)))
+
+
+def _token_losses(model: nn.Module, batch: TextBatch) -> tuple[Tensor, Tensor]:
+    """Sum of the token losses of each text, and the number of its tokens."""
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, :-1]
+    targets = batch.input_ids[:, 1:].masked_fill(~batch.counted[:, 1:], -100)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
+    )
+    return losses.unflatten(0, targets.shape).sum(dim=1), batch.counted[:, 1:].sum(dim=1)

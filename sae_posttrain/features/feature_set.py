@@ -1,0 +1,505 @@
+"""The door between finding features and using them: one small file that training, steering and serving read."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..hooks.blocks import find_blocks, get_width, unwrap
+
+if TYPE_CHECKING:
+    from ..saes.frozen import FrozenSAE
+
+FILE_NAME = "features.safetensors"
+"""Name of the file inside a folder or a Hub repository."""
+
+_HEADER_KEY = "sae_posttrain"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where a feature was read from. `sha256` is filled in when the set is saved."""
+
+    repository: str
+    file: str
+    format: str
+    revision: str | None = None
+    sha256: str | None = None
+    compute_sha256: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """
+    A handful of SAE features with all that training and steering need to know of them.
+
+    Parameters:
+        encoder_rows (`torch.Tensor` of shape `(F, D)`, float32):
+            A feature's pre-activation on a raw residual `x` is `encoder_rows @ x + encoder_bias`.
+        encoder_bias (`torch.Tensor` of shape `(F,)`, float32):
+            In the same units; any input shift of the SAE's format is folded in.
+        directions (`torch.Tensor` of shape `(F, D)`, float32):
+            What a unit of activation writes into the residual stream (decoder rows).
+        blocks (`tuple[int, ...]`), sites (`tuple[str, ...]`), feature_ids (`tuple[int, ...]`):
+            Decoder block (from 0), hook site in it, and index in its SAE, one per feature.
+        names (`tuple[str, ...]`):
+            One unique name per feature, as it appears in metrics.
+        thresholds (`torch.Tensor` of shape `(F,)`):
+            JumpReLU thresholds; NaN where the SAE has none.
+        groups (`tuple[str, ...]`):
+            Groups (languages, say) with statistics.
+        mean, std (`torch.Tensor` of shape `(F, G)`):
+            Mean and standard deviation of the pre-activation over the tokens of each group.
+        scores (`dict[str, torch.Tensor]`, each of shape `(F,)`):
+            What chose the features.
+        residual_norms (`torch.Tensor` of shape `(F,)`):
+            Median norm of the residual at the feature's site, first and special tokens left out; NaN if not measured.
+        sources (`tuple[FeatureSource, ...]`):
+            Where each feature was read from.
+        base_model (`str`):
+            Model on which the features were found; empty if unknown.
+        target_groups (`tuple[str, ...]`):
+            Groups that the features stand for.
+        notes (`dict`):
+            Anything else worth keeping (settings of the search, check of causality); must be JSON.
+    """
+
+    encoder_rows: Tensor
+    encoder_bias: Tensor
+    directions: Tensor
+    blocks: tuple[int, ...]
+    feature_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    sites: tuple[str, ...]
+    thresholds: Tensor
+    groups: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    scores: dict[str, Tensor]
+    residual_norms: Tensor
+    sources: tuple[FeatureSource, ...]
+    base_model: str = ""
+    target_groups: tuple[str, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        num_features, num_groups = len(self.feature_ids), len(self.groups)
+        if num_features == 0:
+            raise ValueError("A feature set needs at least one feature.")
+        shapes = {
+            "encoder_bias": (num_features,),
+            "encoder_rows": (num_features, self.encoder_rows.shape[-1]),
+            "directions": (num_features, self.encoder_rows.shape[-1]),
+            "thresholds": (num_features,),
+            "residual_norms": (num_features,),
+            "mean": (num_features, num_groups),
+            "std": (num_features, num_groups),
+        }
+        tensors = {name: getattr(self, name) for name in shapes} | {f"scores.{k}": v for k, v in self.scores.items()}
+        for name, tensor in tensors.items():
+            shape = shapes.get(name, (num_features,))
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"`{name}` of a feature set has shape {tuple(tensor.shape)}, expected {shape}.")
+            may_be_nan = name in ("thresholds", "residual_norms") or name.startswith("scores.")
+            if not tensor.is_floating_point() or bool(tensor.isinf().any()):
+                raise ValueError(f"`{name}` of a feature set must hold finite floating-point numbers.")
+            if not may_be_nan and bool(tensor.isnan().any()):
+                raise ValueError(f"`{name}` of a feature set holds NaN.")
+        if bool((self.std < 0).any()):
+            raise ValueError("`std` of a feature set is negative.")
+        for name in ("blocks", "names", "sites", "sources"):
+            if len(getattr(self, name)) != num_features:
+                raise ValueError(f"`{name}` has {len(getattr(self, name))} entries for {num_features} features.")
+        if min(self.blocks) < 0 or min(self.feature_ids) < 0:
+            raise ValueError("Blocks and feature ids count from 0; the feature set holds a negative one.")
+        for what, values in (("name", self.names), ("group", self.groups), ("feature", self._keys())):
+            repeated = {value for value in values if list(values).count(value) > 1}
+            if repeated:
+                raise ValueError(f"The {what} {sorted(repeated)[0]!r} stands twice in the feature set.")
+
+    # Reading a set ---------------------------------------------------------------------------------------------------
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.encoder_rows.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.feature_ids)
+
+    def _keys(self) -> list[tuple[int, str, int]]:
+        return list(zip(self.blocks, self.sites, self.feature_ids))
+
+    def pre_activations(self, residual: Tensor) -> Tensor:
+        """
+        Pre-activations `x · W_enc[:, s] + b_enc[s]` of every feature of the set, in float32.
+
+        Args:
+            residual (`torch.Tensor` of shape `(..., D)`):
+                Raw residual stream at the features' site. A set with several blocks is sliced first:
+                `feature_set.select(block=20)`.
+
+        Returns:
+            `torch.Tensor` of shape `(..., F)`.
+
+        Raises:
+            ValueError: If the width differs, or the set holds features of several blocks.
+        """
+        if len(set(zip(self.blocks, self.sites))) > 1:
+            raise ValueError(f"The set holds features of blocks {sorted(set(self.blocks))}; `select(block=…)` first.")
+        if residual.shape[-1] != self.d_model:
+            raise ValueError(f"The features read width {self.d_model}, the residual has {residual.shape[-1]}.")
+        rows = self.encoder_rows.to(residual.device)
+        return residual.float() @ rows.T + self.encoder_bias.to(residual.device)
+
+    def check_model(self, model: nn.Module, *, allow_base_model: str | None = None) -> None:
+        """
+        Refuse a model that these features cannot belong to.
+
+        Args:
+            model (`torch.nn.Module`):
+                The model about to be trained or steered.
+            allow_base_model (`str`, *optional*):
+                Name of another model on which these features may be used, a fine-tuned copy for example.
+
+        Raises:
+            ValueError: If the width differs, a block does not exist, or the name is another one and not allowed.
+        """
+        width, num_blocks = get_width(model), len(find_blocks(model))
+        if width != self.d_model:
+            raise ValueError(
+                f"The features read width {self.d_model}, the model writes {width}; "
+                f"they were found on {self.base_model or 'another model'}."
+            )
+        if max(self.blocks) >= num_blocks:
+            raise ValueError(
+                f"The features read block {max(self.blocks)}, the model has blocks 0 to {num_blocks - 1}."
+            )
+        unsupported = sorted(set(self.sites) - {"resid_post"})
+        if unsupported:
+            raise ValueError(f"The features read the site {unsupported[0]!r}; only 'resid_post' is hooked so far.")
+        name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
+        known = {_short_name(other) for other in (self.base_model, allow_base_model) if other}
+        if self.base_model and name and _short_name(name) not in known:
+            raise ValueError(
+                f"The features were found on {self.base_model!r}, this model is {name!r}. If it is a fine-tuned copy "
+                f"of that model, allow it by name: `allow_base_model={_short_name(name)!r}`."
+            )
+
+    def __str__(self) -> str:
+        shown = ["block", "feature", "name", *self.scores, *(f"mean[{group}]" for group in self.groups)]
+        rows = [
+            [
+                str(self.blocks[i]),
+                str(self.feature_ids[i]),
+                self.names[i],
+                *(f"{score[i].item():.3f}" for score in self.scores.values()),
+                *(f"{self.mean[i, g].item():.2f}" for g in range(len(self.groups))),
+            ]
+            for i in range(len(self))
+        ]
+        widths = [max(len(row[c]) for row in [shown, *rows]) for c in range(len(shown))]
+        target = f" for {', '.join(self.target_groups)}" if self.target_groups else ""
+        title = (
+            f"{len(self)} features{target}, found on {self.base_model or 'an unknown model'} (width {self.d_model})"
+        )
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [shown, *rows]]
+        return "\n".join([title, *lines])
+
+    # Changing a set --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> "FeatureSet":
+        """The set of the features at these positions."""
+        positions = range(len(self))[index] if isinstance(index, slice) else index
+        picked = [positions] if isinstance(positions, int) else list(positions)
+        rows = torch.tensor(picked, dtype=torch.long)
+        per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
+        tensors = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
+        return replace(
+            self,
+            **{name: tuple(getattr(self, name)[i] for i in picked) for name in per_feature},
+            **{name: getattr(self, name)[rows] for name in tensors},
+            scores={name: score[rows] for name, score in self.scores.items()},
+        )
+
+    def select(self, *, block: int | None = None, names: Sequence[str] | None = None) -> "FeatureSet":
+        """
+        The features of one block, or those with these names.
+
+        Raises:
+            ValueError: If none is left, or a name is unknown.
+        """
+        unknown = sorted(set(names or ()) - set(self.names))
+        if unknown:
+            raise ValueError(f"Unknown feature {unknown[0]!r}. Known: {', '.join(self.names)}.")
+        picked = [
+            i
+            for i in range(len(self))
+            if (block is None or self.blocks[i] == block) and (names is None or self.names[i] in names)
+        ]
+        if not picked:
+            raise ValueError(f"No feature of block {block} in the set; it holds blocks {sorted(set(self.blocks))}.")
+        return self[picked]
+
+    def merge(self, *others: "FeatureSet") -> "FeatureSet":
+        """
+        This set and others of the same model and the same groups, as one.
+
+        Raises:
+            ValueError: If width, base model or groups differ, or a feature stands in two of them.
+        """
+        sets = [self, *others]
+        for other in others:
+            if other.d_model != self.d_model:
+                raise ValueError(f"Cannot merge features of width {self.d_model} and {other.d_model}.")
+            if other.base_model != self.base_model:
+                raise ValueError(f"Cannot merge features of {self.base_model!r} and {other.base_model!r}.")
+            if set(other.groups) != set(self.groups):
+                raise ValueError(f"Cannot merge statistics over the groups {self.groups} and {other.groups}.")
+        columns = [[other.groups.index(group) for group in self.groups] for other in sets]
+        tensors = ("encoder_rows", "encoder_bias", "directions", "thresholds", "residual_norms")
+        per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
+        nan = [torch.full((len(other),), math.nan) for other in sets]
+        all_scores = dict.fromkeys(name for other in sets for name in other.scores)
+        return replace(
+            self,
+            **{name: torch.cat([getattr(other, name) for other in sets]) for name in tensors},
+            **{name: tuple(value for other in sets for value in getattr(other, name)) for name in per_feature},
+            mean=torch.cat([other.mean[:, order] for other, order in zip(sets, columns)]),
+            std=torch.cat([other.std[:, order] for other, order in zip(sets, columns)]),
+            scores={
+                name: torch.cat([other.scores.get(name, empty) for other, empty in zip(sets, nan)])
+                for name in all_scores
+            },
+            target_groups=tuple(dict.fromkeys(group for other in sets for group in other.target_groups)),
+            notes={key: value for other in sets for key, value in other.notes.items()},
+        )
+
+    @classmethod
+    def from_sae(
+        cls,
+        sae: "FrozenSAE",
+        features: Sequence[int],
+        *,
+        names: Sequence[str] | None = None,
+        base_model: str = "",
+        target_groups: Sequence[str] = (),
+    ) -> "FeatureSet":
+        """
+        A set of features whose numbers are known already, without statistics of any group.
+
+        It can be penalised with `penalty="zero"` and `penalty_unit="raw"`; for the mean of a group use `find_features`.
+
+        Raises:
+            ValueError: If a feature is not in the SAE.
+        """
+        held = list(range(sae.num_features)) if sae.features is None else list(sae.features)
+        for feature in features:
+            sae.direction(feature)  # an unknown feature is an error here
+        rows = torch.tensor([held.index(feature) for feature in features], dtype=torch.long)
+        num = len(features)
+        nan = torch.full((num,), math.nan)
+        source = FeatureSource(
+            repository=sae.source.repository,
+            file=sae.source.file,
+            format=sae.source.format,
+            revision=sae.source.revision,
+            compute_sha256=sae.source.sha256,
+        )
+        return cls(
+            encoder_rows=sae.W_enc.T[rows].float().contiguous(),
+            encoder_bias=sae.b_enc[rows].float(),
+            directions=sae.W_dec[rows].float().contiguous(),
+            blocks=(sae.block,) * num,
+            feature_ids=tuple(features),
+            names=tuple(names) if names is not None else tuple(f"{sae.block}.{feature}" for feature in features),
+            sites=(sae.site,) * num,
+            thresholds=nan if sae.threshold is None else sae.threshold[rows].float(),
+            groups=(),
+            mean=torch.zeros(num, 0),
+            std=torch.zeros(num, 0),
+            scores={},
+            residual_norms=nan,
+            sources=(source,) * num,
+            base_model=base_model,
+            target_groups=tuple(target_groups),
+        )
+
+    # Files and the Hub -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """
+        Write the set to one safetensors file; the SAE files it came from are hashed now, once each.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                A file name ending in `.safetensors`, or a folder (the file is then `features.safetensors` in it).
+
+        Returns:
+            `Path`: the file.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            path = path / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {
+            "version": _VERSION,
+            **{name: list(getattr(self, name)) for name in ("blocks", "feature_ids", "names", "sites", "groups")},
+            "base_model": self.base_model,
+            "target_groups": list(self.target_groups),
+            "notes": self.notes,
+            "scores": list(self.scores),
+            **self._sources_for_file(),
+        }
+        tensors = {name: getattr(self, name).float().contiguous().clone() for name in _TENSORS}
+        tensors |= {f"scores.{name}": score.float().contiguous() for name, score in self.scores.items()}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header, ensure_ascii=False)})
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    def _sources_for_file(self) -> dict[str, Any]:
+        unique = list(dict.fromkeys(self.sources))
+        rows = []
+        for source in unique:
+            sha256 = source.sha256
+            if sha256 is None and source.compute_sha256 is not None:
+                sha256 = source.compute_sha256()
+            rows.append({**{name: getattr(source, name) for name in _SOURCE_FIELDS}, "sha256": sha256})
+        return {"sources": rows, "source_of_feature": [unique.index(source) for source in self.sources]}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "FeatureSet":
+        """
+        Read a set that `save` wrote. The file is data: nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, or is no feature set.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"No feature set at {path}. `sae-posttrain find-features` writes one.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = _read_header(file.metadata(), path)
+                names = [*_TENSORS, *(f"scores.{name}" for name in header["scores"])]
+                if set(file.keys()) != set(names):
+                    raise ValueError(f"{path} holds the tensors {sorted(file.keys())}, expected {sorted(names)}.")
+                tensors = {name: file.get_tensor(name) for name in names}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+        scores = {name: tensors.pop(f"scores.{name}") for name in header.pop("scores")}
+        try:
+            return cls(**tensors, scores=scores, **header)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | os.PathLike, *, revision: str | None = None) -> "FeatureSet":
+        """
+        Read a set from a file, a folder, or a Hub repository that `push_to_hub` wrote.
+
+        Args:
+            path_or_repo (`str` or `os.PathLike`):
+                A file, a folder with `features.safetensors`, or `owner/repo[/path/to/file.safetensors]`.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: If it is neither on this machine nor named like a Hub repository.
+            ValueError: If the file is damaged, or is no feature set.
+        """
+        if Path(path_or_repo).exists():
+            return cls.load(path_or_repo)
+        parts = str(path_or_repo).split("/")
+        if isinstance(path_or_repo, os.PathLike) or len(parts) < 2 or not all(parts) or parts[0] in (".", "..", "~"):
+            raise FileNotFoundError(f"No feature set at {path_or_repo}. `sae-posttrain find-features` writes one.")
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        filename = "/".join(parts[2:]) or FILE_NAME
+        if not filename.endswith(".safetensors"):
+            filename = f"{filename}/{FILE_NAME}"
+        try:
+            return cls.load(hf_hub_download("/".join(parts[:2]), filename, revision=revision))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise FileNotFoundError(
+                f"No feature set at {path_or_repo}: there is no such file here, and the Hub says: {error}"
+            ) from error
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """
+        Upload the set to a Hub repository (created if needed), as `features.safetensors`.
+
+        Returns:
+            `str`: the commit's address.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.save(Path(folder) / FILE_NAME)
+            return str(api.upload_file(path_or_fileobj=file, path_in_repo=FILE_NAME, repo_id=repo_id))
+
+
+_TENSORS = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
+_SOURCE_FIELDS = tuple(f.name for f in fields(FeatureSource) if f.name not in ("sha256", "compute_sha256"))
+
+
+def _short_name(model_name: str) -> str:
+    return model_name.rstrip("/").split("/")[-1]
+
+
+def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
+    """The JSON header as arguments of `FeatureSet` (still with `scores` as a list of names), types checked."""
+    if not metadata or _HEADER_KEY not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but no feature set: it has no {_HEADER_KEY!r} header.")
+    try:
+        header = json.loads(metadata[_HEADER_KEY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the header is not valid JSON ({error}).") from error
+    if not isinstance(header, dict) or header.get("version") != _VERSION:
+        version = header.get("version") if isinstance(header, dict) else None
+        raise ValueError(f"{path} is a feature set of version {version}; this release reads version {_VERSION}.")
+    kinds = {"blocks": int, "feature_ids": int, "names": str, "sites": str, "groups": str, "target_groups": str}
+    kinds |= {"scores": str, "source_of_feature": int, "sources": dict}
+    for name, kind in kinds.items():
+        values = header.get(name)
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise ValueError(f"{path}: `{name}` in the header must be a list of {kind.__name__}.")
+    if not isinstance(header.get("notes"), dict) or not isinstance(header.get("base_model"), str):
+        raise ValueError(f"{path}: `notes` or `base_model` is missing from the header.")
+    text_or_none = (str, type(None))
+    for source in header["sources"]:
+        if set(source) != {*_SOURCE_FIELDS, "sha256"} or not all(isinstance(v, text_or_none) for v in source.values()):
+            raise ValueError(f"{path}: a source in the header must hold the texts {(*_SOURCE_FIELDS, 'sha256')}.")
+    sources = [FeatureSource(**source) for source in header["sources"]]
+    if not all(0 <= number < len(sources) for number in header["source_of_feature"]):
+        raise ValueError(f"{path}: a feature names a source that the header does not hold.")
+    plain = ("blocks", "feature_ids", "names", "sites", "groups", "target_groups")
+    return {
+        **{name: tuple(header[name]) for name in plain},
+        "base_model": header["base_model"],
+        "notes": header["notes"],
+        "scores": header["scores"],
+        "sources": tuple(sources[number] for number in header["source_of_feature"]),
+    }

@@ -1,0 +1,338 @@
+"""Find the features that stand for a group of texts: a language first of all, but any contrast is found the same way."""
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from ..hooks.blocks import find_blocks, get_width, unwrap
+from ..hooks.record import record_blocks
+from ..saes.frozen import FrozenSAE
+from ..saes.loading import load_sae
+from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
+from .feature_set import FeatureSet
+from .statistics import GroupSums, auroc, collect_statistics
+from .texts import Text, batches, read_rows, split_held_out, tokenize
+
+logger = logging.getLogger(__name__)
+
+RANKINGS = ("monolinguality", "auroc", "output")
+_NUM_PROMPTS = 16
+
+
+def find_features(
+    model: nn.Module | str,
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
+    sae: str | os.PathLike | FrozenSAE | Sequence[FrozenSAE],
+    *,
+    target_group: str,
+    blocks: Sequence[int] | None = None,
+    num_features: int = 2,
+    rank_by: str = "monolinguality",
+    num_candidates: int | None = None,
+    tokenizer: Any = None,
+    group_column: str = "lang",
+    text_column: str = "text",
+    split: str = "train",
+    max_texts: int | None = None,
+    max_length: int = 512,
+    batch_size: int = 16,
+    held_out: float = 0.2,
+    push: float = 0.5,
+    check: bool = False,
+    seed: int = 0,
+    k: int | None = None,
+    format: str | None = None,
+    revision: str | None = None,
+) -> FeatureSet:
+    """
+    Find the features of one or more blocks that stand for a group of texts.
+
+    One forward pass over the texts serves all blocks. Features are ranked by monolinguality, as in SASFT
+    (https://huggingface.co/papers/2507.14894): `ν = mean activation on the target − mean over the other groups of
+    their mean activations`. The best candidates are then measured on held-out texts (AUROC) and for what they write
+    (output score). Groups need not be languages: answers marked `good` and `bad` will do.
+
+    Under `accelerate launch` the texts are divided among the processes, and each returns the same set.
+
+    Args:
+        model (`torch.nn.Module` or `str`):
+            A causal language model, or its path or Hub id.
+        texts (`str`, `os.PathLike` or iterable of rows):
+            JSONL file (or `.jsonl.gz`, or a folder of them), `datasets` id, or rows. A row has its group and either a
+            text, or `messages`, or `prompt` and `completion` (then only the answer counts). A hundred texts a group
+            rank features; a few hundred more confirm them.
+        sae (`str`, `os.PathLike`, [`FrozenSAE`] or a sequence of them):
+            Published SAE as [`load_sae`] takes it, or loaded ones.
+        target_group (`str`):
+            The group to find features for.
+        blocks (`Sequence[int]`, *optional*):
+            Decoder blocks, from 0. Needed unless loaded SAEs are given.
+        num_features (`int`, *optional*, defaults to `2`):
+            Features per block, as in the published settings.
+        rank_by (`str`, *optional*, defaults to `"monolinguality"`):
+            What decides among the candidates: `"monolinguality"`, `"auroc"`, or `"output"`, which takes monolinguality
+            times the output score (features that read the group and write it).
+        num_candidates (`int`, *optional*):
+            Features per block, by monolinguality, that are measured further. Defaults to four times `num_features`,
+            at least 32.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            The model's, loaded from its folder if left out.
+        group_column, text_column (`str`, *optional*, defaults to `"lang"` and `"text"`):
+            Columns of the rows.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a `datasets` id.
+        max_texts (`int`, *optional*):
+            Texts per group; all by default.
+        max_length (`int`, *optional*, defaults to `512`):
+            Tokens of each text.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Texts in one forward pass.
+        held_out (`float`, *optional*, defaults to `0.2`):
+            Share of each group's texts kept from the ranking, for AUROC, output score and check.
+        push (`float`, *optional*, defaults to `0.5`):
+            How far a feature is amplified for its output score, in median residual norms.
+        check (`bool`, *optional*, defaults to `False`):
+            Remove the chosen features and measure the loss of each group on the held-out texts.
+        seed (`int`, *optional*, defaults to `0`):
+            Shuffles the texts.
+        k, format, revision (*optional*):
+            As in [`load_sae`].
+
+    Returns:
+        [`FeatureSet`]: the features, best first within each block, with mean and standard deviation of the
+        pre-activation per group and their scores; `notes` holds the settings and the check.
+
+    Raises:
+        ValueError: If the target group is absent, there is only one group, a block or the width does not fit, or no
+            feature tells the groups apart.
+    """
+    if rank_by not in RANKINGS:
+        raise ValueError(f"`rank_by` must be one of {', '.join(map(repr, RANKINGS))}, got {rank_by!r}.")
+    if num_features < 1 or not 0 < held_out < 1:
+        raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
+    rows = read_rows(texts, split)
+    _require_groups(rows, target_group, group_column)
+    model, tokenizer = _load_model(model, tokenizer)
+    saes = _load_saes(sae, blocks, k=k, format=format, revision=revision)
+    for each in saes:
+        _require_fit(each, model)
+    all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+    kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
+    groups = sorted({text.group for text in kept})
+    target = groups.index(target_group)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    state = PartialState()
+    mine = kept[state.process_index :: state.num_processes]
+    was_training = model.training
+    model.eval()
+    try:
+        sums = collect_statistics(
+            model,
+            batches(mine, groups, batch_size, pad),
+            saes,
+            len(groups),
+            num_tokens=sum(len(text.ids) for text in mine),
+        )
+        candidates = {
+            each.block: _candidates(sums[each.block], target, num_candidates or max(4 * num_features, 32))
+            for each in saes
+        }
+        held_out_batches = list(batches(held_out_texts, groups, batch_size, pad))
+        areas = _held_out_auroc(model, held_out_batches, saes, candidates, target)
+        tokens = target_tokens(kept, target_group, model.get_output_embeddings().weight.shape[0])
+        prompts = prompts_of_other_groups(held_out_texts + kept, target_group, _NUM_PROMPTS) if tokens.any() else None
+        if prompts is None:
+            logger.warning(
+                "No token is used almost only in %r, so there is no output score. Groups of one vocabulary need "
+                "`rank_by='monolinguality'` or `'auroc'`.",
+                target_group,
+            )
+        found = []
+        for each in saes:
+            block_sums, ids = sums[each.block], candidates[each.block]
+            norm = float(block_sums.norms.median())
+            directions = each.W_dec[ids.to(each.W_dec.device)]
+            written = (
+                torch.full((len(ids),), math.nan)
+                if prompts is None
+                else output_scores(model, prompts, directions, each.block, tokens, push * norm)
+            )
+            scores = _scores(block_sums, target, ids) | {"auroc": areas[each.block], "output": written}
+            order = _ranked(scores, rank_by)[:num_features]
+            found.append(
+                _as_feature_set(each, ids[order], {n: s[order] for n, s in scores.items()}, block_sums, groups)
+            )
+        name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
+        feature_set = found[0].merge(*found[1:])
+        notes: dict[str, Any] = {
+            "rank_by": rank_by,
+            "push": push,
+            "num_texts": {group: sum(text.group == group for text in kept) for group in groups},
+            "num_held_out": {group: sum(text.group == group for text in held_out_texts) for group in groups},
+            "num_tokens": dict(zip(groups, map(int, sums[saes[0].block].num_tokens.tolist()))),
+            "num_target_tokens": int(tokens.sum()),
+        }
+        feature_set = replace(
+            feature_set,
+            base_model=name,
+            target_groups=(target_group,),
+            names=tuple(f"{target_group}.{b}.{f}" for b, f in zip(feature_set.blocks, feature_set.feature_ids)),
+            notes=notes,
+        )
+        if check:
+            ablation = check_by_ablation(model, held_out_batches, groups, feature_set)
+            notes["check"] = {"loss": ablation.loss, "loss_without": ablation.loss_without}
+    finally:
+        model.train(was_training)
+    _warn_of_features_that_fire_elsewhere(feature_set)
+    return feature_set
+
+
+def _require_groups(rows: Sequence[Mapping[str, Any]], target_group: str, group_column: str) -> None:
+    groups = {str(row[group_column]) for row in rows if row.get(group_column) is not None}
+    if rows and not groups:
+        raise ValueError(
+            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. Name the "
+            "right one with `group_column`."
+        )
+    if rows and target_group not in groups:
+        raise ValueError(
+            f"No text belongs to the target group {target_group!r}; the groups are {', '.join(sorted(groups))}."
+        )
+    if len(groups) == 1:
+        raise ValueError(f"All texts belong to {target_group!r}. Add texts of other groups to tell it apart from.")
+
+
+def _load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if isinstance(model, str | os.PathLike):
+        name, device = str(model), PartialState().device
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
+    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
+    if tokenizer is None:
+        if not name:
+            raise ValueError("The model does not say where it came from. Pass its `tokenizer`.")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    return model, tokenizer
+
+
+def _load_saes(
+    sae: str | os.PathLike | FrozenSAE | Sequence[FrozenSAE], blocks: Sequence[int] | None, **options: Any
+) -> list[FrozenSAE]:
+    if isinstance(sae, str | os.PathLike):
+        if not blocks:
+            raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
+        return [load_sae(sae, block=block, **options) for block in dict.fromkeys(blocks)]
+    saes = [sae] if isinstance(sae, FrozenSAE) else list(sae)
+    return [each for each in saes if blocks is None or each.block in blocks]
+
+
+def _require_fit(sae: FrozenSAE, model: nn.Module) -> None:
+    width, num_blocks = get_width(model), len(find_blocks(model))
+    if sae.block >= num_blocks:
+        raise ValueError(f"The SAE reads block {sae.block}, the model has blocks 0 to {num_blocks - 1}.")
+    if sae.d_model != width:
+        raise ValueError(
+            f"The SAE reads width {sae.d_model}, block {sae.block} writes {width}; was it trained on this model?"
+        )
+
+
+def _candidates(sums: GroupSums, target: int, num_candidates: int) -> Tensor:
+    """Features of highest monolinguality, of those that fire more often on the target than elsewhere."""
+    nu = _monolinguality(sums, target)
+    others = [group for group in range(len(sums.num_tokens)) if group != target]
+    more_often = sums.firing_rate[target] > sums.firing_rate[others].amax(dim=0)
+    eligible = ((nu > 0) & more_often).nonzero().flatten()
+    if len(eligible) == 0:
+        raise ValueError("No feature fires more on the target group than on every other. Try another block or SAE.")
+    return eligible[nu[eligible].argsort(descending=True)][:num_candidates].cpu()
+
+
+def _monolinguality(sums: GroupSums, target: int) -> Tensor:
+    """ν of https://huggingface.co/papers/2505.05111: mean activation on the target less the mean over other groups."""
+    mean_GF = sums.mean_activation
+    others = [group for group in range(len(mean_GF)) if group != target]
+    return mean_GF[target] - mean_GF[others].mean(dim=0)
+
+
+def _scores(sums: GroupSums, target: int, ids: Tensor) -> dict[str, Tensor]:
+    others = [group for group in range(len(sums.num_tokens)) if group != target]
+    rates = sums.firing_rate[:, ids.to(sums.fired.device)].cpu().float()
+    return {
+        "monolinguality": _monolinguality(sums, target)[ids.to(sums.fired.device)].cpu().float(),
+        "firing_rate": rates[target],
+        "firing_rate_elsewhere": rates[others].amax(dim=0),
+    }
+
+
+def _held_out_auroc(
+    model: nn.Module,
+    held_out_batches: Sequence[Any],
+    saes: Sequence[FrozenSAE],
+    candidates: dict[int, Tensor],
+    target: int,
+) -> dict[int, Tensor]:
+    """How well each candidate's mean pre-activation tells a held-out text of the target from another."""
+    device = next(model.parameters()).device
+    means: dict[int, list[Tensor]] = {sae.block: [] for sae in saes}
+    groups = []
+    with torch.inference_mode():
+        for batch in held_out_batches:
+            batch = batch.to(device)
+            with record_blocks(model, list(means)) as outputs:
+                model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
+                )
+            counted = batch.counted.unsqueeze(-1).float()
+            for sae in saes:
+                ids = candidates[sae.block]
+                rows, bias = sae.W_enc.T[ids].to(device), sae.b_enc[ids].to(device)
+                pre = outputs[sae.block][0].float() @ rows.T + bias
+                means[sae.block].append(((pre * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).cpu())
+            groups.append(batch.groups.cpu())
+    positive = torch.cat(groups) == target
+    return {block: auroc(torch.cat(parts), positive) for block, parts in means.items()}
+
+
+def _ranked(scores: dict[str, Tensor], rank_by: str) -> Tensor:
+    if rank_by != "output":
+        return scores[rank_by].argsort(descending=True)
+    if scores["output"].isnan().any():
+        raise ValueError("`rank_by='output'` needs tokens that only the target group uses, and there are none.")
+    return (scores["monolinguality"] * scores["output"].clamp(min=0)).argsort(descending=True)
+
+
+def _as_feature_set(
+    sae: FrozenSAE, ids: Tensor, scores: dict[str, Tensor], sums: GroupSums, groups: Sequence[str]
+) -> FeatureSet:
+    on_device = ids.to(sums.pre.device)
+    return replace(
+        FeatureSet.from_sae(sae, ids.tolist()),
+        groups=tuple(groups),
+        mean=sums.mean_pre[:, on_device].T.float().cpu(),
+        std=sums.std_pre[:, on_device].T.float().cpu(),
+        scores=scores,
+        residual_norms=torch.full((len(ids),), float(sums.norms.median())),
+    )
+
+
+def _warn_of_features_that_fire_elsewhere(feature_set: FeatureSet) -> None:
+    target, elsewhere = feature_set.scores["firing_rate"], feature_set.scores["firing_rate_elsewhere"]
+    for name, here, there in zip(feature_set.names, target.tolist(), elsewhere.tolist()):
+        if there > 0.5 * here:
+            logger.warning(
+                "Feature %s fires on %.1f %% of the target's tokens and on %.1f %% of another group's: holding it down "
+                "will be felt there.",
+                name,
+                100 * here,
+                100 * there,
+            )

@@ -1,0 +1,67 @@
+"""Find the decoder blocks of any wrapped model: plain, PEFT, DDP, compiled."""
+
+from torch import Tensor, nn
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """
+    Decoder blocks of a causal language model, counted from 0.
+
+    Block n's output is the residual stream after it (`resid_post`). Wrappers (DDP, `torch.compile`, PEFT) are looked
+    through; the blocks inside are the same modules that the wrapped model runs.
+
+    Args:
+        model (`torch.nn.Module`):
+            A transformers model, or one wrapped by PEFT, DistributedDataParallel or `torch.compile`.
+
+    Returns:
+        `torch.nn.ModuleList`: the blocks.
+
+    Raises:
+        ValueError: If the model has no decoder with a list of `layers`.
+    """
+    inner = unwrap(model)
+    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    blocks = getattr(decoder, "layers", None)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+        raise ValueError(
+            f"{type(inner).__name__} has no decoder blocks at `get_decoder().layers`. "
+            "Pass a causal language model of transformers, or one wrapped by PEFT."
+        )
+    return blocks
+
+
+def get_block(model: nn.Module, block: int) -> nn.Module:
+    """Decoder block number `block`, with an error that says which blocks there are."""
+    blocks = find_blocks(model)
+    if not 0 <= block < len(blocks):
+        raise ValueError(f"Unknown block {block}: the model has blocks 0 to {len(blocks) - 1}.")
+    return blocks[block]
+
+
+def get_width(model: nn.Module) -> int:
+    """Width of the residual stream that the blocks write."""
+    return unwrap(model).config.get_text_config().hidden_size
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside DistributedDataParallel, `torch.compile` and PEFT."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):  # torch.compile
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def block_output(output: Tensor | tuple) -> Tensor:
+    """The hidden states in what a block returns: a plain tensor since Transformers 5, `(hidden, ...)` before."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def replace_output(output: Tensor | tuple, hidden: Tensor) -> Tensor | tuple:
+    """What a block returned, with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -1,0 +1,1 @@
+"""Measuring answers: code-switching, loops, rates with intervals. Only `generate` needs torch."""

@@ -1,0 +1,173 @@
+"""How sure a rate is: intervals for one rate and for the difference of two, measured on the same prompts."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """
+    Difference of two rates over the same items.
+
+    Attributes:
+        difference (`float`):
+            Rate after minus rate before, from -1 to 1; negative if it went down.
+        low, high (`float`):
+            Bounds of its interval.
+        p_value (`float` or `None`):
+            Two-sided, of the exact McNemar test; `None` if the items are clustered, for which the test does not hold.
+        n (`int`):
+            Pairs.
+        num_clusters (`int`):
+            Groups of pairs that were resampled together; equal to `n` if not clustered.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float | None
+    n: int
+    num_clusters: int
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """
+    Wilson score interval of a rate, without continuity correction. It holds for rare events and for none at all: 0 of
+    300 gives 0 to 1.26 %.
+
+    Args:
+        successes (`int`):
+            Items that have the property.
+        n (`int`):
+            Items, 1 or more; taken to be independent.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Coverage of the interval.
+
+    Returns:
+        `tuple[float, float]`: lower and upper bound, from 0 to 1.
+
+    Raises:
+        ValueError: If `n` is below 1, `successes` is not within 0 and `n`, or `confidence` not between 0 and 1.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"A rate needs 0 <= `successes` <= `n` and `n` >= 1, got {successes} of {n}.")
+    z2 = _normal_quantile(confidence) ** 2
+    rate = successes / n
+    middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half_width = math.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * n)) / n) / (1 + z2 / n)
+    low = 0.0 if successes == 0 else max(0.0, middle - half_width)
+    high = 1.0 if successes == n else min(1.0, middle + half_width)
+    return low, high
+
+
+def mcnemar(b: int, c: int) -> float:
+    """
+    Exact two-sided McNemar test: whether two models, judged on the same items, differ.
+
+    `min(1, 2 P(X <= min(b, c)))` with `X` binomial of `b + c` trials at one half; items on which the two agree say
+    nothing.
+
+    Args:
+        b (`int`):
+            Items that only the first model fails.
+        c (`int`):
+            Items that only the second model fails.
+
+    Returns:
+        `float`: the p-value; 1 if the models agree on every item.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"The counts of a McNemar test are 0 or more, got {b} and {c}.")
+    n = b + c
+    ways, tail = 1, 1
+    for k in range(min(b, c)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)  # integers of any size: exact until this division
+
+
+def paired_difference(
+    before: Sequence[bool],
+    after: Sequence[bool],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedDifference:
+    """
+    Difference of two rates over the same items, with a percentile bootstrap interval.
+
+    Several answers to one prompt are not independent: give their prompts as `clusters`, and whole prompts are
+    resampled (https://huggingface.co/papers/2411.00640). Where all clusters differ equally, most often because no item
+    changed, the bootstrap sees no spread; the interval is then the difference ± the Wilson bound of 0 out of so many
+    clusters.
+
+    Args:
+        before (`Sequence[bool]`):
+            Whether each item has the property under the first model.
+        after (`Sequence[bool]`):
+            The same under the second model, in the same order.
+        clusters (`Sequence[Hashable]`, *optional*):
+            What each item belongs to, e.g. the id of its prompt. By default each item stands for itself.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Coverage of the interval.
+        num_resamples (`int`, *optional*, defaults to `10000`):
+            Bootstrap samples.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the bootstrap: the same input gives the same interval.
+
+    Returns:
+        [`PairedDifference`]: the rate after minus the rate before.
+
+    Raises:
+        ValueError: If there are no items, the lengths differ, or a value is neither true nor false.
+    """
+    if not len(before) == len(after) or (clusters is not None and len(clusters) != len(before)):
+        raise ValueError(
+            f"Pairs need the same items in the same order, got {len(before)} before, {len(after)} after"
+            + (f" and {len(clusters)} clusters." if clusters is not None else ".")
+        )
+    if len(before) == 0:
+        raise ValueError("A difference of rates needs at least one pair, got none.")
+    before_N, after_N = np.asarray(before), np.asarray(after)
+    if not np.isin(before_N, (0, 1)).all() or not np.isin(after_N, (0, 1)).all():
+        raise ValueError("`before` and `after` say of each item whether it has the property: only true/false or 1/0.")
+    change_N = after_N.astype(int) - before_N.astype(int)
+
+    sums: dict[Hashable, list[int]] = {}
+    for cluster, change in zip(clusters if clusters is not None else range(len(change_N)), change_N.tolist()):
+        total = sums.setdefault(cluster, [0, 0])
+        total[0] += change
+        total[1] += 1
+    # Clusters of equal sum and size are interchangeable, so that a resample is one draw of how often each kind occurs.
+    kinds, num_of_kind = np.unique(np.array(list(sums.values())), axis=0, return_counts=True)
+    num_clusters = len(sums)
+    difference = float(change_N.mean())
+
+    if len(np.unique(kinds[:, 0] / kinds[:, 1])) == 1:
+        margin = wilson(0, num_clusters, confidence)[1]
+        low, high = max(-1.0, difference - margin), min(1.0, difference + margin)
+    else:
+        draws = np.random.default_rng(seed).multinomial(num_clusters, num_of_kind / num_clusters, size=num_resamples)
+        differences = (draws @ kinds[:, 0]) / (draws @ kinds[:, 1])
+        tail = (1 - confidence) / 2
+        low, high = (float(bound) for bound in np.quantile(differences, [tail, 1 - tail]))
+
+    p_value = None
+    if clusters is None:
+        p_value = mcnemar(int((change_N == -1).sum()), int((change_N == 1).sum()))
+    return PairedDifference(difference, low, high, p_value, len(change_N), num_clusters)
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` is between 0 and 1, got {confidence}; 0.95 is usual.")
+    return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,0 +1,1 @@
+"""From a `FeatureSet` and a batch's residuals to one added loss term, for any trainer."""

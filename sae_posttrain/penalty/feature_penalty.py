@@ -1,0 +1,159 @@
+"""A `FeatureSet` turned into the tables that the penalty reads at every step."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..features.feature_set import FeatureSet
+from .groups import GroupTable
+from .loss import excess, excess_sum, pre_activations
+
+_MIN_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class PenaltyReading:
+    """
+    What one micro-batch gave.
+
+    Attributes:
+        excess_sum (`torch.Tensor` of shape `()`):
+            Sum over penalised tokens of the mean excess over features, summed over blocks; attached to the graph.
+        num_penalised (`torch.Tensor` of shape `()`):
+            Tokens that were penalised.
+        num_above (`torch.Tensor` of shape `(F,)`):
+            Penalised tokens on which each feature was above its level and margin.
+        pre_activation_sum (`torch.Tensor` of shape `(F,)`):
+            Sum of each feature's pre-activation over the penalised tokens, in raw units.
+    """
+
+    excess_sum: Tensor
+    num_penalised: Tensor
+    num_above: Tensor
+    pre_activation_sum: Tensor
+
+
+class FeaturePenalty:
+    """
+    The penalty on one set of features: `relu(pre − mean[group] − margin)`, averaged over the features of a block,
+    summed over blocks and over the tokens of every group but the target.
+
+    Args:
+        feature_set ([`FeatureSet`]):
+            The features.
+        groups ([`GroupTable`]):
+            Numbers of the groups in the batches.
+        penalty (`"sasft"` or `"zero"`):
+            Level a feature may reach for free: the mean of the token's group, or 0 (the published variant).
+        unit (`"std"` or `"raw"`):
+            Unit of excess and margin: standard deviations of that feature on that group, or raw residual units.
+        margin (`float`):
+            Height above the level that costs nothing, in that unit.
+        hold (`str` or `Mapping[str, str]`):
+            `"down"` or `"up"`, for all features or by name (`"down"` for names left out).
+
+    Raises:
+        ValueError: If statistics are missing, a feature does not vary, or `hold` names an unknown feature.
+    """
+
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        groups: GroupTable,
+        *,
+        penalty: str = "sasft",
+        unit: str = "std",
+        margin: float = 0.0,
+        hold: str | Mapping[str, str] = "down",
+    ):
+        self.groups = groups
+        self.margin = margin
+        self.blocks: tuple[int, ...] = tuple(sorted(set(feature_set.blocks)))
+        self.names: tuple[str, ...] = ()
+        needs_statistics = penalty == "sasft" or unit == "std"
+        missing = [name for name in groups.penalised if name not in feature_set.groups]
+        if needs_statistics and not feature_set.groups:
+            raise ValueError(
+                "The feature set has no statistics of any group. Find the features with `find_features`, or set "
+                "`penalty='zero'` and `penalty_unit='raw'`, which need none."
+            )
+        if needs_statistics and missing:
+            raise ValueError(groups.missing_statistics(missing[0]))
+        signs = _signs(feature_set.names, hold)
+        self._tables: list[_BlockTables] = []
+        for block in self.blocks:
+            features = feature_set.select(block=block)
+            self.names += features.names
+            level_GF = groups.table(features, features.mean) if penalty == "sasft" else groups.zeros(len(features))
+            scale_GF = groups.table(features, features.std) if unit == "std" else groups.zeros(len(features)) + 1
+            flat = (scale_GF[groups.penalised_ids] < _MIN_STD).any(dim=0).nonzero()
+            if len(flat):
+                raise ValueError(
+                    f"Feature {features.names[int(flat[0])]!r} has the same pre-activation on every token of a group, "
+                    "so its excess cannot be measured in standard deviations. Leave it out, or set "
+                    "`penalty_unit='raw'`."
+                )
+            sign_F = torch.tensor([signs[name] for name in features.names])
+            self._tables.append(
+                _BlockTables(block, features.encoder_rows, features.encoder_bias, level_GF, scale_GF, sign_F)
+            )
+
+    def __call__(self, residuals: Mapping[int, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
+        """
+        Measure one micro-batch.
+
+        Args:
+            residuals (`Mapping[int, torch.Tensor]`):
+                For each block its output, `(B, T, D)`.
+            group_ids (`torch.Tensor` of shape `(B, T)`):
+                Number of each token's group in the group table; −1 on padding.
+            mask (`torch.Tensor` of shape `(B, T)`, bool):
+                Response tokens. Those of the target groups are taken out here.
+        """
+        mask_BT = mask & self.groups.is_penalised(group_ids)
+        sums, above, pre_sums = [], [], []
+        for tables in self._tables:
+            pre_BTF = pre_activations(residuals[tables.block], *tables.encoder(group_ids.device))
+            level_GF, scale_GF, sign_F = tables.levels(group_ids.device)
+            ids = group_ids.clamp(min=0)
+            excess_BTF = excess(pre_BTF, level_GF[ids], scale_GF[ids], sign_F, self.margin)
+            sums.append(excess_sum(excess_BTF, mask_BT))
+            counted = mask_BT.unsqueeze(-1)
+            above.append(((excess_BTF.detach() > 0) & counted).sum(dim=(0, 1)))
+            pre_sums.append((pre_BTF.detach() * counted).sum(dim=(0, 1)))
+        return PenaltyReading(torch.stack(sums).sum(), mask_BT.sum(), torch.cat(above), torch.cat(pre_sums))
+
+
+@dataclass
+class _BlockTables:
+    """Plain tensors, moved to the device of the batch on first use. Not on the model: they would be sharded, saved."""
+
+    block: int
+    encoder_rows: Tensor
+    encoder_bias: Tensor
+    level_GF: Tensor
+    scale_GF: Tensor
+    sign_F: Tensor
+
+    def encoder(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        self.encoder_rows, self.encoder_bias = self.encoder_rows.to(device), self.encoder_bias.to(device)
+        return self.encoder_rows, self.encoder_bias
+
+    def levels(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        self.level_GF, self.scale_GF = self.level_GF.to(device), self.scale_GF.to(device)
+        self.sign_F = self.sign_F.to(device)
+        return self.level_GF, self.scale_GF, self.sign_F
+
+
+def _signs(names: Sequence[str], hold: str | Mapping[str, str]) -> dict[str, float]:
+    by_name = dict.fromkeys(names, hold) if isinstance(hold, str) else {**dict.fromkeys(names, "down"), **hold}
+    unknown = sorted(set(by_name) - set(names))
+    if unknown:
+        raise ValueError(f"`hold` names the feature {unknown[0]!r}. Known: {', '.join(names)}.")
+    wrong = sorted({str(value) for value in by_name.values()} - {"down", "up"})
+    if wrong:
+        raise ValueError(f"A feature is held 'down' or 'up', got {wrong[0]!r}.")
+    return {name: math.copysign(1.0, -1.0 if value == "up" else 1.0) for name, value in by_name.items()}

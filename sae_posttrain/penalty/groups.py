@@ -1,0 +1,186 @@
+"""Which token belongs to which group: numbers for the groups, a column of them in the dataset, a tensor in the batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..features.feature_set import FeatureSet
+from ..measure.code_switching import OWN_SCRIPTS, count_scripts
+
+GROUP_IDS = "group_ids"
+"""Column of the prepared dataset, and key of the batch: the number of each token's group."""
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """
+    Numbers of the groups, as they travel with the tokens.
+
+    Parameters:
+        names (`tuple[str, ...]`):
+            Groups with statistics, and the target groups. A group's number is its place here; the place behind the
+            last one is for groups that are in the data but not here.
+        targets (`tuple[str, ...]`):
+            Groups whose tokens are not penalised.
+        unknown_group (`"error"` or `"mean"`):
+            What happens to a group that is not in `names`: refused, or read with the mean statistics of the others.
+    """
+
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+    unknown_group: str = "error"
+
+    @classmethod
+    def for_features(cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str) -> "GroupTable":
+        """
+        The groups of a feature set.
+
+        Raises:
+            ValueError: If no target is given, or a target is not among the groups that have statistics.
+        """
+        if not targets:
+            raise ValueError(
+                "The feature set does not say which group it stands for. Set `target_group`, the group whose "
+                "answers are not penalised."
+            )
+        absent = [target for target in targets if feature_set.groups and target not in feature_set.groups]
+        if absent:
+            raise ValueError(
+                f"The target group {absent[0]!r} is not in the feature set, which has statistics of "
+                f"{', '.join(feature_set.groups)}."
+            )
+        return cls(tuple(dict.fromkeys([*feature_set.groups, *targets])), tuple(targets), unknown_group)
+
+    @property
+    def penalised(self) -> tuple[str, ...]:
+        """Groups whose tokens are penalised."""
+        return tuple(name for name in self.names if name not in self.targets)
+
+    @property
+    def penalised_ids(self) -> list[int]:
+        """Their numbers, that of unknown groups included if these are allowed."""
+        return [self.names.index(name) for name in self.penalised] + (
+            [len(self.names)] if self.unknown_group == "mean" else []
+        )
+
+    def number(self, name: object) -> int:
+        """
+        Number of a group.
+
+        Raises:
+            ValueError: If it has no statistics and `unknown_group` is `"error"`.
+        """
+        if name in self.names:
+            return self.names.index(str(name))
+        if not isinstance(name, str):
+            raise ValueError(f"An example's group must be a text, got {name!r}.")
+        if self.unknown_group == "mean":
+            return len(self.names)
+        raise ValueError(self.missing_statistics(name))
+
+    def missing_statistics(self, name: str) -> str:
+        """What to tell the user about a group without statistics."""
+        return (
+            f"The group {name!r} occurs in the data, but the feature set has statistics of "
+            f"{', '.join(self.names)} only. Find the features again with texts of {name!r}, leave it out of the data, "
+            "or set `unknown_group='mean'` to use the mean of the other groups."
+        )
+
+    def is_penalised(self, group_ids: Tensor) -> Tensor:
+        """Which tokens of `group_ids`, any shape, belong to a group that is penalised."""
+        penalised = group_ids != PADDING
+        for target in self.targets:
+            penalised = penalised & (group_ids != self.names.index(target))
+        return penalised
+
+    def table(self, feature_set: FeatureSet, per_group_FG: Tensor) -> Tensor:
+        """Statistics by group number, `(G + 1, F)`; the last row is the mean of the penalised groups."""
+        table_GF = self.zeros(len(feature_set))
+        for number, name in enumerate(self.names):
+            if name in feature_set.groups:
+                table_GF[number] = per_group_FG[:, feature_set.groups.index(name)]
+        known = [number for number in self.penalised_ids if number < len(self.names)]
+        if known:
+            table_GF[len(self.names)] = table_GF[known].mean(dim=0)
+        return table_GF
+
+    def zeros(self, num_features: int) -> Tensor:
+        """A table of zeros, `(G + 1, F)`."""
+        return torch.zeros(len(self.names) + 1, num_features)
+
+
+def script_detector(groups: Sequence[str]) -> Callable[[str], str]:
+    """
+    A function that tells the group of a text from its script, for groups that are languages.
+
+    Raises:
+        ValueError: If a group is no known language, or two of them share a script.
+    """
+    for group in groups:
+        if group not in OWN_SCRIPTS:
+            raise ValueError(
+                f"The dataset has no group column, and {group!r} is no language whose script is known. "
+                "Add a column with the group of each example and name it in `group_column`."
+            )
+    group_of: dict[str, str] = {}
+    for group in groups:
+        for script in OWN_SCRIPTS[group]:
+            if script in group_of:
+                raise ValueError(
+                    f"The dataset has no group column, and {group_of[script]!r} and {group!r} share the script "
+                    f"{script}, so the text cannot tell them apart. Add a column with the group of each example and "
+                    "name it in `group_column`."
+                )
+            group_of[script] = group
+
+    def detect(text: str) -> str:
+        counts = {script: n for script, n in count_scripts(text).items() if script in group_of}
+        # Latin names and terms stand in texts of every language, so another script decides where there is one.
+        others = {script: n for script, n in counts.items() if script != "Latin"}
+        total = sum(counts.values())
+        if not total:
+            raise ValueError(
+                f"The group of an example cannot be told from its script: {text[:80]!r}. "
+                "Add a column with the group of each example and name it in `group_column`."
+            )
+        if others and sum(others.values()) >= 0.3 * total:
+            counts = others
+        return group_of[max(counts, key=counts.__getitem__)]
+
+    return detect
+
+
+class GroupCollator:
+    """
+    A data collator that also batches [`GROUP_IDS`]: padded, or in one row as padding-free batches are.
+
+    Args:
+        collator (`Callable`):
+            The trainer's own collator. It makes the rest of the batch.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [torch.as_tensor(example[GROUP_IDS]) for example in examples]
+        batch = self.collator(
+            [{key: value for key, value in example.items() if key != GROUP_IDS} for example in examples]
+        )
+        num_rows, num_tokens = batch["labels"].shape
+        if num_rows == 1:
+            rows = [torch.cat(rows)]
+        if len(rows) != num_rows or max(len(row) for row in rows) > num_tokens:
+            raise ValueError(
+                f"The collator made a batch of {num_rows} × {num_tokens} tokens from {len(rows)} examples of up to "
+                f"{max(len(row) for row in rows)}; the group of each token is lost. Use TRL's own collator."
+            )
+        group_ids = torch.full((num_rows, num_tokens), PADDING)
+        for i, row in enumerate(rows):
+            group_ids[i, : len(row)] = row
+        return {**batch, GROUP_IDS: group_ids}

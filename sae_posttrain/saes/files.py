@@ -1,0 +1,120 @@
+"""The files an SAE can be read from: a local folder or a Hub repository, behind the same three questions."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .frozen import SAESource
+
+MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
+
+
+@dataclass(frozen=True)
+class SAEFiles:
+    """
+    Names of the files in one place, and a way to get at each.
+
+    Args:
+        place (`str`):
+            The place as the user wrote it, for messages.
+        full_name (`str`):
+            Its full name, with `/`: `owner/repository/sub/folder` or a local folder's path. Some formats keep facts
+            in it (`…-L0_50`).
+        names (`tuple[str, ...]`):
+            Files in it, relative, with `/`.
+        fetch (`Callable[[str], Path]`):
+            Local path of one of them; downloads it if need be.
+    """
+
+    place: str
+    full_name: str
+    names: tuple[str, ...]
+    fetch: Callable[[str], Path]
+
+    def source(self, name: str, format: str) -> SAESource:
+        """Provenance of the file `name`."""
+        path = self.fetch(name)
+        origin = _hub_origin(path)
+        if origin is None:
+            return SAESource(repository="", revision=None, file=name, format=format, path=path)
+        repository, revision, file = origin
+        return SAESource(repository=repository, revision=revision, file=file, format=format, path=path)
+
+    def listing(self) -> str:
+        """The first file names, for messages."""
+        shown = ", ".join(self.names[:20]) or "no file"
+        return f"{shown}, … ({len(self.names)} files)" if len(self.names) > 20 else shown
+
+
+def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> SAEFiles:
+    """
+    The files of a local folder if there is one of this name, else of a Hub repository (or a folder in it).
+
+    Args:
+        path_or_repo (`str` or `os.PathLike`):
+            `path/to/folder`, `owner/repository` or `owner/repository/sub/folder`.
+        revision (`str`, *optional*):
+            Branch, tag or commit of the repository.
+
+    Raises:
+        FileNotFoundError: If it is neither a folder nor a repository that can be reached.
+        ValueError: If it is a file, or `revision` is given for a local folder.
+    """
+    place = os.fspath(path_or_repo)
+    folder = Path(place).expanduser()
+    if folder.is_file():
+        raise ValueError(f"{place} is a file; give the folder that holds it.")
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"`revision` is for Hub repositories, but {place} is a local folder. Leave it out.")
+        return _local_files(place, folder)
+    if not isinstance(path_or_repo, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(/[^/\\]+)*/?", place):
+        raise FileNotFoundError(
+            f"{place} is neither a local folder nor the name of a Hub repository (`owner/repository`, or "
+            "`owner/repository/sub/folder`)."
+        )
+    return _hub_files(place.rstrip("/"), revision)
+
+
+def _local_files(place: str, folder: Path) -> SAEFiles:
+    folder = Path(os.path.abspath(folder))  # not resolved: links of the Hub cache say where a file came from
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        inside = Path(parent).relative_to(folder)
+        if len(inside.parts) >= MOST_FOLDERS_DEEP:
+            folders.clear()
+        names += [(inside / file).as_posix() for file in files]
+    return SAEFiles(place, folder.as_posix(), tuple(sorted(names)), lambda name: folder / name)
+
+
+def _hub_files(place: str, revision: str | None) -> SAEFiles:
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    owner, name, *inside = place.split("/")
+    repository, prefix = f"{owner}/{name}", "".join(f"{part}/" for part in inside)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            snapshot = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[])
+            files = list(_local_files(place, Path(snapshot)).names)
+        else:
+            files = HfApi().list_repo_files(repository, revision=revision)
+    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"There is no local folder {place}, and no Hub repository {repository} that can be reached from here "
+            f"({type(error).__name__})."
+        ) from error
+    names = tuple(sorted(file.removeprefix(prefix) for file in files if file.startswith(prefix)))
+
+    def fetch(file: str) -> Path:
+        return Path(hf_hub_download(repository, prefix + file, revision=revision))
+
+    return SAEFiles(place, place, names, fetch)
+
+
+def _hub_origin(path: Path) -> tuple[str, str, str] | None:
+    """Repository, commit and path in it of a file in the Hub cache (`models--owner--name/snapshots/<commit>/…`)."""
+    found = re.search(r"/models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$", path.as_posix())
+    return (f"{found[1]}/{found[2]}", found[3], found[4]) if found else None

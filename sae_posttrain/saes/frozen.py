@@ -1,0 +1,286 @@
+"""[`FrozenSAE`]: a published sparse autoencoder as plain tensors, the same for every file format."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+ACTIVATIONS = ("topk", "relu", "jumprelu", "gated")
+
+
+@dataclass(frozen=True)
+class SAESource:
+    """
+    Where an SAE's weights came from.
+
+    Args:
+        repository (`str`):
+            Hub repository; empty for a local file outside the Hub cache.
+        revision (`str` or `None`):
+            Commit of that repository.
+        file (`str`):
+            Weight file: its path inside the repository or, for a local folder, inside that folder.
+        format (`str`):
+            Name of the file format, as in `FORMATS`.
+        path (`pathlib.Path`):
+            The file on this machine; not part of the identity.
+    """
+
+    repository: str
+    revision: str | None
+    file: str
+    format: str
+    path: Path = field(repr=False, compare=False)
+
+    def sha256(self) -> str:
+        """
+        SHA-256 of the weight file, in hexadecimal digits.
+
+        In the Hub cache that is the name of the blob; a local file is hashed on the first call and not again.
+
+        Raises:
+            FileNotFoundError: If the file is gone.
+        """
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} is gone; its SHA-256 cannot be computed any more.")
+        blob = self.path.resolve()
+        if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+            return blob.name
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenSAE:
+    """
+    A sparse autoencoder of one block's output, as float32 tensors in raw residual units.
+
+    `pre = x · W_enc + b_enc`, then an activation, then `acts · W_dec + b_dec`. What a file format does differently
+    (orientation, subtracting `b_dec` from the input) is folded in by its reader. Activations:
+
+    - `"relu"`: `relu(pre)`
+    - `"jumprelu"`: `relu(pre)` where `pre > threshold`, else 0
+    - `"gated"`: `relu(pre · magnitude_scale + magnitude_shift)` where `pre > 0`, else 0; `pre` is the gate's
+      (https://huggingface.co/papers/2404.16014)
+    - `"topk"`: the `k` largest of `pre` (of `pre · decoder_norm` if that is given: then decoding divides by it), with
+      a ReLU behind it if `relu_after_topk`
+
+    Made by [`load_sae`]. With `features`, it holds only those: their pre-activations, directions and (except for
+    TopK) activations are the same as in the full SAE.
+
+    Args:
+        W_enc (`torch.Tensor` of shape `(D, F)`):
+            Encoder, a column a feature; may be a transposed view.
+        b_enc (`torch.Tensor` of shape `(F,)`):
+            Encoder bias.
+        W_dec (`torch.Tensor` of shape `(F, D)`):
+            Decoder, a direction a row; may be a transposed view.
+        b_dec (`torch.Tensor` of shape `(D,)`):
+            Decoder bias.
+        activation (`str`):
+            `"topk"`, `"relu"`, `"jumprelu"` or `"gated"`.
+        block (`int`):
+            Decoder block, from 0, whose output the SAE reads.
+        source (`SAESource`):
+            Where the weights came from.
+        site (`str`, *optional*, defaults to `"resid_post"`):
+            What it reads: `"resid_post"` is the block's output.
+        k (`int`, *optional*):
+            Active features per token of a TopK SAE; `None` if unknown (only `encode` needs it).
+        relu_after_topk (`bool`, *optional*, defaults to `True`):
+            Whether negative values among the `k` largest become 0.
+        decoder_norm (`torch.Tensor` of shape `(F,)`, *optional*):
+            Factor on the pre-activations before TopK.
+        threshold (`torch.Tensor` of shape `(F,)`, *optional*):
+            Thresholds of a JumpReLU SAE.
+        magnitude_scale (`torch.Tensor` of shape `(F,)`, *optional*):
+            Of a gated SAE.
+        magnitude_shift (`torch.Tensor` of shape `(F,)`, *optional*):
+            Of a gated SAE.
+        features (`tuple[int, ...]`, *optional*):
+            Original indices of the features held; `None` for all.
+
+    Raises:
+        ValueError: If the tensors do not fit together or the activation lacks its parameters.
+    """
+
+    W_enc: Tensor = field(repr=False)
+    b_enc: Tensor = field(repr=False)
+    W_dec: Tensor = field(repr=False)
+    b_dec: Tensor = field(repr=False)
+    activation: str
+    block: int
+    source: SAESource
+    site: str = "resid_post"
+    k: int | None = None
+    relu_after_topk: bool = True
+    decoder_norm: Tensor | None = field(default=None, repr=False)
+    threshold: Tensor | None = field(default=None, repr=False)
+    magnitude_scale: Tensor | None = field(default=None, repr=False)
+    magnitude_shift: Tensor | None = field(default=None, repr=False)
+    features: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"Unknown activation {self.activation!r}. Known: {', '.join(ACTIVATIONS)}.")
+        D, F = self.W_enc.shape
+        for name in ("b_enc", "W_dec", "b_dec", "decoder_norm", "threshold", "magnitude_scale", "magnitude_shift"):
+            shape = {"W_dec": (F, D), "b_dec": (D,)}.get(name, (F,))
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise ValueError(f"`{name}` has shape {tuple(tensor.shape)}, `W_enc` {(D, F)} asks for {shape}.")
+        needed = {"jumprelu": ["threshold"], "gated": ["magnitude_scale", "magnitude_shift"]}
+        for name in needed.get(self.activation, []):
+            if getattr(self, name) is None:
+                raise ValueError(f"A {self.activation} SAE needs `{name}`.")
+        if self.features is not None and len(self.features) != F:
+            raise ValueError(f"`features` names {len(self.features)} features, `W_enc` holds {F}.")
+        if self.k is not None:
+            if self.activation != "topk":
+                raise ValueError(f"`k` belongs to TopK SAEs; this one is a {self.activation} SAE. Leave it out.")
+            if self.k < 1 or (self.features is None and self.k > F):
+                raise ValueError(f"`k` must be from 1 to the number of features, {F}; got {self.k}.")
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream that the SAE reads."""
+        return self.W_enc.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """Number of features held: all of the SAE's, or those that were chosen."""
+        return self.W_enc.shape[1]
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """
+        `x · W_enc + b_enc`, in float32 whatever the dtype of `x` and also under autocast.
+
+        Args:
+            x (`torch.Tensor` of shape `(..., D)`):
+                Residuals of the SAE's site.
+
+        Returns:
+            `torch.Tensor` of shape `(..., F)`, float32.
+
+        Raises:
+            ValueError: If `x` is not `D` wide.
+        """
+        if x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"The SAE reads width {self.d_model}, block {self.block} writes {x.shape[-1]}; was it trained on this "
+                "model?"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.float(), self.W_enc.T, self.b_enc)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """
+        Activations of the features.
+
+        Args:
+            x (`torch.Tensor` of shape `(..., D)`):
+                Residuals of the SAE's site.
+
+        Returns:
+            `torch.Tensor` of shape `(..., F)`, float32: 0 where a feature is not active.
+
+        Raises:
+            ValueError: If `x` is not `D` wide; for a TopK SAE also if `k` is unknown or only some features are held.
+        """
+        return self.activate(self.pre_activations(x))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """
+        Activations from pre-activations: the second half of [`encode`].
+
+        Args:
+            pre (`torch.Tensor` of shape `(..., F)`):
+                What `pre_activations` returned; it is left as it is.
+
+        Returns:
+            `torch.Tensor` of shape `(..., F)`, float32.
+
+        Raises:
+            ValueError: For a TopK SAE, if `k` is unknown or only some features are held.
+        """
+        if self.activation == "topk":
+            return self._keep_topk(pre)
+        if self.threshold is not None:
+            return torch.relu(pre) * (pre > self.threshold)
+        if self.magnitude_scale is not None and self.magnitude_shift is not None:
+            return torch.relu(pre * self.magnitude_scale + self.magnitude_shift) * (pre > 0)
+        return torch.relu(pre)
+
+    def _keep_topk(self, pre: Tensor) -> Tensor:
+        if self.features is not None:
+            raise ValueError(
+                f"TopK compares all features of a token, and only {self.num_features} were loaded. Load the SAE "
+                "without `features` to encode, or use `pre_activations`."
+            )
+        if self.k is None:
+            raise ValueError(
+                "The file does not say how many features are active per token. Give it: `load_sae(..., k=50)`."
+            )
+        compared = pre if self.decoder_norm is None else pre * self.decoder_norm
+        values, indices = compared.topk(self.k, dim=-1)
+        if self.relu_after_topk:
+            values = torch.relu(values)
+        return torch.zeros_like(pre).scatter_(-1, indices, values)
+
+    def decode(self, acts: Tensor) -> Tensor:
+        """
+        `acts · W_dec + b_dec`: what the given activations stand for in the residual stream.
+
+        Args:
+            acts (`torch.Tensor` of shape `(..., F)`):
+                Activations, as `encode` returns them.
+
+        Returns:
+            `torch.Tensor` of shape `(..., D)`, float32.
+
+        Raises:
+            ValueError: If `acts` does not hold one value per feature.
+        """
+        if acts.shape[-1] != self.num_features:
+            raise ValueError(f"The SAE holds {self.num_features} features, `acts` has {acts.shape[-1]}.")
+        with torch.autocast(acts.device.type, enabled=False):
+            acts = acts.float()
+            if self.decoder_norm is not None:
+                acts = acts / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)  # norm 0: act is 0 too
+            return linear(acts, self.W_dec.T, self.b_dec)
+
+    def direction(self, feature: int) -> Tensor:
+        """
+        Decoder direction of a feature, as stored (not normalised).
+
+        Args:
+            feature (`int`):
+                Its index in the published SAE, also where only some features were loaded.
+
+        Returns:
+            `torch.Tensor` of shape `(D,)`.
+
+        Raises:
+            ValueError: If the feature is not held.
+        """
+        if self.features is not None:
+            if feature not in self.features:
+                raise ValueError(f"Feature {feature} was not loaded; loaded are {', '.join(map(str, self.features))}.")
+            return self.W_dec[self.features.index(feature)]
+        if not 0 <= feature < self.num_features:
+            raise ValueError(f"Feature {feature} does not exist: the SAE has features 0 to {self.num_features - 1}.")
+        return self.W_dec[feature]
+
+    def to(self, device: torch.device | str) -> "FrozenSAE":
+        """The same SAE with its tensors on `device`."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})

@@ -1,0 +1,1 @@
+"""SASFT: supervised fine-tuning with features held down."""

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from sae_posttrain.penalty.groups import GROUP_IDS, GroupCollator, GroupTable, script_detector
+
+
+def table(make_features, **kwargs) -> GroupTable:
+    return GroupTable.for_features(
+        make_features(), kwargs.pop("targets", ["zh"]), kwargs.pop("unknown_group", "error")
+    )
+
+
+def test_group_without_statistics_is_an_error_that_names_the_ways_out(make_features):
+    groups = table(make_features)
+    assert [groups.number(name) for name in ("zh", "ko", "en")] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"'ru' occurs in the data.*zh, ko, en only.*unknown_group='mean'"):
+        groups.number("ru")
+    with pytest.raises(ValueError, match="group must be a text, got None"):
+        groups.number(None)
+
+
+def test_unknown_groups_read_the_mean_of_the_penalised_groups(make_features):
+    features = make_features()
+    groups = table(make_features, unknown_group="mean")
+    assert groups.number("ru") == 3
+    levels = groups.table(features, features.mean)
+    assert torch.allclose(levels[3], features.mean[:, 1:].mean(dim=1))  # zh is the target
+    assert torch.equal(levels[1], features.mean[:, 1])
+    assert groups.is_penalised(torch.tensor([3, 0, -1, 2])).tolist() == [True, False, False, True]
+
+
+def test_several_target_groups_are_left_out(make_features):
+    groups = table(make_features, targets=["zh", "en"])
+    assert groups.penalised == ("ko",)
+    assert groups.is_penalised(torch.tensor([0, 1, 2])).tolist() == [False, True, False]
+
+
+def test_absent_target_is_an_error(make_features):
+    with pytest.raises(ValueError, match="The target group 'fr' is not in the feature set"):
+        table(make_features, targets=["fr"])
+    with pytest.raises(ValueError, match="Set `target_group`"):
+        table(make_features, targets=[])
+
+
+def test_script_tells_the_language_of_an_answer_with_foreign_names_in_it():
+    detect = script_detector(["zh", "ko", "en"])
+    assert detect("Microsoft Excel 파일을 여는 방법은 다음과 같습니다.") == "ko"
+    assert detect("使用 LibreOffice 打开文件") == "zh"
+    assert detect("The Chinese word for file is 文件, which is short.") == "en"
+    with pytest.raises(ValueError, match="cannot be told from its script: '1234 !!'"):
+        detect("1234 !!")
+
+
+def test_groups_that_share_a_script_need_a_column():
+    with pytest.raises(ValueError, match=r"'en' and 'es' share the script Latin.*`group_column`"):
+        script_detector(["zh", "en", "es"])
+    with pytest.raises(ValueError, match="'zh' and 'ja' share the script Han"):
+        script_detector(["zh", "ja"])
+    with pytest.raises(ValueError, match="'bad' is no language"):
+        script_detector(["bad", "good"])
+
+
+def collate(examples, rows=2):
+    width = max(len(e["input_ids"]) for e in examples)
+    if rows == 1:
+        return {"labels": torch.zeros(1, sum(len(e["input_ids"]) for e in examples))}
+    assert all(GROUP_IDS not in e for e in examples)
+    return {"labels": torch.zeros(len(examples), width + 1)}  # padded to a multiple
+
+
+def test_collated_groups_follow_their_tokens():
+    examples = [{"input_ids": [1, 2, 3], GROUP_IDS: [0, 0, 0]}, {"input_ids": [4], GROUP_IDS: [2]}]
+    assert GroupCollator(collate)(examples)[GROUP_IDS].tolist() == [[0, 0, 0, -1], [2, -1, -1, -1]]
+    flat = GroupCollator(lambda examples: collate(examples, rows=1))(examples)
+    assert flat[GROUP_IDS].tolist() == [[0, 0, 0, 2]]
+
+
+def test_collator_that_loses_tokens_is_an_error():
+    examples = [{"input_ids": [1, 2], GROUP_IDS: [0, 0]}, {"input_ids": [4], GROUP_IDS: [2]}]
+    with pytest.raises(ValueError, match="the group of each token is lost"):
+        GroupCollator(lambda examples: {"labels": torch.zeros(2, 1)})(examples)

@@ -1,0 +1,278 @@
+"""Damaged or hostile files are refused with a message; nothing in them runs, no memory is taken for them."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sae_posttrain.saes.safe_files import StoredTensor, check_tensors, open_tensors
+
+
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    if path.suffix == ".pt":
+        torch.save(tensors, path)
+    elif path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        savez = np.savez_compressed if "deflated" in path.name else np.savez
+        savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    return path
+
+
+@pytest.fixture(params=["w.pt", "w.safetensors", "w.npz", "deflated.npz"])
+def container(request, tmp_path) -> Path:
+    return tmp_path / request.param
+
+
+@pytest.fixture
+def matrix() -> torch.Tensor:
+    return torch.randn(40, 70, generator=torch.Generator().manual_seed(0))
+
+
+def test_rows_columns_and_whole_tensors_are_read_as_saved(container, matrix, monkeypatch):
+    vector = torch.arange(9, dtype=torch.float64)
+    tensors = open_tensors(write(container, {"v": vector, "m": matrix, "empty": torch.zeros(0, 3)}))
+    assert tensors["m"].read().equal(matrix)
+    assert tensors["v"].read().equal(vector)
+    assert tensors["v"].rows([8, 0]).equal(vector[[8, 0]])
+    assert tensors["empty"].read().shape == (0, 3)
+    # few columns one by one, and blocks of rows: both ways, and with a last block that is not full
+    for seek_costs, chunk in ((1, 4 << 20), (1 << 20, 4 << 20), (1 << 20, 3 * 70 * 4)):
+        monkeypatch.setattr("sae_posttrain.saes.safe_files.SEEK_COSTS_BYTES", seek_costs)
+        monkeypatch.setattr("sae_posttrain.saes.safe_files.CHUNK_BYTES", chunk)
+        assert tensors["m"].rows([39, 0, 7]).equal(matrix[[39, 0, 7]])
+        assert tensors["m"].columns([69, 3]).equal(matrix[:, [69, 3]])
+        assert tensors["m"].T.rows([69, 3]).equal(matrix.T[[69, 3]])
+        assert tensors["m"].T.columns([39, 0]).equal(matrix.T[:, [39, 0]])
+        assert tensors["m"].T.read().equal(matrix.T)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_every_dtype_of_weights_is_read(tmp_path, name):
+    tensors = {str(d): torch.tensor([[1.5, -2]], dtype=d) for d in (torch.bfloat16, torch.float16, torch.float64)}
+    for key, stored in open_tensors(write(tmp_path / name, tensors)).items():
+        assert stored.columns([1]).equal(tensors[key][:, [1]])
+
+
+def test_views_of_one_storage_are_read_alike(tmp_path, matrix):
+    tensors = {"a": matrix, "transposed": matrix.T, "part": matrix[3:]}
+    for name, stored in open_tensors(write(tmp_path / "w.pt", tensors)).items():
+        assert stored.read().equal(tensors[name])
+    torch.save({"gaps": matrix[:, ::2]}, tmp_path / "gaps.pt")
+    with pytest.raises(ValueError, match=r"gaps .* is stored with gaps"):
+        open_tensors(tmp_path / "gaps.pt")
+
+
+def test_storages_are_told_apart_by_where_they_lie(tmp_path, matrix):
+    """An archive whose records stand in another order than in the pickle: equal sizes must not be mixed up."""
+    torch.save({"a": matrix, "b": -matrix}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as saved, zipfile.ZipFile(tmp_path / "x.pt", "w") as shuffled:
+        for entry in reversed(saved.infolist()):
+            shuffled.writestr(entry.filename, saved.read(entry))
+    tensors = open_tensors(tmp_path / "x.pt")
+    assert tensors["a"].read().equal(matrix)
+    assert tensors["b"].rows([5]).equal(-matrix[[5]])
+
+
+def test_reading_a_few_rows_or_columns_takes_little_memory(container, monkeypatch):
+    matrix = torch.randn(300, 1000)  # 1.2 MB
+    tensor = open_tensors(write(container, {"m": matrix}))["m"]
+    taken = []
+
+    def empty(shape, dtype):
+        taken.append(torch.Size(shape).numel() * dtype.itemsize)
+        return torch.zeros(shape, dtype=dtype)
+
+    monkeypatch.setattr("sae_posttrain.saes.safe_files.CHUNK_BYTES", 40_000)
+    monkeypatch.setattr("sae_posttrain.saes.safe_files.torch.empty", empty)
+    assert tensor.columns([5, 7]).equal(matrix[:, [5, 7]])
+    assert tensor.rows([5, 7]).equal(matrix[[5, 7]])
+    assert max(taken) <= 40_000
+
+
+def test_missing_file_is_an_error(container):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        open_tensors(container)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.999])
+def test_truncated_file_is_an_error(container, matrix, keep):
+    content = write(container, {"m": matrix, "n": matrix + 1}).read_bytes()
+    container.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ValueError, match=r"truncated or damaged.*Download it again"):
+        open_tensors(container)
+
+
+def test_file_that_shrinks_after_opening_is_an_error(container, matrix):
+    tensor = open_tensors(write(container, {"m": matrix}))["m"]
+    container.write_bytes(container.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        tensor.rows([39])
+
+
+def test_file_of_another_kind_is_an_error(tmp_path, container):
+    container.write_bytes(b"<html>404</html>" * 100)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        open_tensors(container)
+    (tmp_path / "w.gguf").touch()
+    with pytest.raises(ValueError, match=r"no known kind of weight file. Known: .safetensors"):
+        open_tensors(tmp_path / "w.gguf")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_are_an_error(container, matrix, bad):
+    matrix[7, 3] = bad
+    tensor = open_tensors(write(container, {"W_enc": matrix}))["W_enc"]
+    for read in (tensor.read, lambda: tensor.rows([7]), lambda: tensor.columns([3])):
+        with pytest.raises(ValueError, match=r"W_enc in .* holds NaN, infinite"):
+            read()
+    assert tensor.rows([6]).isfinite().all()  # what is not read is not judged
+
+
+def test_values_that_overflow_float32_are_an_error(tmp_path):
+    tensor = open_tensors(write(tmp_path / "w.pt", {"W": torch.tensor([1e300], dtype=torch.float64)}))["W"]
+    with pytest.raises(ValueError, match="too large"):
+        tensor.read()
+
+
+class Gadget:
+    """Pickles to a call of `open(marker, "w")`."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, matrix):
+    marker = tmp_path / "it ran"
+    torch.save({"W_enc": matrix, "extra": Gadget(marker)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"would run foreign code when loaded: _?io.open.*refused"):
+        open_tensors(tmp_path / "w.pt")
+    torch.save({"W_enc": matrix, "extra": Gadget(marker)}, tmp_path / "new.pt", pickle_protocol=4)
+    with pytest.raises(ValueError, match="is refused: its pickle cannot be checked for code"):
+        open_tensors(tmp_path / "new.pt")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Gadget(marker)))  # a bare pickle, as before torch 1.6
+    with pytest.raises(ValueError, match="not a zip archive"):
+        open_tensors(tmp_path / "old.pt")
+    np.savez(tmp_path / "w.npz", allow_pickle=True, W_enc=np.array([Gadget(marker)], dtype=object))
+    with pytest.raises(ValueError, match=r"W_enc .* pickled Python objects"):
+        open_tensors(tmp_path / "w.npz")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"model": {"W_enc": torch.zeros(2)}, "step": 3}, "'model': dict, 'step': int"),
+        ([torch.zeros(2)], "list"),
+        ({0: torch.zeros(2)}, "0: Tensor"),
+        ({"W_enc": torch.eye(2).to_sparse()}, ".*torch._utils._rebuild_sparse_tensor"),
+        ({"W_enc": torch.zeros(2), "other": bytearray(9)}, ".*bytearray"),  # one could be of any size
+    ],
+)
+def test_anything_but_a_flat_dict_of_tensors_is_refused(tmp_path, content, found):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=f"must hold a flat dict of tensors; it (also )?holds {found}"):
+        open_tensors(tmp_path / "w.pt")
+
+
+def test_ordered_state_dict_is_accepted(tmp_path, matrix):
+    torch.save(OrderedDict(W_enc=torch.nn.Parameter(matrix)), tmp_path / "w.pt")
+    assert open_tensors(tmp_path / "w.pt")["W_enc"].read().equal(matrix)
+
+
+def rewrite(path: Path, change) -> None:
+    """Pass every member of an archive through `change(name, content)`."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))
+
+
+@pytest.mark.parametrize("longer", [b"M\x00\x10", b"M\xff\xff"])
+def test_torch_archive_that_declares_more_than_it_holds_is_refused(tmp_path, longer):
+    torch.save({"W": torch.zeros(16, 4), "other": torch.zeros(9000)}, tmp_path / "w.pt")
+
+    def declare(name, content):  # the pickle's 16 becomes 4096 or 65535; its 64, the storage's size, as well
+        return content.replace(b"K\x10", longer, 1).replace(b"K\x40", longer, 1) if "data.pkl" in name else content
+
+    rewrite(tmp_path / "w.pt", declare)
+    with pytest.raises(ValueError, match="damaged or hostile"):
+        open_tensors(tmp_path / "w.pt")
+
+
+def test_compressed_torch_archive_is_refused(tmp_path, matrix):
+    torch.save({"W": matrix}, tmp_path / "w.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pt") as saved,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in saved.namelist():
+            packed.writestr(name, saved.read(name))
+    with pytest.raises(ValueError, match="compressed records"):
+        open_tensors(tmp_path / "x.pt")
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_npz_that_declares_more_than_it_holds_is_refused(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", compression) as archive:
+        archive.writestr("W.npy", npy_header((1 << 30, 1 << 10)) + b"1234")
+    with pytest.raises(ValueError, match=r"has shape .1073741824, 1024. in torch.float32 but 4 bytes"):
+        open_tensors(tmp_path / "w.npz")
+
+
+def test_npz_bomb_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("W.npy", npy_header((4096, 4096)) + bytes(4 * 4096 * 4096))  # 64 MB of zeros: 65 kB
+    with pytest.raises(ValueError, match=r"declares .* bytes of weights in a file of"):
+        open_tensors(tmp_path / "w.npz")
+
+
+def test_safetensors_that_declares_more_than_it_holds_is_refused(tmp_path):
+    header = {"W": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        open_tensors(tmp_path / "w.safetensors")
+
+
+LAYOUT = {"W_enc": "FD", "b_enc": "F"}
+
+
+def stored(**tensors: tuple[tuple[int, ...], torch.dtype]) -> dict[str, StoredTensor]:
+    return {name: StoredTensor(name, shape, dtype, Path("w.pt"), 0) for name, (shape, dtype) in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (stored(W_enc=((4, 3), torch.float32)), "expected are exactly W_enc .F, D., b_enc .F."),
+        (stored(W_enc=((4, 3), torch.float32), b_enc=((4,), torch.int64)), "b_enc .* stored as torch.int64"),
+        (stored(W_enc=((4, 3), torch.float32), b_enc=((3,), torch.float32)), r"b_enc .* has shape \(3,\), expected"),
+        (stored(W_enc=((4, 3, 1), torch.float32), b_enc=((4,), torch.float32)), r"W_enc .* has shape \(4, 3, 1\)"),
+        (stored(W_enc=((0, 3), torch.float32), b_enc=((0,), torch.float32)), r"W_enc .* has shape \(0, 3\)"),
+        (
+            stored(W_enc=((4, 3), torch.float32), b_enc=((4,), torch.float32), W_skip=((3, 3), torch.float32)),
+            r"holds W_enc \(4, 3\), b_enc \(4,\), W_skip \(3, 3\)",
+        ),
+    ],
+)
+def test_names_shapes_and_dtypes_are_checked_before_reading(tensors, message):
+    with pytest.raises(ValueError, match=message):
+        check_tensors(Path("w.pt"), tensors, LAYOUT)
