@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .features.language import find_features
     from .hooks.record import record_blocks
     from .measure.code_switching import find_switches
-    from .measure.generate import evaluate
+    from .measure.evaluation import evaluate
     from .saes.frozen import FrozenSAE
     from .saes.loading import load_sae
     from .sft.config import SASFTConfig
@@ -37,7 +37,7 @@ _MODULES = {
     "FrozenSAE": "saes.frozen",
     "SASFTConfig": "sft.config",
     "SASFTTrainer": "sft.trainer",
-    "evaluate": "measure.generate",
+    "evaluate": "measure.evaluation",
     "find_features": "features.language",
     "find_switches": "measure.code_switching",
     "load_sae": "saes.loading",

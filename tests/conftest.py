@@ -25,14 +25,18 @@ CHAT_TEMPLATE = (
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and four special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
-    tokenizer = Tokenizer(models.BPE(vocab={c: i + len(specials) for i, c in enumerate(alphabet)}, merges=[]))
+    tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(specials)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    fast.add_special_tokens({"additional_special_tokens": specials[2:]})
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=specials[2:],
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 

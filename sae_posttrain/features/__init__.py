@@ -1,1 +1,1 @@
-"""From an SAE and texts to a `FeatureSet`: the few features that stand for something, and how they read on each group."""
+"""From an SAE and texts to a `FeatureSet`: the few features that stand for a group, and how they read."""

@@ -1,7 +1,8 @@
-"""What features do, not only how they read: amplify one and see which tokens it writes, remove it and see who suffers."""
+"""What features do, not only how they read: which tokens one writes when amplified, who suffers when it is removed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ def target_tokens(texts: Sequence[Text], target: str, vocab_size: int, *, min_sh
     groups = sorted({text.group for text in texts})
     counts = torch.zeros(len(groups), vocab_size, dtype=torch.float64)
     for text in texts:
-        counted = torch.tensor([token for token, counts_here in zip(text.ids, text.counted) if counts_here])
+        used = [token for token, counts_here in zip(text.ids, text.counted) if counts_here]
+        counted = torch.tensor(used, dtype=torch.long)
         counts[groups.index(text.group)] += torch.bincount(counted, minlength=vocab_size)
     frequency = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     own = frequency[groups.index(target)]
@@ -58,7 +60,8 @@ def prompts_of_other_groups(texts: Sequence[Text], target: str, num_prompts: int
     prompts = [ids[i] for i in range(num_prompts) for ids in by_group.values() if i < len(ids)][:num_prompts]
     if not prompts:
         raise ValueError(
-            f"No text of the other groups has {_PROMPT_TOKENS} tokens, which the output score needs. Give longer texts."
+            f"No text of the other groups has the {_PROMPT_TOKENS} tokens that the output score needs. "
+            "Give longer texts."
         )
     return torch.tensor(prompts)
 
@@ -112,10 +115,14 @@ def output_scores(
         chunks = unit_FD.split(directions_per_pass)
         for chunk in tqdm(chunks, desc=f"Amplifying features of block {block}", leave=False):
             added = (push * chunk).repeat_interleave(len(prompts), dim=0)[:, None]
-            with edit_blocks(model, {block: lambda hidden, added=added: hidden + added.to(hidden.dtype)}):
+            with edit_blocks(model, {block: partial(_add, added)}):
                 raised = target_probability(prompts.repeat(len(chunk), 1))
             scores.append(raised.unflatten(0, (len(chunk), len(prompts))).mean(dim=1) - baseline)
     return torch.cat(scores).cpu()
+
+
+def _add(added: Tensor, hidden: Tensor) -> Tensor:
+    return hidden + added.to(hidden.dtype)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,9 @@ def check_by_ablation(
     bases = {}
     for block in sorted(set(feature_set.blocks)):
         directions_DF = feature_set.select(block=block).directions.T
-        bases[block] = torch.linalg.qr(directions_DF.double()).Q.float().to(device)
+        left_DF, singular_F, _ = torch.linalg.svd(directions_DF.double(), full_matrices=False)
+        in_span = singular_F > 1e-6 * singular_F[0]  # parallel directions span less
+        bases[block] = left_DF[:, in_span].float().to(device)
 
     def project_off(basis_DF: Tensor):
         return lambda hidden: hidden - ((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)

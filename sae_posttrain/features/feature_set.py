@@ -127,7 +127,7 @@ class FeatureSet:
             if repeated:
                 raise ValueError(f"The {what} {sorted(repeated)[0]!r} stands twice in the feature set.")
 
-    # Reading a set ---------------------------------------------------------------------------------------------------
+    # Reading a set
 
     @property
     def d_model(self) -> int:
@@ -216,7 +216,7 @@ class FeatureSet:
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [shown, *rows]]
         return "\n".join([title, *lines])
 
-    # Changing a set --------------------------------------------------------------------------------------------------
+    # Changing a set
 
     def __getitem__(self, index: int | slice | Sequence[int]) -> "FeatureSet":
         """The set of the features at these positions."""
@@ -225,12 +225,9 @@ class FeatureSet:
         rows = torch.tensor(picked, dtype=torch.long)
         per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
         tensors = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
-        return replace(
-            self,
-            **{name: tuple(getattr(self, name)[i] for i in picked) for name in per_feature},
-            **{name: getattr(self, name)[rows] for name in tensors},
-            scores={name: score[rows] for name, score in self.scores.items()},
-        )
+        changes: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in picked) for name in per_feature}
+        changes |= {name: getattr(self, name)[rows] for name in tensors}
+        return replace(self, scores={name: score[rows] for name, score in self.scores.items()}, **changes)
 
     def select(self, *, block: int | None = None, names: Sequence[str] | None = None) -> "FeatureSet":
         """
@@ -271,10 +268,11 @@ class FeatureSet:
         per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
         nan = [torch.full((len(other),), math.nan) for other in sets]
         all_scores = dict.fromkeys(name for other in sets for name in other.scores)
+        joined: dict[str, Any] = {name: torch.cat([getattr(other, name) for other in sets]) for name in tensors}
+        joined |= {name: tuple(value for other in sets for value in getattr(other, name)) for name in per_feature}
         return replace(
             self,
-            **{name: torch.cat([getattr(other, name) for other in sets]) for name in tensors},
-            **{name: tuple(value for other in sets for value in getattr(other, name)) for name in per_feature},
+            **joined,
             mean=torch.cat([other.mean[:, order] for other, order in zip(sets, columns)]),
             std=torch.cat([other.std[:, order] for other, order in zip(sets, columns)]),
             scores={
@@ -298,7 +296,7 @@ class FeatureSet:
         """
         A set of features whose numbers are known already, without statistics of any group.
 
-        It can be penalised with `penalty="zero"` and `penalty_unit="raw"`; for the mean of a group use `find_features`.
+        It can be penalised with `penalty="zero"` and `penalty_unit="raw"`; the mean of a group needs `find_features`.
 
         Raises:
             ValueError: If a feature is not in the SAE.
@@ -335,7 +333,7 @@ class FeatureSet:
             target_groups=tuple(target_groups),
         )
 
-    # Files and the Hub -----------------------------------------------------------------------------------------------
+    # Files and the Hub
 
     def save(self, path: str | os.PathLike) -> Path:
         """

@@ -29,7 +29,7 @@ _NUM_PROMPTS = 16
 def find_features(
     model: nn.Module | str,
     texts: str | os.PathLike | Iterable[Mapping[str, Any]],
-    sae: str | os.PathLike | FrozenSAE | Sequence[FrozenSAE],
+    sae: str | os.PathLike | FrozenSAE | Sequence[str | os.PathLike | FrozenSAE],
     *,
     target_group: str,
     blocks: Sequence[int] | None = None,
@@ -69,7 +69,7 @@ def find_features(
             text, or `messages`, or `prompt` and `completion` (then only the answer counts). A hundred texts a group
             rank features; a few hundred more confirm them.
         sae (`str`, `os.PathLike`, [`FrozenSAE`] or a sequence of them):
-            Published SAE as [`load_sae`] takes it, or loaded ones.
+            Published SAE as [`load_sae`] takes it, one for all blocks or one for each, in their order; or loaded ones.
         target_group (`str`):
             The group to find features for.
         blocks (`Sequence[int]`, *optional*):
@@ -147,7 +147,7 @@ def find_features(
         }
         held_out_batches = list(batches(held_out_texts, groups, batch_size, pad))
         areas = _held_out_auroc(model, held_out_batches, saes, candidates, target)
-        tokens = target_tokens(kept, target_group, model.get_output_embeddings().weight.shape[0])
+        tokens = target_tokens(kept, target_group, unwrap(model).get_output_embeddings().weight.shape[0])
         prompts = prompts_of_other_groups(held_out_texts + kept, target_group, _NUM_PROMPTS) if tokens.any() else None
         if prompts is None:
             logger.warning(
@@ -170,7 +170,6 @@ def find_features(
             found.append(
                 _as_feature_set(each, ids[order], {n: s[order] for n, s in scores.items()}, block_sums, groups)
             )
-        name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
         feature_set = found[0].merge(*found[1:])
         notes: dict[str, Any] = {
             "rank_by": rank_by,
@@ -182,7 +181,7 @@ def find_features(
         }
         feature_set = replace(
             feature_set,
-            base_model=name,
+            base_model=_model_name(model),
             target_groups=(target_group,),
             names=tuple(f"{target_group}.{b}.{f}" for b, f in zip(feature_set.blocks, feature_set.feature_ids)),
             notes=notes,
@@ -225,15 +224,38 @@ def _load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _model_name(model: nn.Module) -> str:
+    """Hub id, or the last part of a local path: a feature set travels, the folders of a machine do not."""
+    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
+    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+
+
 def _load_saes(
-    sae: str | os.PathLike | FrozenSAE | Sequence[FrozenSAE], blocks: Sequence[int] | None, **options: Any
+    sae: str | os.PathLike | FrozenSAE | Sequence[str | os.PathLike | FrozenSAE],
+    blocks: Sequence[int] | None,
+    **options: Any,
 ) -> list[FrozenSAE]:
-    if isinstance(sae, str | os.PathLike):
-        if not blocks:
-            raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
-        return [load_sae(sae, block=block, **options) for block in dict.fromkeys(blocks)]
-    saes = [sae] if isinstance(sae, FrozenSAE) else list(sae)
-    return [each for each in saes if blocks is None or each.block in blocks]
+    given = [sae] if isinstance(sae, str | os.PathLike | FrozenSAE) else list(sae)
+    loaded = [each for each in given if isinstance(each, FrozenSAE)]
+    paths = [each for each in given if not isinstance(each, FrozenSAE)]
+    if loaded and paths:
+        raise ValueError("Give loaded SAEs or paths of SAEs, not both.")
+    if loaded:
+        held = [each.block for each in loaded]
+        if len(set(held)) < len(held) or not set(blocks or ()) <= set(held):
+            raise ValueError(f"Give one SAE for each block of {sorted(set(blocks or held))}; these read {held}.")
+        return [each for each in loaded if blocks is None or each.block in blocks]
+    if not blocks:
+        raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
+    if len(set(blocks)) < len(blocks):
+        raise ValueError(f"`blocks` names a block more than once: {list(blocks)}.")
+    if len(paths) == 1:
+        paths = paths * len(blocks)
+    if len(paths) != len(blocks):
+        raise ValueError(
+            f"Give one SAE for all blocks or one for each: got {len(paths)} for the blocks {list(blocks)}."
+        )
+    return [load_sae(path, block=block, **options) for path, block in zip(paths, blocks)]
 
 
 def _require_fit(sae: FrozenSAE, model: nn.Module) -> None:
@@ -305,18 +327,19 @@ def _held_out_auroc(
 
 def _ranked(scores: dict[str, Tensor], rank_by: str) -> Tensor:
     if rank_by != "output":
-        return scores[rank_by].argsort(descending=True)
+        return scores[rank_by].argsort(descending=True, stable=True)  # ties stay in order of monolinguality
     if scores["output"].isnan().any():
         raise ValueError("`rank_by='output'` needs tokens that only the target group uses, and there are none.")
-    return (scores["monolinguality"] * scores["output"].clamp(min=0)).argsort(descending=True)
+    return (scores["monolinguality"] * scores["output"].clamp(min=0)).argsort(descending=True, stable=True)
 
 
 def _as_feature_set(
     sae: FrozenSAE, ids: Tensor, scores: dict[str, Tensor], sums: GroupSums, groups: Sequence[str]
 ) -> FeatureSet:
     on_device = ids.to(sums.pre.device)
+    numbers = ids.tolist() if sae.features is None else [sae.features[i] for i in ids.tolist()]
     return replace(
-        FeatureSet.from_sae(sae, ids.tolist()),
+        FeatureSet.from_sae(sae, numbers),
         groups=tuple(groups),
         mean=sums.mean_pre[:, on_device].T.float().cpu(),
         std=sums.std_pre[:, on_device].T.float().cpu(),

@@ -6,6 +6,8 @@ from pathlib import Path
 from .feature_set import FeatureSet
 
 _MAX_FEATURES_DRAWN = 24
+_TARGET_COLOR = "#c0392b"
+_OTHER_COLORS = ("#2c7fb8", "#7f8c8d", "#41ab5d", "#8e6bbf", "#b8860b", "#17a2a2")
 
 
 def draw_features(feature_set: FeatureSet, path: str | os.PathLike) -> Path:
@@ -28,9 +30,10 @@ def draw_features(feature_set: FeatureSet, path: str | os.PathLike) -> Path:
     except ImportError as error:
         raise ImportError("The picture needs matplotlib: pip install 'sae_posttrain[plots]'.") from error
     if not feature_set.groups:
-        raise ValueError("The feature set has no statistics to draw.")
+        raise ValueError("The feature set has no statistics to draw. `find_features` measures them on texts.")
     shown = feature_set[: min(len(feature_set), _MAX_FEATURES_DRAWN)]
-    groups = [*shown.target_groups, *(group for group in shown.groups if group not in shown.target_groups)]
+    targets = [group for group in shown.target_groups if group in shown.groups]
+    groups = [*targets, *(group for group in shown.groups if group not in shown.target_groups)]
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -46,7 +49,7 @@ def draw_features(feature_set: FeatureSet, path: str | os.PathLike) -> Path:
             fmt="o",
             markersize=6 if is_target else 4,
             elinewidth=1.6 if is_target else 0.8,
-            color="#c0392b" if is_target else None,
+            color=_TARGET_COLOR if is_target else _OTHER_COLORS[place % len(_OTHER_COLORS)],
             label=f"{group} (target)" if is_target else group,
         )
     axes.set_yticks(range(len(shown)), shown.names, fontsize=8)

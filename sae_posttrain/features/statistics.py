@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -43,8 +44,9 @@ class GroupSums:
 
     @classmethod
     def zeros(cls, num_groups: int, num_features: int, device: torch.device) -> "GroupSums":
-        sums = [torch.zeros(num_groups, num_features, dtype=torch.float64, device=device) for _ in range(4)]
-        return cls(torch.zeros(num_groups, dtype=torch.float64, device=device), *sums, torch.zeros(0, device=device))
+        num_tokens = torch.zeros(num_groups, dtype=torch.float64, device=device)
+        a, b, c, d = (torch.zeros(num_groups, num_features, dtype=torch.float64, device=device) for _ in range(4))
+        return cls(num_tokens, a, b, c, d, norms=torch.zeros(0, device=device))
 
     def add(self, residual_ND: Tensor, groups_N: Tensor, sae: FrozenSAE) -> None:
         """Add the tokens of a batch, a tile of them at a time."""
@@ -142,8 +144,9 @@ def _add_over_processes(sums: GroupSums) -> None:
     if PartialState().num_processes == 1:
         return
     for each in fields(sums):
-        if each.name != "norms":  # a process's own sample serves for a median
+        if each.name != "norms":
             torch.distributed.all_reduce(getattr(sums, each.name))
+    sums.norms = torch.cat(gather_object([sums.norms.cpu()]))  # every process takes the same median
 
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:

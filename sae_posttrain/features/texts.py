@@ -1,7 +1,5 @@
 """Texts with a group each, as batches of tokens that say which positions count."""
 
-import gzip
-import json
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..measure.rows import read_rows as read_json_rows
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class TextBatch:
 
 def read_rows(texts: str | os.PathLike | Iterable[Mapping[str, Any]], split: str = "train") -> list[Mapping[str, Any]]:
     """
-    Rows of a JSONL file (`.gz` or plain), a folder of them, a `datasets` id, or anything that yields rows.
+    Rows of a JSON or JSONL file (`.gz` or plain), a folder of JSONL files, a `datasets` id, or an iterable of rows.
 
     Raises:
         FileNotFoundError: If it is neither on this machine nor named like a dataset of the Hub.
-        ValueError: If a line is not a JSON object.
+        ValueError: If a row of a file is not a JSON object, or a file's name does not end in one of these.
     """
     if not isinstance(texts, str | os.PathLike):
         return list(texts)
@@ -60,30 +60,14 @@ def read_rows(texts: str | os.PathLike | Iterable[Mapping[str, Any]], split: str
         files = sorted(file for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz")))
         if not files:
             raise FileNotFoundError(f"The folder {path} holds no .jsonl or .jsonl.gz file.")
-        return [row for file in files for row in _read_jsonl(file)]
+        return [row for file in files for row in read_json_rows(file)]
     if path.is_file():
-        return _read_jsonl(path)
+        return list(read_json_rows(path))
     if isinstance(texts, os.PathLike) or path.suffix or texts.count("/") != 1 or texts.startswith((".", "/", "~")):
         raise FileNotFoundError(f"There is no file {texts}.")
     from datasets import load_dataset
 
     return list(load_dataset(texts, split=split))
-
-
-def _read_jsonl(file: Path) -> list[Mapping[str, Any]]:
-    rows = []
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{file.name}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{file.name}, line {number}: a row must be a JSON object, got {type(row).__name__}.")
-            rows.append(row)
-    return rows
 
 
 def tokenize(
@@ -95,7 +79,7 @@ def tokenize(
     max_length: int = 512,
 ) -> list[Text]:
     """
-    Tokenize rows of one of three forms; the first row tells which.
+    Tokenize rows, each of one of three forms.
 
     - `{text, group}`: every token counts.
     - `{messages, group}`: the chat template is applied, and the last assistant turn counts.
@@ -142,6 +126,10 @@ def _prompt_and_ids(row: Mapping[str, Any], tokenizer: Any, text_column: str, nu
         turns = row["messages"]
         if not turns or turns[-1].get("role") != "assistant":
             raise ValueError(f"Row {number}: the last of its `messages` must be the assistant's.")
+        if len(turns) == 1:  # a template does not render the empty conversation before it
+            raise ValueError(
+                f"Row {number}: its `messages` hold an answer alone. Add the turn that it answers, or give it as text."
+            )
         render = {"tokenize": True, "return_dict": True}
         ids = tokenizer.apply_chat_template(turns, **render)["input_ids"]
         prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, **render)["input_ids"]
@@ -171,19 +159,26 @@ def split_held_out(
     Shuffle, keep up to `max_per_group` texts of each group, and hold back a fraction of each group.
 
     Raises:
-        ValueError: If a group has fewer than two texts with a token that counts.
+        ValueError: If a group has fewer than two texts with a token that counts, or `max_per_group` is below 2.
     """
+    if max_per_group is not None and max_per_group < 2:
+        raise ValueError(
+            f"`max_texts` must be 2 or more: some texts are held out of the ranking. Got {max_per_group}."
+        )
     by_group: dict[str, list[Text]] = {}
     for text in texts:
+        members = by_group.setdefault(text.group, [])
         if any(text.counted):
-            by_group.setdefault(text.group, []).append(text)
+            members.append(text)
     kept, held_out = [], []
     for group, members in by_group.items():
         random.Random(seed).shuffle(members)
         members = members[:max_per_group]
         if len(members) < 2:
+            has = f"{len(members)} text{'' if len(members) == 1 else 's'}"
             raise ValueError(
-                f"The group {group!r} has {len(members)} text; two or more are needed, a few hundred wanted."
+                f"The group {group!r} has {has} with a token that counts (not the first, not special, not in a "
+                "prompt); two or more are needed, a few hundred wanted."
             )
         num_held_out = min(max(1, round(fraction * len(members))), len(members) - 1)
         held_out += members[:num_held_out]

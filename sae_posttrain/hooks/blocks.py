@@ -1,5 +1,7 @@
 """Find the decoder blocks of any wrapped model: plain, PEFT, DDP, compiled."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -44,7 +46,7 @@ def get_width(model: nn.Module) -> int:
     return unwrap(model).config.get_text_config().hidden_size
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> Any:
     """The transformers model inside DistributedDataParallel, `torch.compile` and PEFT."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):

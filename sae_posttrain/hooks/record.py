@@ -1,4 +1,4 @@
-"""Record what decoder blocks write. The hooks store the tensor and do nothing else; arithmetic comes after the forward."""
+"""Record what decoder blocks write. The hooks only store the tensor; arithmetic comes after the forward."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,8 @@ class BlockRecorder:
     @contextmanager
     def armed(self) -> Iterator[dict[int, list[Tensor]]]:
         """Record every forward made inside, into the dictionary that is yielded: block to the list of its outputs."""
-        self._captures = captures = {block: [] for block in self.blocks}
+        captures: dict[int, list[Tensor]] = {block: [] for block in self.blocks}
+        self._captures = captures
         try:
             yield captures
         finally:

@@ -86,10 +86,11 @@ _THINK = regex.compile(r"<think>(.*?)(?:</think>|\Z)", regex.DOTALL)
 
 # The leftmost opening wins, so a `$` inside code is code. A fence, like `<think>`, may be left open: the answer was
 # cut.
+# Other letters belong to a URL behind a separator only: in `…/file然后` the text goes on without a space.
 # Lengths are bounded where an opening that never closes would be looked for through the whole answer, each time.
 _EXCUSED_AREA = regex.compile(
     r"""
-      (?P<code> ^[ \t>]*(?P<fence>`{3,}|~{3,}) .*? (?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)
+      (?P<code> ^[ \t>]*(?P<fence>`{3,}|~{3,}) .*? (?:^[ \t>]*(?P=fence)[`~]*(?=\s)|\Z)
               | (?<!`)(?P<ticks>`+)(?!`) [^\n]{1,2000}? (?<!`)(?P=ticks)(?!`) )
     | (?P<latex> \$\$ .{1,2000}? \$\$
               | \\\[ .{1,2000}? \\\]
@@ -97,8 +98,11 @@ _EXCUSED_AREA = regex.compile(
               | \\begin\{(?P<name>[a-zA-Z]+\*?)\} .{0,4000}? \\end\{(?P=name)\}
               | (?<![\\$\w]) \$(?![\s\d$]) [^$\n]+ (?<![\s\\])\$(?![\d$])
               | (?<![\\$\w]) \$(?=\d[^$\n]*[\\^_=+{]) [^$\n]+ (?<![\s\\])\$(?![\d$]) )
-    | (?P<url> (?: \b(?:https?|ftp)://[a-zA-Z0-9.\-:@\[\]%_]+ | \bwww\.[a-zA-Z0-9.\-]+ )
-               (?: [/?\#] [^\s<>"`，。；：！？、（）「」『』《》【】“”]* )? )
+    | (?P<url> (?: \b(?:https?|ftp)://[a-zA-Z0-9.\-:@%_]+ | \bwww\.[a-zA-Z0-9.\-]+ )
+               (?: [/?\#] (?: [!\#-'+-;=?-Z\\^_a-z|~]           # ASCII without quotes, brackets and stars
+                            | \([^\s()]*\)
+                            | (?<=[/?\#=&\-_.~%+:]|[^\x00-\x7F]) [^\x00-\x7F\s，。；：！？、（）「」『』《》【】“”]
+                          )* )? )
     """,
     regex.VERBOSE | regex.DOTALL | regex.MULTILINE,
 )

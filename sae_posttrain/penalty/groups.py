@@ -1,4 +1,4 @@
-"""Which token belongs to which group: numbers for the groups, a column of them in the dataset, a tensor in the batch."""
+"""Which token belongs to which group: numbers for the groups, and the tensor of them in a batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ _MAX_FEATURES_LOGGED_BY_NAME = 32
 
 class FeaturePenaltyMixin:
     """
-    Put before a TRL trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on the residual
-    at the tokens that the loss is taken on. Everything else is the trainer's.
+    Put before a TRL trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on the
+    residual at the tokens that the loss is taken on. Everything else is the trainer's.
 
     The subclass calls [`start_feature_penalty`] at the end of its `__init__`, and sees to it that the batches hold
     `group_ids`.
@@ -29,7 +29,7 @@ class FeaturePenaltyMixin:
     model: Any
     args: Any
     accelerator: Any
-    _metrics: dict[str, dict[str, list[float]]]
+    _metrics: Any
 
     feature_penalty: FeaturePenalty | None = None
     """The penalty in use; `None` trains plainly."""

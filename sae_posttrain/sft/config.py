@@ -78,7 +78,7 @@ class SASFTConfig(SFTConfig):
             "choices": ["sasft", "zero"],
         },
     )
-    hold: str | dict | None = field(
+    hold: dict | str | None = field(
         default="down",
         metadata={"help": "'down' or 'up' for all features, or a JSON object of them by feature name."},
     )

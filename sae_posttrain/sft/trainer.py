@@ -50,7 +50,8 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
     _tag_names = ["trl", "sft", "sae"]
     _name = "SASFT"
     _paper = {
-        "title": "SASFT: Sparse Autoencoder-guided Supervised Finetuning to Mitigate Unexpected Code-Switching in LLMs",
+        "title": "SASFT: Sparse Autoencoder-guided Supervised Finetuning to Mitigate Unexpected Code-Switching in "
+        "LLMs",
         "id": "2507.14894",
     }
 
@@ -107,13 +108,13 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
             self.data_collator = GroupCollator(self.data_collator)
             self.start_feature_penalty(penalty, float(args.penalty_weight))
 
-    # Data: a number for the group of each token, beside `input_ids` and `labels` ----------------------------------------
+    # Data: a number for the group of each token, beside `input_ids` and `labels`
 
     def _prepare_dataset(
         self,
         dataset: Dataset | IterableDataset,
         processing_class: Any,
-        args: SFTConfig,
+        args: Any,
         packing: bool,
         formatting_func: Callable[[dict], str] | None,
         dataset_name: str,
@@ -126,8 +127,8 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
         self._refuse_penalty_on_prompts(first, args)
         column = self._find_group_column(first, args, dataset_name)
 
-        # TRL packs every column of a dataset, all of which must then be lists of one length. So packing waits until the
-        # column of groups stands there, and is then done as TRL does it, with the same seeds and in the same order.
+        # TRL packs every column of a dataset, all of which must then be lists of one length. So packing waits until
+        # the column of groups stands there, and is then done as TRL does it, with the same seeds, in the same order.
         if packing:
             unpacked = copy.copy(args)
             unpacked.max_length, unpacked.shuffle_dataset = None, False
@@ -163,6 +164,7 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        self._signature_columns: Any
         if self._groups is not None and GROUP_IDS not in self._signature_columns:
             self._signature_columns = [*self._signature_columns, GROUP_IDS]
 
@@ -219,8 +221,9 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
                 logger.warning("None of the first %d examples has a token to penalise.", row + 1)
                 return
         raise ValueError(
-            f"No token of the training data would be penalised: every answer belongs to {', '.join(self._groups.targets)} "
-            "or has no token in the loss. Add answers of other groups, or change `target_group`."
+            "No token of the training data would be penalised: every answer belongs to "
+            f"{', '.join(self._groups.targets)} or has no token in the loss. Add answers of other groups, or change "
+            "`target_group`."
         )
 
     def _refuse_sharded_sequences(self) -> None:
@@ -244,10 +247,10 @@ def _load_features(args: SASFTConfig, feature_set: FeatureSet | None) -> Feature
 
 
 def _refuse_unsupported(args: SASFTConfig) -> None:
-    if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+    if isinstance(args.dataset_kwargs, dict) and args.dataset_kwargs.get("skip_prepare_dataset"):
         raise ValueError(
             "`dataset_kwargs={'skip_prepare_dataset': True}` leaves no place to add the group of each token. "
-            "Drop it: a dataset that is tokenized already (`input_ids`, `labels` and the group column) is taken as it is."
+            "Drop it: a dataset that is tokenized already (`input_ids`, `labels` and the group column) is taken as is."
         )
 
 

@@ -137,7 +137,7 @@ def test_set_from_known_features_of_an_sae(make_features):
         b_dec=torch.zeros(32),
         activation="topk",
         block=1,
-        source=SAESource(repository="owner/sae", file="layer1.sae.pt", format="qwen_scope", revision=None, path=Path("layer1.sae.pt")),
+        source=SAESource("owner/sae", None, "layer1.sae.pt", "qwen_scope", Path("layer1.sae.pt")),
     )
     features = FeatureSet.from_sae(sae, [5, 2], target_groups=["zh"])
     x = torch.randn(4, 32)

@@ -84,6 +84,10 @@ CASES = {
         "",
         [("中文", "Han", "url"), ("然后", "Han", None)],
     ),
+    "text right behind a url": ("en", "See https://a.com/b然后, ok", "", [("然后", "Han", None)]),
+    "text behind a link": ("en", "See [it](https://a.com/b)然后, ok", "", [("然后", "Han", None)]),
+    "brackets in a url": ("en", "See https://a.com/w/中_(文) ok", "", [("中", "Han", "url"), ("文", "Han", "url")]),
+    "text behind a closing fence": ("en", "Run\n```\nx\n``` 然后", "", [("然后", "Han", None)]),
     "text right behind a host": ("en", "See https://example.com然后 restart", "", [("然后", "Han", None)]),
     "latex": (
         "en",

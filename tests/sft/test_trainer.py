@@ -95,7 +95,7 @@ def logged(trainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-# The loss ---------------------------------------------------------------------------------------------------------------
+# The loss ------------------------------------------------------------------------------------------------------------
 
 
 def test_zero_weight_trains_exactly_like_plain_sft(train):
@@ -220,7 +220,7 @@ def test_micro_batch_without_a_token_to_penalise_adds_nothing(train, data):
     assert torch.equal(with_penalty, plain.compute_loss(trainer.model, chinese))
 
 
-# TRL's traps --------------------------------------------------------------------------------------------------------------
+# TRL's traps ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_sae_tensors_are_not_part_of_the_model(train):
     assert len(find_blocks(trainer.model)[0]._forward_hooks) == 1
 
 
-# Metrics ------------------------------------------------------------------------------------------------------------------
+# Metrics -------------------------------------------------------------------------------------------------------------
 
 
 def test_metrics_are_logged_in_training_and_evaluation(train, data):
@@ -353,7 +353,7 @@ def test_many_features_log_one_mean(train, make_features):
     assert not any("pre_activation/" in key for entry in trainer.state.log_history for key in entry)
 
 
-# Settings that would undo the method ----------------------------------------------------------------------------------------
+# Settings that would undo the method ---------------------------------------------------------------------------------
 
 
 def test_weight_without_features_is_an_error(train):

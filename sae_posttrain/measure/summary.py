@@ -1,0 +1,183 @@
+"""Rates of judged answers with intervals, overall and by language, and their comparison between two models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .code_switching import THRESHOLDS
+from .intervals import paired_difference, wilson
+
+Answer = Mapping[str, Any]
+"""A line of `answers.jsonl`."""
+
+
+def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
+    """
+    Counts, rates and 95 % intervals of answers.
+
+    Args:
+        answers (`Sequence[Mapping]`):
+            Judged answers, as `answers.jsonl` holds them; at least one.
+
+    Returns:
+        `dict`: `overall`, and `groups` by language. A rate that no answer can show is `None`.
+    """
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer["lang"], []).append(answer)
+    return {
+        "overall": _summarise_group(answers),
+        "groups": {lang: _summarise_group(groups[lang]) for lang in sorted(groups)},
+    }
+
+
+def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
+    measured = [answer for answer in answers if answer["any"] is not None]
+    return {
+        "num_answers": len(answers),
+        "num_measured": len(measured),
+        "any": _rates_at_thresholds([answer["num_any"] for answer in measured]),
+        "unexpected": _rates_at_thresholds([answer["num_unexpected"] for answer in measured]),
+        "unexpected_in_think": _rate([answer["num_unexpected_in_think"] > 0 for answer in measured]),
+        "right_language": _rate([a["right_language"] for a in answers if a["right_language"] is not None]),
+        "truncated": _rate([not answer["finished"] for answer in answers]),
+        "empty": _rate([not answer["answer"].strip() for answer in answers]),
+        "broken_characters": _rate([answer["num_replacement_chars"] > 0 for answer in answers]),
+        "mean_tokens": sum(answer["num_tokens"] for answer in answers) / len(answers),
+    }
+
+
+def _rates_at_thresholds(num_chars: list[int]) -> dict[str, Any] | None:
+    if not num_chars:
+        return None
+    return {str(threshold): _rate([num >= threshold for num in num_chars]) for threshold in THRESHOLDS}
+
+
+def _rate(flags: list[bool]) -> dict[str, Any] | None:
+    if not flags:
+        return None
+    low, high = wilson(sum(flags), len(flags))
+    return {"count": sum(flags), "n": len(flags), "rate": sum(flags) / len(flags), "low": low, "high": high}
+
+
+def compare_answers(before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any]:
+    """
+    Differences between the rates of two models, paired by prompt: `after` minus `before`.
+
+    Args:
+        before, after (`Sequence[Mapping]`):
+            Judged answers to the same prompts, in any order.
+
+    Returns:
+        `dict`: `overall`, and `groups` by language.
+    """
+    before_by_key = {answer_key(answer): answer for answer in before}
+    pairs = [(before_by_key[answer_key(answer)], answer) for answer in after]
+    return {
+        "overall": _compare_group(pairs),
+        "groups": {
+            lang: _compare_group([pair for pair in pairs if pair[1]["lang"] == lang])
+            for lang in sorted({answer["lang"] for answer in after})
+        },
+    }
+
+
+def answer_key(answer: Answer) -> tuple[Any, int, str]:
+    """What two answers to the same prompt have in common: id, number of the sample, language."""
+    return answer["id"], answer["sample"], answer["lang"]
+
+
+def _compare_group(pairs: list[tuple[Answer, Answer]]) -> dict[str, Any]:
+    compared: dict[str, Any] = {"num_pairs": len(pairs)}
+    for measure in ("any", "unexpected", "right_language"):
+        judged = [(before, after) for before, after in pairs if None not in (before[measure], after[measure])]
+        compared[measure] = None
+        if judged:
+            ids = [after["id"] for _, after in judged]
+            difference = paired_difference(
+                [before[measure] for before, _ in judged],
+                [after[measure] for _, after in judged],
+                # several samples of a prompt, or one text in several languages
+                ids if len(set(ids)) < len(ids) else None,
+            )
+            compared[measure] = asdict(difference)
+    return compared
+
+
+def format_evaluation(result: Mapping[str, Any]) -> str:
+    """
+    Table of an evaluation for people: rates in percent with 95 % intervals, one line a language.
+
+    Args:
+        result (`Mapping[str, Any]`):
+            What [`evaluate`] returned, or the content of its `evaluation.json`.
+
+    Returns:
+        `str`: plain text of several lines.
+    """
+    settings = result["settings"]
+    target = settings["target_lang"]
+    into = f"into {target}" if target is not None else "into any other script"
+    header = ["lang", "answers", "unexpected %", "any %", "right language %", "cut %", "empty %", "tokens"]
+    table = [header]
+    for name, group in [*result["groups"].items(), ("all", result["overall"])]:
+        table.append(
+            [
+                name,
+                str(group["num_answers"]),
+                _format_rate(group["unexpected"] and group["unexpected"]["1"]),
+                _format_rate(group["any"] and group["any"]["1"]),
+                _format_rate(group["right_language"]),
+                _format_rate(group["truncated"], interval=False),
+                _format_rate(group["empty"], interval=False),
+                f"{group['mean_tokens']:.0f}",
+            ]
+        )
+    lines = [f"{settings['model']}: code-switching {into}", "", *_align(table), ""]
+    lines.append("unexpected: characters that nothing excuses; any: the published rule, one character anywhere.")
+    unmeasured = [name for name, group in result["groups"].items() if group["any"] is None]
+    if unmeasured:
+        lines.append(f"-: a switch {into} does not show in the script of {', '.join(unmeasured)}.")
+    if settings["num_samples"] > 1:
+        lines.append(
+            f"{settings['num_samples']} answers to each prompt count as independent here; true intervals are wider."
+        )
+    if "comparison" in result:
+        lines += ["", *_format_comparison(result["comparison"])]
+    return "\n".join(lines) + "\n"
+
+
+def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
+    table = [["lang", "pairs", "unexpected, points", "p", "any, points", "p", "right language, points", "p"]]
+    for name, group in [*comparison["groups"].items(), ("all", comparison["overall"])]:
+        cells = [name, str(group["num_pairs"])]
+        for measure in ("unexpected", "any", "right_language"):
+            paired = group[measure]
+            if paired is None:
+                cells += ["-", "-"]
+                continue
+            low, high = 100 * paired["low"], 100 * paired["high"]
+            cells.append(f"{100 * paired['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
+            cells.append("-" if paired["p_value"] is None else f"{paired['p_value']:.3g}")
+        table.append(cells)
+    lines = [f"Difference to {comparison['other_model']} ({comparison['other']}), paired:", "", *_align(table), ""]
+    lines.append("p: exact McNemar test; - where answers to one prompt repeat (intervals then resample prompts).")
+    if comparison["different_settings"]:
+        lines.append(f"Not the same in both: {', '.join(comparison['different_settings'])}.")
+    return lines
+
+
+def _format_rate(rate: Mapping[str, Any] | None, interval: bool = True) -> str:
+    if rate is None:
+        return "-"
+    if not interval:
+        return f"{100 * rate['rate']:.1f}"
+    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+
+
+def _align(table: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in table
+    ]

@@ -1,0 +1,102 @@
+"""`sae-posttrain sft`: SASFT from a YAML file, for one process or under `accelerate launch`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+from trl import (
+    DatasetMixtureConfig,
+    ModelConfig,
+    ScriptArguments,
+    TrlParser,
+    get_dataset,
+    get_peft_config,
+    get_quantization_config,
+)
+
+from .config import SASFTConfig
+from .trainer import SASFTTrainer
+
+ARGUMENTS: Any = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
+"""What a YAML file may hold: the fields of these four dataclasses."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Train, evaluate if there is an evaluation split, save, and push to the Hub if asked.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*):
+            Command line: `--config FILE.yaml` and any field of [`ARGUMENTS`]; `sys.argv` by default.
+
+    Raises:
+        ValueError: If a setting does not fit.
+        FileNotFoundError: If `dataset_name` names a local file that does not exist.
+    """
+    parser = TrlParser(ARGUMENTS, prog="sae-posttrain sft")
+    run(*parser.parse_args_and_config(args=arguments))
+
+
+def run(
+    script_args: ScriptArguments,
+    training_args: SASFTConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> SASFTTrainer:
+    """Train with the parsed settings and return the trainer."""
+    dataset = load_data(script_args, dataset_args)
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **_as_dict(training_args.model_init_kwargs),
+    }
+    with_eval = training_args.eval_strategy != "no"
+    trainer = SASFTTrainer(
+        model_args.model_name_or_path,
+        args=training_args,
+        train_dataset=_split(dataset, script_args, "dataset_train_split"),
+        eval_dataset=_split(dataset, script_args, "dataset_test_split") if with_eval else None,
+        peft_config=get_peft_config(model_args),
+        quantization_config=get_quantization_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.save_model(training_args.output_dir)
+    trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    return trainer
+
+
+def _as_dict(value: dict | str | None) -> dict:
+    return value if isinstance(value, dict) else {}  # TRL has parsed a JSON text by now
+
+
+def load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
+    """
+    The dataset of a recipe: a mixture, a local JSONL file, or a Hub id (or local folder) as `datasets` loads it.
+
+    Raises:
+        FileNotFoundError: If `dataset_name` names a local file that does not exist.
+        ValueError: If no dataset is named.
+    """
+    name = script_args.dataset_name
+    if dataset_args.datasets:
+        dataset = get_dataset(dataset_args)
+    elif not name:
+        raise ValueError("Name the training data: `dataset_name` (a JSONL file or a Hub id) or `datasets`.")
+    elif name.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz")):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"There is no file {name} (`dataset_name`).")
+        dataset = load_dataset("json", data_files={script_args.dataset_train_split: name})
+    else:
+        dataset = load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
+    return dataset
+
+
+def _split(dataset: Any, script_args: ScriptArguments, field: str) -> Dataset | IterableDataset:
+    name = getattr(script_args, field)
+    if name not in dataset:
+        raise ValueError(f"The dataset has no split {name!r}; it has {', '.join(dataset)}. Set `{field}`.")
+    return dataset[name]
