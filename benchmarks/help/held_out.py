@@ -10,10 +10,10 @@ import regex
 import torch
 from torch import Tensor
 
-from sae_posttrain.features.switching import nucleus_share
 from sae_posttrain.features.texts import batches, tokenize
 
 _HAN = regex.compile(r"\p{Script=Han}")
+_WORTH_SORTING = 0.02
 
 
 def han_tokens(tokenizer: Any, vocab_size: int) -> Tensor:
@@ -68,3 +68,14 @@ def measure_held_out(
         "han_probability": dict(zip(groups, (han / num_not_han).tolist())),
         "han_in_nucleus": dict(zip(groups, (nucleus / num_not_han).tolist())),
     }
+
+
+def nucleus_share(probs: Tensor, tokens: Tensor, top_p: float) -> Tensor:
+    """Chance that top-p sampling picks one of some tokens, `(N,)`; 0 where they have less than 2 % together."""
+    share_N = torch.zeros_like(probs[:, 0])
+    likely_N = probs[:, tokens].sum(dim=-1) > _WORTH_SORTING
+    if likely_N.any():
+        ordered, order = probs[likely_N].sort(dim=-1, descending=True)
+        kept = ordered * (ordered.cumsum(dim=-1) - ordered < top_p)
+        share_N[likely_N] = (kept * tokens[order]).sum(dim=-1) / kept.sum(dim=-1)
+    return share_N

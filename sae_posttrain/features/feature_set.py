@@ -304,7 +304,7 @@ class FeatureSet:
         held = list(range(sae.num_features)) if sae.features is None else list(sae.features)
         for feature in features:
             sae.direction(feature)  # an unknown feature is an error here
-        rows = torch.tensor([held.index(feature) for feature in features], dtype=torch.long)
+        rows = torch.tensor([held.index(feature) for feature in features], device=sae.W_enc.device)
         num = len(features)
         nan = torch.full((num,), math.nan)
         source = FeatureSource(
@@ -315,14 +315,14 @@ class FeatureSet:
             compute_sha256=sae.source.sha256,
         )
         return cls(
-            encoder_rows=sae.W_enc.T[rows].float().contiguous(),
-            encoder_bias=sae.b_enc[rows].float(),
-            directions=sae.W_dec[rows].float().contiguous(),
+            encoder_rows=sae.W_enc.T[rows].float().cpu().contiguous(),
+            encoder_bias=sae.b_enc[rows].float().cpu(),
+            directions=sae.W_dec[rows].float().cpu().contiguous(),
             blocks=(sae.block,) * num,
             feature_ids=tuple(features),
             names=tuple(names) if names is not None else tuple(f"{sae.block}.{feature}" for feature in features),
             sites=(sae.site,) * num,
-            thresholds=nan if sae.threshold is None else sae.threshold[rows].float(),
+            thresholds=nan if sae.threshold is None else sae.threshold[rows].float().cpu(),
             groups=(),
             mean=torch.zeros(num, 0),
             std=torch.zeros(num, 0),

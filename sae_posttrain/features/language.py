@@ -1,9 +1,10 @@
-"""Find the features that stand for a group of texts: a language first of all, but any contrast is found the same way."""
+"""Find the features that stand for a group of texts: a language, or any other contrast, found the same way."""
 
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -119,58 +120,51 @@ def find_features(
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
     rows = read_rows(texts, split)
     _require_groups(rows, target_group, group_column)
-    model, tokenizer = _load_model(model, tokenizer)
+    network, tokenizer = _load_model(model, tokenizer)
     saes = _load_saes(sae, blocks, k=k, format=format, revision=revision)
     for each in saes:
-        _require_fit(each, model)
+        _require_fit(each, network)
     all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
     kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
     groups = sorted({text.group for text in kept})
-    target = groups.index(target_group)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
+    held_out_batches = list(batches(held_out_texts, groups, batch_size, pad))
     state = PartialState()
     mine = kept[state.process_index :: state.num_processes]
-    was_training = model.training
-    model.eval()
-    try:
+
+    with _evaluating(network):
         sums = collect_statistics(
-            model,
+            network,
             batches(mine, groups, batch_size, pad),
             saes,
             len(groups),
             num_tokens=sum(len(text.ids) for text in mine),
         )
-        candidates = {
-            each.block: _candidates(sums[each.block], target, num_candidates or max(4 * num_features, 32))
-            for each in saes
-        }
-        held_out_batches = list(batches(held_out_texts, groups, batch_size, pad))
-        areas = _held_out_auroc(model, held_out_batches, saes, candidates, target)
-        tokens = target_tokens(kept, target_group, unwrap(model).get_output_embeddings().weight.shape[0])
-        prompts = prompts_of_other_groups(held_out_texts + kept, target_group, _NUM_PROMPTS) if tokens.any() else None
-        if prompts is None:
-            logger.warning(
-                "No token is used almost only in %r, so there is no output score. Groups of one vocabulary need "
-                "`rank_by='monolinguality'` or `'auroc'`.",
-                target_group,
-            )
+        target = groups.index(target_group)
+        wanted = num_candidates or max(4 * num_features, 32)
+        candidates = {block: _candidates(block_sums, target, wanted) for block, block_sums in sums.items()}
+        areas = _held_out_auroc(network, held_out_batches, saes, candidates, target)
+        tokens = target_tokens(kept, target_group, unwrap(network).get_output_embeddings().weight.shape[0])
+        prompts = _output_prompts(held_out_texts + kept, target_group, tokens)
         found = []
         for each in saes:
             block_sums, ids = sums[each.block], candidates[each.block]
-            norm = float(block_sums.norms.median())
-            directions = each.W_dec[ids.to(each.W_dec.device)]
-            written = (
-                torch.full((len(ids),), math.nan)
+            scores = _scores(block_sums, target, ids) | {
+                "auroc": areas[each.block],
+                "output": torch.full((len(ids),), math.nan)
                 if prompts is None
-                else output_scores(model, prompts, directions, each.block, tokens, push * norm)
-            )
-            scores = _scores(block_sums, target, ids) | {"auroc": areas[each.block], "output": written}
-            order = _ranked(scores, rank_by)[:num_features]
-            found.append(
-                _as_feature_set(each, ids[order], {n: s[order] for n, s in scores.items()}, block_sums, groups)
-            )
-        feature_set = found[0].merge(*found[1:])
+                else output_scores(
+                    network,
+                    prompts,
+                    each.W_dec[ids.to(each.W_dec.device)],
+                    each.block,
+                    tokens,
+                    push * float(block_sums.norms.median()),
+                ),
+            }
+            best = _ranked(scores, rank_by)[:num_features]
+            chosen = {name: score[best] for name, score in scores.items()}
+            found.append(_as_feature_set(each, ids[best], chosen, block_sums, groups))
         notes: dict[str, Any] = {
             "rank_by": rank_by,
             "push": push,
@@ -179,28 +173,56 @@ def find_features(
             "num_tokens": dict(zip(groups, map(int, sums[saes[0].block].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),
         }
+        feature_set = found[0].merge(*found[1:])
         feature_set = replace(
             feature_set,
-            base_model=_model_name(model),
+            base_model=_model_name(network),
             target_groups=(target_group,),
             names=tuple(f"{target_group}.{b}.{f}" for b, f in zip(feature_set.blocks, feature_set.feature_ids)),
             notes=notes,
         )
         if check:
-            ablation = check_by_ablation(model, held_out_batches, groups, feature_set)
+            ablation = check_by_ablation(network, held_out_batches, groups, feature_set)
             notes["check"] = {"loss": ablation.loss, "loss_without": ablation.loss_without}
-    finally:
-        model.train(was_training)
+    _warn_of_a_short_set(feature_set, saes, num_features)
     _warn_of_features_that_fire_elsewhere(feature_set)
     return feature_set
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout, and back to the mode each part was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _output_prompts(texts: Sequence[Text], target_group: str, tokens: Tensor) -> Tensor | None:
+    """Prompts for the output score; `None`, with a warning, where there can be none."""
+    if not tokens.any():
+        logger.warning(
+            "No token is used almost only in %r, so there is no output score. Groups of one vocabulary need "
+            "`rank_by='monolinguality'` or `'auroc'`.",
+            target_group,
+        )
+        return None
+    try:
+        return prompts_of_other_groups(texts, target_group, _NUM_PROMPTS)
+    except ValueError as error:
+        logger.warning("There is no output score: %s", error)
+        return None
 
 
 def _require_groups(rows: Sequence[Mapping[str, Any]], target_group: str, group_column: str) -> None:
     groups = {str(row[group_column]) for row in rows if row.get(group_column) is not None}
     if rows and not groups:
         raise ValueError(
-            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. Name the "
-            "right one with `group_column`."
+            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. "
+            "Name the right one with `group_column`."
         )
     if rows and target_group not in groups:
         raise ValueError(
@@ -266,6 +288,12 @@ def _require_fit(sae: FrozenSAE, model: nn.Module) -> None:
         raise ValueError(
             f"The SAE reads width {sae.d_model}, block {sae.block} writes {width}; was it trained on this model?"
         )
+    if sae.site != "resid_post":
+        raise ValueError(
+            f"The SAE reads the site {sae.site!r}; only 'resid_post', a block's output, is hooked so far."
+        )
+    if sae.activation == "topk" and sae.k is None:
+        raise ValueError("The SAE's files do not say how many features are active per token. Give it, e.g. `k=50`.")
 
 
 def _candidates(sums: GroupSums, target: int, num_candidates: int) -> Tensor:
@@ -348,13 +376,25 @@ def _as_feature_set(
     )
 
 
+def _warn_of_a_short_set(feature_set: FeatureSet, saes: Sequence[FrozenSAE], num_features: int) -> None:
+    for sae in saes:
+        num_found = feature_set.blocks.count(sae.block)
+        if num_found < num_features:
+            logger.warning(
+                "Block %d has %d features that fire more on the target than elsewhere, fewer than the %d asked for.",
+                sae.block,
+                num_found,
+                num_features,
+            )
+
+
 def _warn_of_features_that_fire_elsewhere(feature_set: FeatureSet) -> None:
     target, elsewhere = feature_set.scores["firing_rate"], feature_set.scores["firing_rate_elsewhere"]
     for name, here, there in zip(feature_set.names, target.tolist(), elsewhere.tolist()):
         if there > 0.5 * here:
             logger.warning(
-                "Feature %s fires on %.1f %% of the target's tokens and on %.1f %% of another group's: holding it down "
-                "will be felt there.",
+                "Feature %s fires on %.1f %% of the target's tokens and on %.1f %% of another group's: holding it "
+                "down will be felt there.",
                 name,
                 100 * here,
                 100 * there,
