@@ -1,11 +1,12 @@
 # make test    its own virtual environment, the tested versions, the tests
+# make test-floor  the same with the oldest versions allowed
 # make check   ruff, format and types: reports, changes nothing
 # make format  rewrites
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install test slow check format
+.PHONY: install test test-floor slow check format
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
+
+# The oldest versions that are allowed, in an environment of their own.
+test-floor:
+	$(PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt torch
+	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
+	$(VENV)-floor/bin/python -m pytest $(ARGS)
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
