@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_posttrain.features.texts import batches, tokenize
+from sae_posttrain.measure.generate import eval_mode
 
 _HAN = regex.compile(r"\p{Script=Han}")
 _WORTH_SORTING = 0.02
@@ -43,9 +44,7 @@ def measure_held_out(
     device = next(model.parameters()).device
     is_han = han_tokens(tokenizer, model.get_output_embeddings().weight.shape[0]).to(device)
     sums = torch.zeros(len(groups), 5, dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for batch in batches(texts, groups, batch_size, tokenizer.pad_token_id):
             batch = batch.to(device)
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
@@ -61,7 +60,6 @@ def measure_held_out(
             ones = torch.ones_like(loss_N)
             columns = [loss_N, ones, han_N * not_han_N, nucleus_N * not_han_N, not_han_N.float()]
             sums.index_add_(0, group_N, torch.stack(columns, dim=1).double().cpu())
-    model.train(was_training)
     loss, num_tokens, han, nucleus, num_not_han = sums.T
     return {
         "loss": dict(zip(groups, (loss / num_tokens).tolist())),

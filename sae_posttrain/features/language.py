@@ -3,8 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..hooks.blocks import find_blocks, get_width, unwrap
 from ..hooks.record import record_blocks
+from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
 from ..saes.loading import load_sae
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
@@ -132,7 +132,7 @@ def find_features(
     state = PartialState()
     mine = kept[state.process_index :: state.num_processes]
 
-    with _evaluating(network):
+    with eval_mode(network):
         sums = collect_statistics(
             network,
             batches(mine, groups, batch_size, pad),
@@ -187,18 +187,6 @@ def find_features(
     _warn_of_a_short_set(feature_set, saes, num_features)
     _warn_of_features_that_fire_elsewhere(feature_set)
     return feature_set
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and back to the mode each part was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _output_prompts(texts: Sequence[Text], target_group: str, tokens: Tensor) -> Tensor | None:

@@ -96,7 +96,7 @@ def generate_answers(
     for row, ids in enumerate(prompts):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
-    with _eval_mode(model), _seeded(seed), torch.inference_mode():
+    with eval_mode(model), _seeded(seed), torch.inference_mode():
         output = model.generate(
             input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=config
         )
@@ -160,7 +160,8 @@ def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 @contextmanager
-def _eval_mode(model: Any) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
+    """Without dropout inside the context, then every module back in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
