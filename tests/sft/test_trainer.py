@@ -1,5 +1,6 @@
 """What a user of SASFTTrainer can rely on. Runs that must agree are compared in their weights after training."""
 
+import contextlib
 import logging
 
 import pytest
@@ -9,7 +10,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import SASFTConfig, SASFTTrainer
+from sae_posttrain import SASFTConfig, SASFTTrainer, record_blocks
 from sae_posttrain.hooks.blocks import find_blocks
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GROUP_IDS
@@ -230,6 +231,59 @@ def test_micro_batch_without_a_token_to_penalise_adds_nothing(train, data):
 def test_gradient_checkpointing_gives_the_same_update(train, checkpointing):
     other = train(gradient_checkpointing=True, gradient_checkpointing_kwargs=checkpointing)
     assert torch.allclose(weights(train()), weights(other), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lora_with_reentrant_checkpointing_gives_the_same_update(train):
+    lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)}
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    assert torch.allclose(weights(train(**lora)), weights(train(**lora, **reentrant)), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_model_gives_the_same_update(train):
+    compiled = train(torch_compile=True, torch_compile_backend="aot_eager")
+    assert torch.allclose(weights(train()), weights(compiled), atol=1e-5)
+
+
+def test_autocast_does_not_touch_the_penalty_itself(train):
+    full, half = train(learning_rate=0.0), train(learning_rate=0.0, bf16=True)
+    assert logged(half, "sae/penalty") == pytest.approx(logged(full, "sae/penalty"), rel=0.02)  # bf16 residuals
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_function_runs_one_more_forward_and_the_eval_metrics_stay(train, data):
+    trainer = train(eval_dataset=data, fit=False)
+    trainer.compute_metrics = lambda prediction: {"rows": len(prediction.predictions)}
+    plain = train(eval_dataset=data, fit=False).evaluate()
+    with_metrics = trainer.evaluate()
+    assert with_metrics["eval_rows"] == 8
+    assert with_metrics["eval_sae/penalty"] == pytest.approx(plain["eval_sae/penalty"], rel=1e-5)
+
+
+def test_columns_that_nobody_uses_may_stay(train):
+    assert torch.equal(weights(train(remove_unused_columns=False)), weights(train()))
+
+
+def test_blocks_that_return_a_tuple_are_read_like_those_that_return_a_tensor(train, make_model):
+    model = make_model()
+    for block in model.model.layers:  # as in Transformers 4 and some remote code: (hidden, ...)
+        block.register_forward_hook(lambda _module, _args, output: (output,))
+    trainer = train(fit=False)
+    with record_blocks(model, [0]) as outputs, contextlib.suppress(TypeError, AttributeError, ValueError):
+        model(torch.arange(6)[None])  # the next block cannot take a tuple; block 0 has been recorded by then
+    with record_blocks(trainer.model, [0]) as expected:
+        trainer.model(torch.arange(6)[None])
+    assert torch.equal(outputs[0][0], expected[0][0])
+
+
+def test_sharded_sequences_are_refused(train, monkeypatch):
+    trainer = train(fit=False)
+    sharded = type("Parallelism", (), {"cp_enabled": True, "sp_enabled": False})()
+    monkeypatch.setattr(type(trainer.accelerator), "parallelism_config", sharded, raising=False)
+    with pytest.raises(ValueError, match="does not support context or sequence parallelism"):
+        trainer._refuse_sharded_sequences()
 
 
 @pytest.mark.filterwarnings("ignore")
