@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "hooks": set(),
     "measure": set(),
     "features": {"saes", "hooks", "measure"},
-    "penalty": {"hooks", "features.feature_set", "measure.code_switching"},
+    "penalty": {"hooks", "features.feature_set", "measure.scripts"},
     "sft": {"penalty", "features.feature_set"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""

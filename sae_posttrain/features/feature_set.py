@@ -1,41 +1,28 @@
 """The door between finding features and using them: one small file that training, steering and serving read."""
 
-import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..hooks.blocks import find_blocks, get_width, unwrap
+from .feature_file import FILE_NAME as FILE_NAME
+from .feature_file import (
+    FeatureSource,
+    download_feature_file,
+    find_feature_file,
+    read_feature_file,
+    upload_feature_file,
+    write_feature_file,
+)
 
 if TYPE_CHECKING:
     from ..saes.frozen import FrozenSAE
-
-FILE_NAME = "features.safetensors"
-"""Name of the file inside a folder or a Hub repository."""
-
-_HEADER_KEY = "sae_posttrain"
-_VERSION = 1
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """Where a feature was read from. `sha256` is filled in when the set is saved."""
-
-    repository: str
-    file: str
-    format: str
-    revision: str | None = None
-    sha256: str | None = None
-    compute_sha256: Callable[[], str] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,40 +333,7 @@ class FeatureSet:
         Returns:
             `Path`: the file.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            path = path / FILE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        header = {
-            "version": _VERSION,
-            **{name: list(getattr(self, name)) for name in ("blocks", "feature_ids", "names", "sites", "groups")},
-            "base_model": self.base_model,
-            "target_groups": list(self.target_groups),
-            "notes": self.notes,
-            "scores": list(self.scores),
-            **self._sources_for_file(),
-        }
-        tensors = {name: getattr(self, name).float().contiguous().clone() for name in _TENSORS}
-        tensors |= {f"scores.{name}": score.float().contiguous() for name, score in self.scores.items()}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header, ensure_ascii=False)})
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        return path
-
-    def _sources_for_file(self) -> dict[str, Any]:
-        unique = list(dict.fromkeys(self.sources))
-        rows = []
-        for source in unique:
-            sha256 = source.sha256
-            if sha256 is None and source.compute_sha256 is not None:
-                sha256 = source.compute_sha256()
-            rows.append({**{name: getattr(source, name) for name in _SOURCE_FIELDS}, "sha256": sha256})
-        return {"sources": rows, "source_of_feature": [unique.index(source) for source in self.sources]}
+        return write_feature_file(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FeatureSet":
@@ -390,23 +344,10 @@ class FeatureSet:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, or is no feature set.
         """
-        path = Path(path)
-        if path.is_dir():
-            path = path / FILE_NAME
-        if not path.is_file():
-            raise FileNotFoundError(f"No feature set at {path}. `sae-posttrain find-features` writes one.")
+        path = find_feature_file(path)
+        arguments = read_feature_file(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = _read_header(file.metadata(), path)
-                names = [*_TENSORS, *(f"scores.{name}" for name in header["scores"])]
-                if set(file.keys()) != set(names):
-                    raise ValueError(f"{path} holds the tensors {sorted(file.keys())}, expected {sorted(names)}.")
-                tensors = {name: file.get_tensor(name) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-        scores = {name: tensors.pop(f"scores.{name}") for name in header.pop("scores")}
-        try:
-            return cls(**tensors, scores=scores, **header)
+            return cls(**arguments)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -427,21 +368,7 @@ class FeatureSet:
         """
         if Path(path_or_repo).exists():
             return cls.load(path_or_repo)
-        parts = str(path_or_repo).split("/")
-        if isinstance(path_or_repo, os.PathLike) or len(parts) < 2 or not all(parts) or parts[0] in (".", "..", "~"):
-            raise FileNotFoundError(f"No feature set at {path_or_repo}. `sae-posttrain find-features` writes one.")
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        filename = "/".join(parts[2:]) or FILE_NAME
-        if not filename.endswith(".safetensors"):
-            filename = f"{filename}/{FILE_NAME}"
-        try:
-            return cls.load(hf_hub_download("/".join(parts[:2]), filename, revision=revision))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise FileNotFoundError(
-                f"No feature set at {path_or_repo}: there is no such file here, and the Hub says: {error}"
-            ) from error
+        return cls.load(download_feature_file(path_or_repo, revision))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """
@@ -450,54 +377,8 @@ class FeatureSet:
         Returns:
             `str`: the commit's address.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            file = self.save(Path(folder) / FILE_NAME)
-            return str(api.upload_file(path_or_fileobj=file, path_in_repo=FILE_NAME, repo_id=repo_id))
-
-
-_TENSORS = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
-_SOURCE_FIELDS = tuple(f.name for f in fields(FeatureSource) if f.name not in ("sha256", "compute_sha256"))
+        return upload_feature_file(self, repo_id, private, token)
 
 
 def _short_name(model_name: str) -> str:
     return model_name.rstrip("/").split("/")[-1]
-
-
-def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
-    """The JSON header as arguments of `FeatureSet` (still with `scores` as a list of names), types checked."""
-    if not metadata or _HEADER_KEY not in metadata:
-        raise ValueError(f"{path} is a safetensors file, but no feature set: it has no {_HEADER_KEY!r} header.")
-    try:
-        header = json.loads(metadata[_HEADER_KEY])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the header is not valid JSON ({error}).") from error
-    if not isinstance(header, dict) or header.get("version") != _VERSION:
-        version = header.get("version") if isinstance(header, dict) else None
-        raise ValueError(f"{path} is a feature set of version {version}; this release reads version {_VERSION}.")
-    kinds = {"blocks": int, "feature_ids": int, "names": str, "sites": str, "groups": str, "target_groups": str}
-    kinds |= {"scores": str, "source_of_feature": int, "sources": dict}
-    for name, kind in kinds.items():
-        values = header.get(name)
-        if not isinstance(values, list) or not all(type(value) is kind for value in values):
-            raise ValueError(f"{path}: `{name}` in the header must be a list of {kind.__name__}.")
-    if not isinstance(header.get("notes"), dict) or not isinstance(header.get("base_model"), str):
-        raise ValueError(f"{path}: `notes` or `base_model` is missing from the header.")
-    text_or_none = (str, type(None))
-    for source in header["sources"]:
-        if set(source) != {*_SOURCE_FIELDS, "sha256"} or not all(isinstance(v, text_or_none) for v in source.values()):
-            raise ValueError(f"{path}: a source in the header must hold the texts {(*_SOURCE_FIELDS, 'sha256')}.")
-    sources = [FeatureSource(**source) for source in header["sources"]]
-    if not all(0 <= number < len(sources) for number in header["source_of_feature"]):
-        raise ValueError(f"{path}: a feature names a source that the header does not hold.")
-    plain = ("blocks", "feature_ids", "names", "sites", "groups", "target_groups")
-    return {
-        **{name: tuple(header[name]) for name in plain},
-        "base_model": header["base_model"],
-        "notes": header["notes"],
-        "scores": header["scores"],
-        "sources": tuple(sources[number] for number in header["source_of_feature"]),
-    }

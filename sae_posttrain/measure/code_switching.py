@@ -5,64 +5,26 @@ Where an answer leaves its language, by script: spans, counts, and the two rules
   another script anywhere in the response is enough; nothing is excused.
 - `unexpected`: the same, less what stands there for a reason: code, URLs, LaTeX, short quotations and glosses, text
   copied from the prompt or found in the reference. Excused spans are kept, with their reason.
-
-Scripts are Unicode's `Script` property: `々` and `〇` are Han, `㈜` is Hangul; punctuation of any width, digits,
-emoji, `ー`, `℃`, `µ`, `№` and `²` belong to no language and never count.
 """
 
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import regex
 
-OWN_SCRIPTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(["en", "fr", "es", "pt", "de", "vi", "it", "nl", "ca", "gl", "eu", "ro", "pl", "cs"], ("Latin",)),
-    **dict.fromkeys(["sk", "sl", "hr", "bs", "sq", "hu", "fi", "et", "lv", "lt", "sv", "da", "nb", "nn"], ("Latin",)),
-    **dict.fromkeys(["no", "is", "ga", "cy", "mt", "tr", "az", "uz", "id", "ms", "jv", "tl", "sw", "af"], ("Latin",)),
-    **dict.fromkeys(["yo", "ha", "zu", "eo", "la"], ("Latin",)),
-    **dict.fromkeys(["ru", "uk", "be", "bg", "mk", "kk", "ky", "tg", "mn"], ("Cyrillic",)),
-    "sr": ("Cyrillic", "Latin"),
-    "zh": ("Han",),
-    "yue": ("Han",),
-    "ja": ("Hiragana", "Katakana", "Han"),
-    "ko": ("Hangul",),
-    **dict.fromkeys(["ar", "fa", "ur", "ps", "ug"], ("Arabic",)),
-    "he": ("Hebrew",),
-    "yi": ("Hebrew",),
-    "el": ("Greek",),
-    "hy": ("Armenian",),
-    "ka": ("Georgian",),
-    "am": ("Ethiopic",),
-    **dict.fromkeys(["hi", "mr", "ne", "sa"], ("Devanagari",)),
-    "bn": ("Bengali",),
-    "as": ("Bengali",),
-    "pa": ("Gurmukhi",),
-    "gu": ("Gujarati",),
-    "or": ("Oriya",),
-    "ta": ("Tamil",),
-    "te": ("Telugu",),
-    "kn": ("Kannada",),
-    "ml": ("Malayalam",),
-    "si": ("Sinhala",),
-    "th": ("Thai",),
-    "lo": ("Lao",),
-    "my": ("Myanmar",),
-    "km": ("Khmer",),
-    "bo": ("Tibetan",),
-}
-"""Scripts each language is written in, by its ISO 639 code. Latin is allowed beside them in every language."""
-
-TARGET_SCRIPTS: dict[str, tuple[str, ...]] = {**OWN_SCRIPTS, "ja": ("Hiragana", "Katakana")}
-"""Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese."""
-
-SCRIPTS: tuple[str, ...] = (
-    *dict.fromkeys(script for scripts in OWN_SCRIPTS.values() for script in scripts),
-    *("Bopomofo", "Yi", "Syriac", "Thaana", "Mongolian", "Cherokee", "Canadian_Aboriginal", "Tifinagh", "Javanese"),
+from .scripts import (
+    OWN_SCRIPTS,
+    find_runs,
+    has_chinese_only_form,
+    known_language,
+    letters_of,
+    primary_code,
+    scripts_allowed,
+    scripts_counted,
+    sum_by_script,
 )
-"""Scripts told apart. Characters of any other script are counted together as `Other`."""
 
 THRESHOLDS: tuple[int, ...] = (1, 2, 5)
 """Numbers of foreign characters at which rates are reported: a stray character is not a switched paragraph."""
@@ -70,16 +32,9 @@ THRESHOLDS: tuple[int, ...] = (1, 2, 5)
 MAX_QUOTE_CHARS = 30
 """Longest quotation or gloss that is excused, in characters between the marks."""
 
-# Japanese forms that the Shift JIS of Windows lacks: the four such characters of the jōyō list, printing forms that
-# JIS X 0213 added, and one of a common name. Without them 頬/頰 alone would make a Japanese word Chinese.
-_JAPANESE_BEYOND_CP932 = str.maketrans(
-    dict.fromkeys("𠮟塡剝頰俱俠吞噓嚙囊姸屛屢搔摑攢潑瀆焰瘦禱簞繡繫萊蔣蟬蠟軀醬醱顚驒鷗鹼麴麵𠮷")
-)
-
 # In Japanese text without any kana, this many Han characters are taken for Chinese.
 _KANA_FREE_HAN = 8
 
-_UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
 _MARKUP_BEFORE_GLOSS = " \t\u00a0*_~\"'”’»」』`"
 
 _THINK = regex.compile(r"<think>(.*?)(?:</think>|\Z)", regex.DOTALL)
@@ -268,14 +223,14 @@ def find_switches(
         ValueError: If a language or script is unknown, or if nothing could count, because every target script is
             allowed in `lang` (any Latin target, or two languages of one script).
     """
-    allowed = _allowed_scripts(lang, allowed_scripts)
-    counted = _counted_scripts(lang, allowed, target_lang, target_scripts)
+    allowed = scripts_allowed(lang, allowed_scripts)
+    counted = scripts_counted(lang, allowed, target_lang, target_scripts)
 
     foreign: list[tuple[int, str, str, int]] = []
-    japanese_han = _primary(lang) == "ja" and "Han" in counted and "Han" in allowed
-    runs = _find_runs(answer)
+    japanese_han = primary_code(lang) == "ja" and "Han" in counted and "Han" in allowed
+    runs = find_runs(answer)
     for start, text, script, num_chars in runs:
-        if script in counted and not (japanese_han and script == "Han" and not _has_chinese_only_form(text)):
+        if script in counted and not (japanese_han and script == "Han" and not has_chinese_only_form(text)):
             foreign.append((start, text, script, num_chars))
 
     spans: tuple[Span, ...] = ()
@@ -285,21 +240,7 @@ def find_switches(
             Span(start, text, script, num_chars, context.segment(start), context.excuse(start, text, script))
             for start, text, script, num_chars in foreign
         )
-    return Switches(spans=spans, script_counts=_sum_by_script(runs), num_replacement_chars=answer.count("\ufffd"))
-
-
-def count_scripts(text: str) -> dict[str, int]:
-    """
-    Characters of a text by script, the most frequent first.
-
-    Args:
-        text (`str`):
-            Any text; nothing is left out of it.
-
-    Returns:
-        `dict[str, int]`: Unicode script name (one of `SCRIPTS` or `"Other"`) to number of characters.
-    """
-    return _sum_by_script(_find_runs(text))
+    return Switches(spans=spans, script_counts=sum_by_script(runs), num_replacement_chars=answer.count("\ufffd"))
 
 
 def right_language(answer: str, *, lang: str) -> bool | None:
@@ -323,50 +264,20 @@ def right_language(answer: str, *, lang: str) -> bool | None:
     Raises:
         ValueError: If the language is unknown.
     """
-    own = OWN_SCRIPTS[_known_language(lang)]
+    own = OWN_SCRIPTS[known_language(lang)]
     areas = [
         area for start, end, segment in _segments(answer) if segment == "answer" for area in _plain(answer, start, end)
     ]
-    runs = [run for start, end in areas for run in _find_runs(answer[start:end])]
+    runs = [run for start, end in areas for run in find_runs(answer[start:end])]
     num_letters = sum(num_chars for _, _, _, num_chars in runs)
     if num_letters == 0:
         return None
     own_runs = [run for run in runs if run[2] in own]
-    if _primary(lang) == "ja" and all(script == "Han" for _, _, script, _ in own_runs):
+    if primary_code(lang) == "ja" and all(script == "Han" for _, _, script, _ in own_runs):
         num_han = sum(num_chars for _, _, _, num_chars in own_runs)
-        if num_han >= _KANA_FREE_HAN or any(_has_chinese_only_form(text) for _, text, _, _ in own_runs):
+        if num_han >= _KANA_FREE_HAN or any(has_chinese_only_form(text) for _, text, _, _ in own_runs):
             return False
     return 2 * sum(num_chars for _, _, _, num_chars in own_runs) >= num_letters
-
-
-def same_language(lang: str, other: str) -> bool:
-    """Whether two codes name one language, as `"zh"` and `"zh-TW"` do. `ValueError` if one is unknown."""
-    return _known_language(lang) == _known_language(other)
-
-
-def can_measure(lang: str, target_lang: str | None) -> bool:
-    """
-    Whether a switch from one language into another shows in the script.
-
-    Args:
-        lang (`str`):
-            Language the answer should be in.
-        target_lang (`str` or `None`):
-            Language it may switch into; `None` for any.
-
-    Returns:
-        `bool`: `False` for the same language and for two that share their script.
-
-    Raises:
-        ValueError: If a language is unknown.
-    """
-    lang = _known_language(lang)
-    if target_lang is None:
-        return True
-    target_lang = _known_language(target_lang)
-    if lang == target_lang:
-        return False
-    return bool(_countable(lang, _allowed_scripts(lang, None), frozenset(TARGET_SCRIPTS[target_lang])))
 
 
 class _Places:
@@ -389,7 +300,7 @@ class _Context:
         self, answer: str, allowed: frozenset[str], prompt: str, reference: str | None, max_quote_chars: int
     ) -> None:
         self.answer = answer
-        self.allowed = _letters_of(allowed)
+        self.allowed = letters_of(allowed)
         self.sources = [("prompt", unicodedata.normalize("NFC", prompt))]
         if reference:
             self.sources.append(("reference", unicodedata.normalize("NFC", reference)))
@@ -461,113 +372,3 @@ def _plain(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
         yield start, found.start()
         start = found.end()
     yield start, end
-
-
-def _find_runs(text: str) -> list[tuple[int, str, str, int]]:
-    """(start, text, script, number of characters that count) of every maximal run of one script."""
-    if unicodedata.is_normalized("NFC", text) and not _UNCOUNTED.search(text):
-        return [(found.start(), run := found.group(), str(found.lastgroup), len(run)) for found in _RUN.finditer(text)]
-    return [
-        (found.start(), found.group(), str(found.lastgroup), _count_chars(found.group()))
-        for found in _RUN.finditer(text)
-    ]
-
-
-def _sum_by_script(runs: Iterable[tuple[int, str, str, int]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for _, _, script, num_chars in runs:
-        counts[script] = counts.get(script, 0) + num_chars
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def _count_chars(run: str) -> int:
-    return len(_UNCOUNTED.sub("", unicodedata.normalize("NFC", run)))
-
-
-def _has_chinese_only_form(run: str) -> bool:
-    try:
-        run.translate(_JAPANESE_BEYOND_CP932).encode("cp932")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _script_class(scripts: Iterable[str]) -> str:
-    return "".join(rf"\p{{Script={script}}}" for script in scripts)
-
-
-def _run_pattern() -> str:
-    # Combining marks of no script of their own, and the long mark of kana, continue a run without counting.
-    none = _script_class(["Common", "Inherited", "Unknown"])
-    runs = []
-    for script in SCRIPTS:
-        marks = r"\p{Script=Inherited}" + ("ー" if script in ("Hiragana", "Katakana") else "")
-        runs.append(rf"(?P<{script}>\p{{Script={script}}}[\p{{Script={script}}}{marks}]*+)")
-    runs.append(rf"(?P<Other>[^{none}{_script_class(SCRIPTS)}]++)")
-    return rf"(?=[^{none}])(?:{'|'.join(runs)})"
-
-
-_RUN = regex.compile(_run_pattern())
-
-
-@lru_cache(maxsize=64)
-def _letters_of(scripts: frozenset[str]) -> "regex.Pattern[str]":
-    return regex.compile(rf"[{_script_class(sorted(scripts - {'Other'}))}]")
-
-
-def _primary(lang: str) -> str:
-    return lang.strip().lower().replace("_", "-").split("-")[0]
-
-
-def _known_language(lang: str) -> str:
-    if not isinstance(lang, str) or _primary(lang) not in OWN_SCRIPTS:
-        raise ValueError(
-            f"Unknown language {lang!r}. Known: {', '.join(sorted(OWN_SCRIPTS))}. For another one, pass the scripts "
-            "its text may use to `find_switches`, e.g. `allowed_scripts=['Latin', 'Thai']`."
-        )
-    return _primary(lang)
-
-
-def _known_scripts(scripts: Iterable[str], parameter: str) -> frozenset[str]:
-    names = frozenset([scripts] if isinstance(scripts, str) else scripts)
-    unknown = sorted(names - {*SCRIPTS, "Other"})
-    if unknown or not names:
-        raise ValueError(
-            f"`{parameter}` names no known script: {unknown}. Known: {', '.join(sorted(SCRIPTS))}, Other."
-        )
-    return names
-
-
-def _allowed_scripts(lang: str, allowed_scripts: Iterable[str] | None) -> frozenset[str]:
-    if allowed_scripts is not None:
-        return _known_scripts(allowed_scripts, "allowed_scripts")
-    return frozenset({*OWN_SCRIPTS[_known_language(lang)], "Latin"})
-
-
-def _countable(lang: str, allowed: frozenset[str], target: frozenset[str]) -> frozenset[str]:
-    """The target scripts that can show a switch. Japanese allows Han, but not all of its forms."""
-    return target - (allowed - {"Han"} if _primary(lang) == "ja" else allowed)
-
-
-def _counted_scripts(
-    lang: str, allowed: frozenset[str], target_lang: str | None, target_scripts: Iterable[str] | None
-) -> frozenset[str]:
-    if target_lang is not None and target_scripts is not None:
-        raise ValueError(
-            f"Give `target_lang` or `target_scripts`, not both: got {target_lang!r} and {target_scripts!r}."
-        )
-    if target_lang is not None:
-        target = frozenset(TARGET_SCRIPTS[_known_language(target_lang)])
-    elif target_scripts is not None:
-        target = _known_scripts(target_scripts, "target_scripts")
-    else:
-        return _countable(lang, allowed, frozenset({*SCRIPTS, "Other"}))
-    counted = _countable(lang, allowed, target)
-    if not counted:
-        into = f"into {target_lang!r} " if target_lang is not None else ""
-        raise ValueError(
-            f"A switch {into}cannot be seen by script in an answer in {lang!r}: {', '.join(sorted(target))} is "
-            f"allowed there (allowed: {', '.join(sorted(allowed))}). Latin is allowed in every language, for names "
-            "and terms; to count it, pass `allowed_scripts=` without it."
-        )
-    return counted

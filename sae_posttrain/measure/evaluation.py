@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .code_switching import can_measure, find_switches, right_language
+from .code_switching import find_switches, right_language
 from .folder import (
     ANSWERS_FILE,
     EVALUATION_FILE,
@@ -38,6 +38,7 @@ from .generate import (
     tokenize_prompts,
 )
 from .prompts import Prompt, read_prompts
+from .scripts import can_measure
 from .summary import compare_answers, summarise
 
 if TYPE_CHECKING:

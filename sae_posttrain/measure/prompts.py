@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .code_switching import OWN_SCRIPTS, TARGET_SCRIPTS, can_measure, same_language
 from .rows import read_rows
+from .scripts import OWN_SCRIPTS, TARGET_SCRIPTS, can_measure, same_language
 
 Message = dict[str, Any]
 

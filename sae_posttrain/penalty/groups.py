@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..features.feature_set import FeatureSet
-from ..measure.code_switching import OWN_SCRIPTS, count_scripts
+from ..measure.scripts import OWN_SCRIPTS, count_scripts
 
 GROUP_IDS = "group_ids"
 """Column of the prepared dataset, and key of the batch: the number of each token's group."""

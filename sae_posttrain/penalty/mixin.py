@@ -34,15 +34,25 @@ class FeaturePenaltyMixin:
     feature_penalty: FeaturePenalty | None = None
     """The penalty in use; `None` trains plainly."""
 
-    def start_feature_penalty(self, penalty: FeaturePenalty, weight: float) -> None:
+    def start_feature_penalty(self, penalty: FeaturePenalty, weight: float, positions: str = "response") -> None:
         """
         Register the hooks, before the first forward.
+
+        Args:
+            penalty ([`FeaturePenalty`]):
+                What to measure.
+            weight (`float`):
+                Its weight beside the mean token loss.
+            positions (`"response"` or `"predicting"`, *optional*, defaults to `"response"`):
+                Residuals at the tokens of the answer, or at the positions that predict them: one to the left, so that
+                the last position of the prompt, which chooses how the answer begins, is held too.
 
         Raises:
             ValueError: If the model has no such block.
         """
         self.feature_penalty = penalty
         self.penalty_weight = weight
+        self.penalty_positions = positions
         self._recorder = BlockRecorder(self.model, penalty.blocks)
         self._penalty_sums: dict[str, Tensor] = {}
 
@@ -77,6 +87,8 @@ class FeaturePenaltyMixin:
             residuals[block] = residual[:, -num_tokens:]  # prompt tuning puts virtual tokens in front
         mask = labels != -100
         mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
+        if self.penalty_positions == "predicting":
+            mask = mask.roll(-1, dims=1)  # as many positions, each one to the left
         return self.feature_penalty(residuals, group_ids, mask)
 
     def _scale(self, excess_sum: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:

@@ -34,6 +34,9 @@ class SASFTConfig(SFTConfig):
         penalty (`str`, *optional*, defaults to `"sasft"`):
             Level that a feature may reach for free: `"sasft"` the mean of the token's group, `"zero"` the published
             variant without statistics.
+        penalty_positions (`str`, *optional*, defaults to `"response"`):
+            `"response"`: the residuals at the tokens of the answer, as published. `"predicting"`: those one to the
+            left, which predict the tokens; it holds the end of the prompt too, where the answer's language is chosen.
         hold (`str` or `dict[str, str]`, *optional*, defaults to `"down"`):
             `"down"` or `"up"`, for all features or by feature name.
 
@@ -78,6 +81,14 @@ class SASFTConfig(SFTConfig):
             "choices": ["sasft", "zero"],
         },
     )
+    penalty_positions: str = field(
+        default="response",
+        metadata={
+            "help": "Residuals that pay: at the answer's tokens ('response', as published), or one to the left, where "
+            "they are predicted ('predicting').",
+            "choices": ["response", "predicting"],
+        },
+    )
     hold: dict | str | None = field(
         default="down",
         metadata={"help": "'down' or 'up' for all features, or a JSON object of them by feature name."},
@@ -107,6 +118,7 @@ class SASFTConfig(SFTConfig):
         _require_number("margin", self.margin)
         _require_choice("penalty_unit", self.penalty_unit, ("std", "raw"))
         _require_choice("penalty", self.penalty, ("sasft", "zero"))
+        _require_choice("penalty_positions", self.penalty_positions, ("response", "predicting"))
         _require_choice("unknown_group", self.unknown_group, ("error", "mean"))
         if isinstance(self.hold, str) and self.hold.startswith("{"):
             self.hold = json.loads(self.hold)

@@ -106,7 +106,7 @@ class SASFTTrainer(FeaturePenaltyMixin, SFTTrainer):
                 self._require_penalised_tokens(self.train_dataset)
             # Packing and padding-free refuse a custom collator, so TRL's own is wrapped after it is built.
             self.data_collator = GroupCollator(self.data_collator)
-            self.start_feature_penalty(penalty, float(args.penalty_weight))
+            self.start_feature_penalty(penalty, float(args.penalty_weight), args.penalty_positions)
 
     # Data: a number for the group of each token, beside `input_ids` and `labels`
 

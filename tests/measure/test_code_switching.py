@@ -2,14 +2,8 @@ import time
 
 import pytest
 
-from sae_posttrain.measure.code_switching import (
-    OWN_SCRIPTS,
-    SCRIPTS,
-    can_measure,
-    count_scripts,
-    find_switches,
-    right_language,
-)
+from sae_posttrain.measure.code_switching import find_switches, right_language
+from sae_posttrain.measure.scripts import can_measure
 
 # (lang, answer, prompt, [(text, script, reason)]): what stands in the answer, in order, and why it is excused.
 CASES = {
@@ -181,11 +175,6 @@ def test_characters_are_counted_per_script_and_without_marks():
     assert switches.num_letters == 10
 
 
-def test_scripts_of_any_text_are_counted_most_frequent_first():
-    assert list(count_scripts("保存 파일을 Word!").items()) == [("Latin", 4), ("Hangul", 3), ("Han", 2)]
-    assert count_scripts("12, …") == {}
-
-
 def test_decomposed_text_counts_like_composed_text():
     decomposed = "Write \u1112\u1161\u11ab\u1100\u116e\u11a8 and и\u0306 cafe\u0301"  # 한국, й, café
     switches = find_switches(decomposed, lang="en")
@@ -279,10 +268,6 @@ def test_target_language_and_scripts_exclude_each_other():
         find_switches("abc", lang="ko", target_lang="zh", target_scripts=["Han"])
 
 
-def test_what_can_be_measured():
-    assert all(can_measure(lang, target) for lang, target in [("ko", "zh"), ("ja", "zh"), ("zh", "ja"), ("ko", None)])
-
-
 @pytest.mark.parametrize(
     ("lang", "answer", "expected"),
     [
@@ -309,12 +294,6 @@ def test_what_can_be_measured():
 )
 def test_right_language_goes_by_the_majority_of_letters(lang, answer, expected):
     assert right_language(answer, lang=lang) is expected
-
-
-def test_every_script_name_is_one_of_unicode():
-    assert len(set(SCRIPTS)) == len(SCRIPTS)
-    for scripts in OWN_SCRIPTS.values():
-        assert set(scripts) <= set(SCRIPTS)
 
 
 def test_long_answers_are_read_in_time_that_grows_with_their_length():

@@ -92,6 +92,20 @@ def weights(trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
 
 
+def spy_on_the_penalty(trainer) -> tuple[list[torch.Tensor], list]:
+    """Lists that will hold the mask each penalty was asked with, and what it read."""
+    masks, readings = [], []
+
+    class Spy(FeaturePenalty):
+        def __call__(self, residuals, group_ids, mask):
+            masks.append(mask)
+            readings.append(super().__call__(residuals, group_ids, mask))
+            return readings[-1]
+
+    trainer.feature_penalty.__class__ = Spy
+    return masks, readings
+
+
 def logged(trainer, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
@@ -188,18 +202,23 @@ def test_only_response_tokens_of_other_groups_are_penalised(train, tokenizer):
     trainer = train(fit=False)
     num_response = sum(len(tokenizer(c)["input_ids"]) + 1 for _, _, c in TEXTS)  # and <|end|>
     num_chinese = sum(len(tokenizer(c)["input_ids"]) + 1 for lang, _, c in TEXTS if lang == "zh")
-    masks, readings = [], []
-
-    class Spy(FeaturePenalty):
-        def __call__(self, residuals, group_ids, mask):
-            masks.append(mask)
-            readings.append(super().__call__(residuals, group_ids, mask))
-            return readings[-1]
-
-    trainer.feature_penalty.__class__ = Spy
+    masks, readings = spy_on_the_penalty(trainer)
     trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
     assert masks[0].sum().item() == num_response  # TRL's num_items_in_batch
     assert readings[0].num_penalised.item() == num_response - num_chinese
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding_free": True, "max_length": None}], ids=["padded", "flat"])
+@pytest.mark.filterwarnings("ignore")  # TRL's advice on attention kernels for padding-free batches
+def test_predicting_positions_lie_one_to_the_left_of_the_answers_tokens(train, settings):
+    """They begin with the last token of the prompt and leave out the last of the answer."""
+    trainer = train(penalty_positions="predicting", fit=False, **settings)
+    masks, _ = spy_on_the_penalty(trainer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    labels = batch["labels"].clone()
+    trainer.compute_loss(trainer.model, batch)
+    assert torch.equal(masks[0][:, :-1], labels[:, 1:] != -100)
+    assert not masks[0][:, -1].any()
 
 
 def test_data_of_the_target_group_alone_is_refused(train, data):

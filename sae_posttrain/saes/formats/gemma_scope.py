@@ -4,7 +4,8 @@ import re
 
 from ..files import SAEFiles
 from ..frozen import FrozenSAE
-from ..safe_files import check_tensors, open_tensors
+from ..safe_files import open_tensors
+from ..stored_tensor import check_tensors
 
 
 def find_gemma_scope(files: SAEFiles, block: int) -> str | None:

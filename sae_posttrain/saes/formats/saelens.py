@@ -9,7 +9,8 @@ import torch
 
 from ..files import SAEFiles
 from ..frozen import FrozenSAE
-from ..safe_files import StoredTensor, check_tensors, open_tensors
+from ..safe_files import open_tensors
+from ..stored_tensor import StoredTensor, check_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 

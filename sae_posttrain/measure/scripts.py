@@ -1,0 +1,227 @@
+"""
+Scripts of the languages: which each is written in, runs of one script in a text, and where a switch would show.
+
+Scripts are Unicode's `Script` property: `々` and `〇` are Han, `㈜` is Hangul; punctuation of any width, digits,
+emoji, `ー`, `℃`, `µ`, `№` and `²` belong to no language and never count.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+import regex
+
+OWN_SCRIPTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(["en", "fr", "es", "pt", "de", "vi", "it", "nl", "ca", "gl", "eu", "ro", "pl", "cs"], ("Latin",)),
+    **dict.fromkeys(["sk", "sl", "hr", "bs", "sq", "hu", "fi", "et", "lv", "lt", "sv", "da", "nb", "nn"], ("Latin",)),
+    **dict.fromkeys(["no", "is", "ga", "cy", "mt", "tr", "az", "uz", "id", "ms", "jv", "tl", "sw", "af"], ("Latin",)),
+    **dict.fromkeys(["yo", "ha", "zu", "eo", "la"], ("Latin",)),
+    **dict.fromkeys(["ru", "uk", "be", "bg", "mk", "kk", "ky", "tg", "mn"], ("Cyrillic",)),
+    "sr": ("Cyrillic", "Latin"),
+    "zh": ("Han",),
+    "yue": ("Han",),
+    "ja": ("Hiragana", "Katakana", "Han"),
+    "ko": ("Hangul",),
+    **dict.fromkeys(["ar", "fa", "ur", "ps", "ug"], ("Arabic",)),
+    "he": ("Hebrew",),
+    "yi": ("Hebrew",),
+    "el": ("Greek",),
+    "hy": ("Armenian",),
+    "ka": ("Georgian",),
+    "am": ("Ethiopic",),
+    **dict.fromkeys(["hi", "mr", "ne", "sa"], ("Devanagari",)),
+    "bn": ("Bengali",),
+    "as": ("Bengali",),
+    "pa": ("Gurmukhi",),
+    "gu": ("Gujarati",),
+    "or": ("Oriya",),
+    "ta": ("Tamil",),
+    "te": ("Telugu",),
+    "kn": ("Kannada",),
+    "ml": ("Malayalam",),
+    "si": ("Sinhala",),
+    "th": ("Thai",),
+    "lo": ("Lao",),
+    "my": ("Myanmar",),
+    "km": ("Khmer",),
+    "bo": ("Tibetan",),
+}
+"""Scripts each language is written in, by its ISO 639 code. Latin is allowed beside them in every language."""
+
+TARGET_SCRIPTS: dict[str, tuple[str, ...]] = {**OWN_SCRIPTS, "ja": ("Hiragana", "Katakana")}
+"""Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese."""
+
+SCRIPTS: tuple[str, ...] = (
+    *dict.fromkeys(script for scripts in OWN_SCRIPTS.values() for script in scripts),
+    *("Bopomofo", "Yi", "Syriac", "Thaana", "Mongolian", "Cherokee", "Canadian_Aboriginal", "Tifinagh", "Javanese"),
+)
+"""Scripts told apart. Characters of any other script are counted together as `Other`."""
+
+# Japanese forms that the Shift JIS of Windows lacks: the four such characters of the jōyō list, printing forms that
+# JIS X 0213 added, and one of a common name. Without them 頬/頰 alone would make a Japanese word Chinese.
+_JAPANESE_BEYOND_CP932 = str.maketrans(
+    dict.fromkeys("𠮟塡剝頰俱俠吞噓嚙囊姸屛屢搔摑攢潑瀆焰瘦禱簞繡繫萊蔣蟬蠟軀醬醱顚驒鷗鹼麴麵𠮷")
+)
+
+_UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
+
+
+def count_scripts(text: str) -> dict[str, int]:
+    """
+    Characters of a text by script, the most frequent first.
+
+    Args:
+        text (`str`):
+            Any text; nothing is left out of it.
+
+    Returns:
+        `dict[str, int]`: Unicode script name (one of `SCRIPTS` or `"Other"`) to number of characters.
+    """
+    return sum_by_script(find_runs(text))
+
+
+def same_language(lang: str, other: str) -> bool:
+    """Whether two codes name one language, as `"zh"` and `"zh-TW"` do. `ValueError` if one is unknown."""
+    return known_language(lang) == known_language(other)
+
+
+def can_measure(lang: str, target_lang: str | None) -> bool:
+    """
+    Whether a switch from one language into another shows in the script.
+
+    Args:
+        lang (`str`):
+            Language the answer should be in.
+        target_lang (`str` or `None`):
+            Language it may switch into; `None` for any.
+
+    Returns:
+        `bool`: `False` for the same language and for two that share their script.
+
+    Raises:
+        ValueError: If a language is unknown.
+    """
+    lang = known_language(lang)
+    if target_lang is None:
+        return True
+    target_lang = known_language(target_lang)
+    if lang == target_lang:
+        return False
+    return bool(_countable(lang, scripts_allowed(lang, None), frozenset(TARGET_SCRIPTS[target_lang])))
+
+
+def find_runs(text: str) -> list[tuple[int, str, str, int]]:
+    """(start, text, script, number of characters that count) of every maximal run of one script."""
+    if unicodedata.is_normalized("NFC", text) and not _UNCOUNTED.search(text):
+        return [(found.start(), run := found.group(), str(found.lastgroup), len(run)) for found in _RUN.finditer(text)]
+    return [
+        (found.start(), found.group(), str(found.lastgroup), _count_chars(found.group()))
+        for found in _RUN.finditer(text)
+    ]
+
+
+def sum_by_script(runs: Iterable[tuple[int, str, str, int]]) -> dict[str, int]:
+    """Characters by script over the runs of [`find_runs`], the most frequent first."""
+    counts: dict[str, int] = {}
+    for _, _, script, num_chars in runs:
+        counts[script] = counts.get(script, 0) + num_chars
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def has_chinese_only_form(run: str) -> bool:
+    """Whether a run of Han holds a form that Japanese does not have."""
+    try:
+        run.translate(_JAPANESE_BEYOND_CP932).encode("cp932")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+@lru_cache(maxsize=64)
+def letters_of(scripts: frozenset[str]) -> "regex.Pattern[str]":
+    """Pattern of one character of any of these scripts."""
+    return regex.compile(rf"[{_script_class(sorted(scripts - {'Other'}))}]")
+
+
+def primary_code(lang: str) -> str:
+    """The language of a code, without the region or script behind it: `zh` of `zh-TW`."""
+    return lang.strip().lower().replace("_", "-").split("-")[0]
+
+
+def known_language(lang: str) -> str:
+    """The language of a code that stands in `OWN_SCRIPTS`; any other is a `ValueError`."""
+    if not isinstance(lang, str) or primary_code(lang) not in OWN_SCRIPTS:
+        raise ValueError(
+            f"Unknown language {lang!r}. Known: {', '.join(sorted(OWN_SCRIPTS))}. For another one, pass the scripts "
+            "its text may use to `find_switches`, e.g. `allowed_scripts=['Latin', 'Thai']`."
+        )
+    return primary_code(lang)
+
+
+def scripts_allowed(lang: str, allowed_scripts: Iterable[str] | None) -> frozenset[str]:
+    """Scripts an answer may use: those given, checked, or else those of its language and Latin."""
+    if allowed_scripts is not None:
+        return _known_scripts(allowed_scripts, "allowed_scripts")
+    return frozenset({*OWN_SCRIPTS[known_language(lang)], "Latin"})
+
+
+def scripts_counted(
+    lang: str, allowed: frozenset[str], target_lang: str | None, target_scripts: Iterable[str] | None
+) -> frozenset[str]:
+    """Scripts whose characters count as a switch; `ValueError` if there could be none."""
+    if target_lang is not None and target_scripts is not None:
+        raise ValueError(
+            f"Give `target_lang` or `target_scripts`, not both: got {target_lang!r} and {target_scripts!r}."
+        )
+    if target_lang is not None:
+        target = frozenset(TARGET_SCRIPTS[known_language(target_lang)])
+    elif target_scripts is not None:
+        target = _known_scripts(target_scripts, "target_scripts")
+    else:
+        return _countable(lang, allowed, frozenset({*SCRIPTS, "Other"}))
+    counted = _countable(lang, allowed, target)
+    if not counted:
+        into = f"into {target_lang!r} " if target_lang is not None else ""
+        raise ValueError(
+            f"A switch {into}cannot be seen by script in an answer in {lang!r}: {', '.join(sorted(target))} is "
+            f"allowed there (allowed: {', '.join(sorted(allowed))}). Latin is allowed in every language, for names "
+            "and terms; to count it, pass `allowed_scripts=` without it."
+        )
+    return counted
+
+
+def _known_scripts(scripts: Iterable[str], parameter: str) -> frozenset[str]:
+    names = frozenset([scripts] if isinstance(scripts, str) else scripts)
+    unknown = sorted(names - {*SCRIPTS, "Other"})
+    if unknown or not names:
+        raise ValueError(
+            f"`{parameter}` names no known script: {unknown}. Known: {', '.join(sorted(SCRIPTS))}, Other."
+        )
+    return names
+
+
+def _countable(lang: str, allowed: frozenset[str], target: frozenset[str]) -> frozenset[str]:
+    """The target scripts that can show a switch. Japanese allows Han, but not all of its forms."""
+    return target - (allowed - {"Han"} if primary_code(lang) == "ja" else allowed)
+
+
+def _count_chars(run: str) -> int:
+    return len(_UNCOUNTED.sub("", unicodedata.normalize("NFC", run)))
+
+
+def _script_class(scripts: Iterable[str]) -> str:
+    return "".join(rf"\p{{Script={script}}}" for script in scripts)
+
+
+def _run_pattern() -> str:
+    # Combining marks of no script of their own, and the long mark of kana, continue a run without counting.
+    none = _script_class(["Common", "Inherited", "Unknown"])
+    runs = []
+    for script in SCRIPTS:
+        marks = r"\p{Script=Inherited}" + ("ー" if script in ("Hiragana", "Katakana") else "")
+        runs.append(rf"(?P<{script}>\p{{Script={script}}}[\p{{Script={script}}}{marks}]*+)")
+    runs.append(rf"(?P<Other>[^{none}{_script_class(SCRIPTS)}]++)")
+    return rf"(?=[^{none}])(?:{'|'.join(runs)})"
+
+
+_RUN = regex.compile(_run_pattern())
