@@ -54,13 +54,12 @@ def write_feature_file(feature_set: "FeatureSet", path: str | os.PathLike) -> Pa
     }
     tensors = {name: getattr(feature_set, name).float().contiguous().clone() for name in _TENSORS}
     tensors |= {f"scores.{name}": score.float().contiguous() for name, score in feature_set.scores.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header, ensure_ascii=False)})
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
