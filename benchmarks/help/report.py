@@ -96,9 +96,10 @@ def prose(results: Sequence[dict[str, Any]]) -> str:
         tokens = mean([run["overall"]["mean_tokens"] for run in runs])
         truncated = mean([run["overall"]["truncated"]["rate"] for run in runs])
         by_lang = {lang: sum(run["groups"][lang]["any"]["1"]["count"] for run in runs) for lang in OTHERS}
+        counts = ", ".join(f"{lang} {count}" for lang, count in by_lang.items())
         lines.append(
-            f"- {name}: {', '.join(f'{lang} {count}' for lang, count in by_lang.items())}; Chinese answers in Chinese {right}; `unexpected` rule {unexpected} of {n}; 5 Han characters "
-            f"or more {long} of {n}; {tokens:.0f} tokens an answer, {truncated:.0%} cut at the limit."
+            f"- {name}: {counts}; Chinese answers in Chinese {right}; `unexpected` rule {unexpected} of {n}; 5 Han "
+            f"characters or more {long} of {n}; {tokens:.0f} tokens an answer, {truncated:.0%} cut at the limit."
         )
     return "\n".join(lines)
 
