@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .features.feature_set import FeatureSet
     from .features.language import find_features
     from .hooks.record import record_blocks
+    from .hooks.steer import steer
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
     from .saes.frozen import FrozenSAE
@@ -30,6 +31,7 @@ __all__ = [
     "find_switches",
     "load_sae",
     "record_blocks",
+    "steer",
 ]
 
 _MODULES = {
@@ -42,6 +44,7 @@ _MODULES = {
     "find_switches": "measure.code_switching",
     "load_sae": "saes.loading",
     "record_blocks": "hooks.record",
+    "steer": "hooks.steer",
 }
 
 

@@ -320,6 +320,59 @@ class FeatureSet:
             target_groups=tuple(target_groups),
         )
 
+    @classmethod
+    def from_directions(
+        cls,
+        directions: Tensor,
+        *,
+        blocks: Sequence[int],
+        names: Sequence[str],
+        residual_norms: Sequence[float] | Tensor | None = None,
+        base_model: str = "",
+    ) -> "FeatureSet":
+        """
+        Directions that come from no SAE, in the form that steering takes: controls, differences of means, probes.
+
+        Their pre-activation is the coordinate along the direction, `x · d / ‖d‖²`, so that clamping them is exact.
+
+        Args:
+            directions (`torch.Tensor` of shape `(F, D)`):
+                In the residual stream after a block; of any length.
+            blocks (`Sequence[int]`):
+                Decoder block of each, from 0.
+            names (`Sequence[str]`):
+                One each.
+            residual_norms (`Sequence[float]` or `torch.Tensor` of shape `(F,)`, *optional*):
+                Median norm of the residual at each site, which steering in units of norms needs.
+            base_model (`str`, *optional*):
+                The model they belong to.
+
+        Raises:
+            ValueError: If a direction is zero, or a length differs.
+        """
+        directions = directions.detach().float().cpu()
+        num, lengths = len(directions), directions.norm(dim=1, keepdim=True)
+        if bool((lengths == 0).any()):
+            raise ValueError("A direction is zero.")
+        nan = torch.full((num,), math.nan)
+        return cls(
+            encoder_rows=directions / lengths.square(),
+            encoder_bias=torch.zeros(num),
+            directions=directions,
+            blocks=tuple(blocks),
+            feature_ids=tuple(range(num)),
+            names=tuple(names),
+            sites=("resid_post",) * num,
+            thresholds=nan,
+            groups=(),
+            mean=torch.zeros(num, 0),
+            std=torch.zeros(num, 0),
+            scores={},
+            residual_norms=nan if residual_norms is None else torch.as_tensor(residual_norms).detach().float().cpu(),
+            sources=(FeatureSource("", "", "direction"),) * num,
+            base_model=base_model,
+        )
+
     # Files and the Hub
 
     def save(self, path: str | os.PathLike) -> Path:
