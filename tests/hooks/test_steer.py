@@ -213,7 +213,7 @@ def test_nothing_steered_is_an_error(make_model, make_features, inputs):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"rows": [True, False]}, "`rows` names 2 rows, the batch has 3"),
         ({"strength": [1.0, 1.0]}, "`strength` is given for 2 rows, the batch has 3"),
