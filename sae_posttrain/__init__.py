@@ -8,12 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .features.calibrate import calibrate
     from .features.feature_set import FeatureSet
     from .features.language import find_features
+    from .features.repetition import find_repetition_features
     from .hooks.record import record_blocks
     from .hooks.steer import steer
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
+    from .measure.loops import find_loop
+    from .rl.config import SteeredGRPOConfig
+    from .rl.rewards import EndlessRepetitionReward, LanguageConsistencyReward
+    from .rl.trainer import SteeredGRPOTrainer
     from .saes.frozen import FrozenSAE
     from .saes.loading import load_sae
     from .sft.config import SASFTConfig
@@ -22,12 +28,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EndlessRepetitionReward",
     "FeatureSet",
     "FrozenSAE",
+    "LanguageConsistencyReward",
     "SASFTConfig",
     "SASFTTrainer",
+    "SteeredGRPOConfig",
+    "SteeredGRPOTrainer",
+    "calibrate",
     "evaluate",
     "find_features",
+    "find_loop",
+    "find_repetition_features",
     "find_switches",
     "load_sae",
     "record_blocks",
@@ -35,12 +48,19 @@ __all__ = [
 ]
 
 _MODULES = {
+    "EndlessRepetitionReward": "rl.rewards",
     "FeatureSet": "features.feature_set",
     "FrozenSAE": "saes.frozen",
+    "LanguageConsistencyReward": "rl.rewards",
     "SASFTConfig": "sft.config",
     "SASFTTrainer": "sft.trainer",
+    "SteeredGRPOConfig": "rl.config",
+    "SteeredGRPOTrainer": "rl.trainer",
+    "calibrate": "features.calibrate",
     "evaluate": "measure.evaluation",
     "find_features": "features.language",
+    "find_loop": "measure.loops",
+    "find_repetition_features": "features.repetition",
     "find_switches": "measure.code_switching",
     "load_sae": "saes.loading",
     "record_blocks": "hooks.record",

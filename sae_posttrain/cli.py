@@ -1,9 +1,15 @@
-"""The command line: `sae-posttrain find-features | evaluate | sft`. Thin; each command is one public function."""
+"""
+The command line: `sae-posttrain find-features | calibrate | evaluate | sft | grpo`.
+
+Thin; each command is one public function.
+"""
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,6 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .sft.script import main as train
 
         train(arguments[1:])
+        return 0
+    if arguments[:1] == ["grpo"]:
+        from .rl.script import main as train_steered
+
+        train_steered(arguments[1:])
         return 0
     parsed = make_parser().parse_args(arguments)
     try:
@@ -24,72 +35,145 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of everything but `sft`, whose options are TRL's."""
+    """The parser of everything but `sft` and `grpo`, whose options are TRL's."""
     parser = argparse.ArgumentParser(
         prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _add_find_features(commands.add_parser("find-features", help="find the features that stand for a group of texts"))
-    _add_evaluate(commands.add_parser("evaluate", help="sample answers and measure how often they switch language"))
+    _add_find_features(
+        commands.add_parser("find-features", help="find the features that stand for a language or for loops")
+    )
+    _add_calibrate(commands.add_parser("calibrate", help="find the steering strength at which answers loop"))
+    _add_evaluate(commands.add_parser("evaluate", help="sample answers and measure how many switch language or loop"))
     commands.add_parser("sft", help="train with SASFTTrainer: --config FILE.yaml and any field of it", add_help=False)
+    commands.add_parser("grpo", help="train with SteeredGRPOTrainer, in the same way", add_help=False)
     return parser
 
 
 def _add_find_features(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Find the features of an SAE that stand for a group of texts, and write them to one file."
+    parser.description = "Find the features of an SAE that stand for a fault, and write them to one file."
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument(
         "--sae", required=True, nargs="+", help="its SAEs: folder or Hub repository, one for all blocks or one each"
     )
-    parser.add_argument("--texts", required=True, help="JSONL file (or .gz, or folder of them) or `datasets` id")
-    parser.add_argument("--target-group", required=True, help="the group to find features for, e.g. zh")
+    parser.add_argument(
+        "--kind",
+        choices=["language", "repetition"],
+        default="language",
+        help="features of a group of texts, or of endless repetition (default: language)",
+    )
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--num-features", type=int, default=2, help="features per block (default: 2)")
     parser.add_argument(
         "--rank-by",
-        choices=["monolinguality", "auroc", "output"],
-        default="monolinguality",
-        help="what decides among the candidates (default: monolinguality)",
+        choices=["monolinguality", "auroc", "output", "causal", "increase"],
+        default=argparse.SUPPRESS,
+        help="what decides among the candidates: monolinguality (default), auroc or output for a language; "
+        "causal (default) or increase for repetition",
     )
-    parser.add_argument("--num-candidates", type=int, help="features per block that are measured further")
-    parser.add_argument("--group-column", default="lang", help="column with the group (default: lang)")
-    parser.add_argument("--text-column", default="text", help="column with the text (default: text)")
-    parser.add_argument("--split", default="train", help="split of a `datasets` id (default: train)")
-    parser.add_argument("--max-texts", type=int, help="texts per group (default: all)")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of each text (default: 512)")
-    parser.add_argument("--batch-size", type=int, default=16, help="texts in one forward pass (default: 16)")
-    parser.add_argument("--check", action="store_true", help="remove the features and measure the loss of each group")
+    parser.add_argument(
+        "--num-candidates", type=int, default=argparse.SUPPRESS, help="features per block that are measured further"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="texts in one forward pass (default: 16; for repetition 32)",
+    )
     parser.add_argument("--k", type=int, help="active features per token, where the SAE's files do not say it")
     parser.add_argument("--format", help="format of the SAE's files (default: told from the files)")
     parser.add_argument("--revision", help="branch, tag or commit of the SAE's Hub repository")
-    parser.add_argument("--seed", type=int, default=0, help="shuffles the texts (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="shuffles the texts or prompts (default: 0)")
+    for kind, options in _OPTIONS_OF_KIND.items():
+        group = parser.add_argument_group(f"only with --kind {kind}")
+        for name, (of_type, help_text) in options.items():
+            how: dict[str, Any] = {"action": "store_true"} if of_type is bool else {"type": of_type}
+            group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=help_text, **how)
     parser.set_defaults(run=_find_features)
+
+
+_OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
+    "language": {
+        "texts": (str, "JSONL file (or .gz, or folder of them) or `datasets` id; needed"),
+        "target_group": (str, "the group to find features for, e.g. zh; needed"),
+        "group_column": (str, "column with the group (default: lang)"),
+        "text_column": (str, "column with the text (default: text)"),
+        "split": (str, "split of a `datasets` id (default: train)"),
+        "max_texts": (int, "texts per group (default: all)"),
+        "max_length": (int, "tokens of each text (default: 512)"),
+        "check": (bool, "remove the features and measure the loss of each group"),
+    },
+    "repetition": {
+        "prompts": (str, "JSONL file (or .gz) of prompts, answered until enough answers loop"),
+        "loops": (str, "JSONL file (or .gz) of texts that loop (default: the model's own)"),
+        "num_loops": (int, "loops to look for (default: 50)"),
+        "num_prompts": (int, "prompts on which each candidate is pushed up, and down (default: 16)"),
+        "strength": (float, "how far it is pushed, in median residual norms (default: 1.5)"),
+        "max_new_tokens": (int, "longest answer (default: 256)"),
+        "temperature": (float, "of the answers in which loops are looked for (default: 0, greedy)"),
+        "normal_temperature": (float, "of normal answers, at which loops should be rare (default: 0.7)"),
+        "plain": (bool, "send prompts as they are, without the chat template"),
+    },
+}
+"""Options of `find-features` that one kind takes and the other refuses: their type (bool for a switch) and help."""
 
 
 def _find_features(arguments: argparse.Namespace) -> None:
     options = {**vars(arguments)}
-    for name in ("command", "run", "model", "texts", "sae", "out"):
+    for name in ("command", "run", "kind", "model", "sae", "out"):
         options.pop(name)
-    if arguments.out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {arguments.out}.")
+    _require_ending(arguments.out)
+    for kind, of_kind in _OPTIONS_OF_KIND.items():
+        wrong = [name for name in of_kind if name in options and kind != arguments.kind]
+        if wrong:
+            raise ValueError(
+                f"--{wrong[0].replace('_', '-')} belongs to --kind {kind}, the kind asked for is {arguments.kind}."
+            )
+    if arguments.kind == "repetition":
+        if not {"prompts", "loops"} & set(options):
+            raise ValueError("--kind repetition needs --prompts, which the model answers until it loops, or --loops.")
+        if options.pop("plain", False):
+            options["chat_template"] = False
+    else:
+        for name in ("texts", "target_group"):
+            if name not in options:
+                raise ValueError(f"--kind language needs --{name.replace('_', '-')}.")
     from accelerate import PartialState
 
-    from .features.language import find_features
     from .features.picture import draw_features
 
-    feature_set = find_features(arguments.model, arguments.texts, arguments.sae, **options)
+    if arguments.kind == "repetition":
+        from .features.repetition import find_repetition_features
+
+        feature_set = find_repetition_features(arguments.model, arguments.sae, **options)
+    else:
+        from .features.language import find_features
+
+        feature_set = find_features(arguments.model, options.pop("texts"), arguments.sae, **options)
     if not PartialState().is_main_process:
         return
     feature_set.save(arguments.out)
     table = str(feature_set)
-    if arguments.check:
+    if "check" in feature_set.notes:
         table += f"\n\n{_check_table(feature_set.notes['check'], feature_set.target_groups)}"
+    if feature_set.notes.get("fires_on_benign"):
+        table += f"\n\nAlso rise in benign repetition: {', '.join(feature_set.notes['fires_on_benign'])}"
     print(table)
     arguments.out.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
     written = [arguments.out, arguments.out.with_suffix(".txt")]
+    _report(written, lambda: draw_features(feature_set, arguments.out.with_suffix(".png")))
+
+
+def _require_ending(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, got {out}.")
+
+
+def _report(written: list[Path], draw: Callable[[], Path]) -> None:
+    """Draw the picture, if that can be done here, and say what was written."""
     try:
-        written.append(draw_features(feature_set, arguments.out.with_suffix(".png")))
+        written.append(draw())
     except ImportError as error:
         print(f"No picture: {error}", file=sys.stderr)
     print("Written: " + ", ".join(map(str, written)))
@@ -104,8 +188,71 @@ def _check_table(check: dict[str, dict[str, float]], targets: Sequence[str]) -> 
     return "\n".join(lines)
 
 
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Find the smallest steering strength at which answers loop as often as wanted."
+    parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
+    parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")
+    parser.add_argument("--prompts", required=True, help="JSONL file (or .gz) of prompts")
+    parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
+    parser.add_argument("--names", nargs="+", help="push along these features of the set only (default: all at once)")
+    parser.add_argument("--target", type=float, default=0.8, help="share of answers that shall loop (default: 0.8)")
+    parser.add_argument(
+        "--strengths", type=float, nargs="+", help="in median residual norms (default: 0 to 3, in steps of 0.25)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="as in the later training (default: 1.0)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="as in the later training (default: 1.0)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default: 256)")
+    parser.add_argument("--num-prompts", type=int, default=64, help="prompts answered at each strength (default: 64)")
+    parser.add_argument("--batch-size", type=int, default=32, help="answers generated at once (default: 32)")
+    parser.add_argument("--plain", action="store_true", help="send prompts as they are, without the chat template")
+    parser.add_argument("--control", action="store_true", help="draw a random direction beside it, at these strengths")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts, sampling and control (default: 0)")
+    parser.add_argument("--allow-base-model", help="another model that these features may push, by name")
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    _require_ending(arguments.out)
+    from .features.calibrate import calibrate
+    from .features.calibration_picture import draw_calibration
+    from .features.directions import random_directions
+    from .features.feature_set import FeatureSet
+    from .features.loading import load_model
+
+    feature_set = FeatureSet.from_pretrained(arguments.features)
+    if arguments.names:
+        feature_set = feature_set.select(names=arguments.names)
+    model, tokenizer = load_model(arguments.model, None)
+    names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
+    options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}
+    options |= {"tokenizer": tokenizer, "chat_template": False if arguments.plain else None}
+    calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
+    sweeps = {}
+    if arguments.control:
+        strengths = [row.strength for row in calibration.rows]
+        control = random_directions(feature_set, arguments.seed)
+        sweeps["random direction"] = calibrate(model, control, arguments.prompts, strengths=strengths, **options)
+    table = "\n\n".join(map(str, [calibration, *sweeps.values()]))
+    print(table)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    files = {suffix: arguments.out.with_suffix(suffix) for suffix in (".txt", ".json", ".png")}
+    files[".txt"].write_text(table + "\n", encoding="utf-8")
+    record = calibration.as_dict() | {"controls": {label: sweep.as_dict() for label, sweep in sweeps.items()}}
+    files[".json"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    written = [files[".txt"], files[".json"]]
+    if calibration.strength is not None:
+        written.insert(0, calibration.feature_set.save(arguments.out))
+    _report(written, lambda: draw_calibration(calibration, files[".png"], others=sweeps))
+    if calibration.strength is None:
+        best = calibration.best
+        raise ValueError(
+            f"No strength reaches {100 * arguments.target:g} %; the best rate is {100 * best.hit_rate:.1f} %, at "
+            f"{best.strength:g}. Try other features, higher --strengths or a lower --temperature."
+        )
+
+
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Sample answers to prompts and measure how often they switch into another language."
+    parser.description = "Sample answers to prompts and measure how often they switch language or repeat endlessly."
     parser.add_argument("--model", required=True, help="causal language model or adapter: folder or Hub id")
     parser.add_argument("--data", required=True, help="JSON or JSONL file (or .gz) of prompts with their language")
     parser.add_argument("--out", required=True, type=Path, help="folder for answers.jsonl and evaluation.json")

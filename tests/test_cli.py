@@ -107,6 +107,95 @@ def test_find_train_evaluate_compare(folder, capsys):
     assert str(folder) not in (folder / "after" / "evaluation.json").read_text()
 
 
+@pytest.fixture
+def looping(folder, make_model, tokenizer):
+    """The folder with a model that runs in circles when greedy."""
+    model = make_model(seed=5)
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight *= 0.02
+        model.lm_head.weight[1] = 0
+    model.save_pretrained(folder / "tiny")
+    return folder
+
+
+def find_repetition(folder, *extra):
+    return main(
+        [
+            *("find-features", "--kind", "repetition", "--model", str(folder / "tiny"), "--sae", str(folder / "sae")),
+            *("--k", "8", "--blocks", "0", "1", "--prompts", str(folder / "prompts.jsonl")),
+            *("--out", str(folder / "loop.safetensors"), "--num-loops", "8", "--num-prompts", "2"),
+            *("--max-new-tokens", "130", "--num-candidates", "2", *extra),
+        ]
+    )
+
+
+def calibrate(folder, *extra):
+    return main(
+        [
+            *("calibrate", "--model", str(folder / "tiny"), "--features", str(folder / "loop.safetensors")),
+            *("--prompts", str(folder / "prompts.jsonl"), "--out", str(folder / "calibrated.safetensors")),
+            *("--num-prompts", "6", "--max-new-tokens", "70", *extra),
+        ]
+    )
+
+
+def test_find_repetition_and_calibrate(looping, capsys, tokenizer):
+    assert find_repetition(looping) == 0
+    printed = capsys.readouterr().out
+    assert "4 features for loop, found on tiny (width 32)" in printed
+    assert (looping / "loop.txt").read_text() in printed
+    assert (looping / "loop.png").stat().st_size > 10_000
+    features = FeatureSet.load(looping / "loop.safetensors")
+    assert features.notes["num_loops"] == 8
+    assert str(looping) not in str(vars(features))
+
+    # greedy, any strong push makes this model say one thing for ever
+    sampling = ("--temperature", "0", "--strengths", "0.001", "99", "--target", "0.7", "--control")
+    name = features.names[-1]
+    unsteered = calibrate(looping, *sampling, "--names", name, "--max-new-tokens", "64")
+    printed = capsys.readouterr()
+    assert unsteered == 0, printed.err
+    assert "Strength 99 is the smallest measured at which 70 % are faulty." in printed.out
+    found = FeatureSet.load(looping / "calibrated.safetensors")
+    assert found.names == (name,)
+    assert found.notes["calibration"]["strength"] == 99
+    record = json.loads((looping / "calibrated.json").read_text())
+    assert [row["strength"] for row in record["rows"]] == [0, 0.001, 99]
+    assert set(record["controls"]) == {"random direction"}
+    assert (looping / "calibrated.png").stat().st_size > 10_000
+
+
+def test_unreached_target_exits_2_with_table_and_picture_but_no_features(looping, capsys):
+    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1", "--plain") == 0
+    assert calibrate(looping, "--strengths", "0.01", "--temperature", "1.5") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sae-posttrain: No strength reaches 80 %; the best rate is 0.0 %, at 0.")
+    assert (looping / "calibrated.txt").is_file()
+    assert (looping / "calibrated.json").is_file()
+    assert (looping / "calibrated.png").is_file()
+    assert not (looping / "calibrated.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kind", "repetition"], "--kind repetition needs --prompts, which the model answers until it loops, or"),
+        (["--kind", "repetition", "--prompts", "p.jsonl", "--check"], "--check belongs to --kind language"),
+        (
+            ["--texts", "t.jsonl", "--target-group", "zh", "--num-loops", "9"],
+            "--num-loops belongs to --kind repetition",
+        ),
+        (["--target-group", "zh"], "--kind language needs --texts"),
+        (["--texts", "t.jsonl"], "--kind language needs --target-group"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(arguments, message, capsys):
+    given = ["find-features", "--model", "m", "--sae", "s", "--blocks", "0", "--out", "f.safetensors", *arguments]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_missing_yaml_data_is_an_error_that_names_it(folder):
     (folder / "sft.yaml").write_text(yaml.safe_dump({"dataset_name": "none.jsonl", "bf16": False, "use_cpu": True}))
     with pytest.raises(FileNotFoundError, match="There is no file none.jsonl"):
@@ -116,6 +205,30 @@ def test_missing_yaml_data_is_an_error_that_names_it(folder):
     )
     with pytest.raises(ValueError, match="The dataset has no split 'test'; it has train. Set `dataset_test_split`"):
         main(["sft", "--config", str(folder / "sft.yaml"), "--use_cpu", "true", "--eval_strategy", "epoch"])
+
+
+def test_grpo_trains_from_a_yaml_file_and_fields_beside_it(folder, capsys):
+    config = {
+        "model_name_or_path": str(folder / "tiny"),
+        "dataset_name": str(folder / "prompts.jsonl"),
+        "output_dir": str(folder / "run"),
+        "num_steered": 0,  # plain GRPO, which needs no features
+        "reward_funcs": ["endless_repetition", "language_consistency"],
+        "num_generations": 2,
+        "per_device_train_batch_size": 2,
+        "max_completion_length": 4,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    (folder / "grpo.yaml").write_text(yaml.safe_dump(config))
+    assert main(["grpo", "--config", str(folder / "grpo.yaml"), "--max_steps", "1"]) == 0
+    assert "Model saved to" in capsys.readouterr().out
+    assert (folder / "run" / "model.safetensors").exists()
+    with pytest.raises(FileNotFoundError, match="There is no file none.jsonl"):
+        main(["grpo", "--config", str(folder / "grpo.yaml"), "--dataset_name", "none.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +250,7 @@ def test_mistake_ends_in_one_line_and_writes_nothing(folder, capsys, extra, mess
 
 
 def test_help_of_every_command(capsys):
-    for command in ("find-features", "evaluate"):
+    for command in ("find-features", "calibrate", "evaluate"):
         with pytest.raises(SystemExit) as exit_:
             main([command, "--help"])
         assert exit_.value.code == 0

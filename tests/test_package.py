@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "features": {"saes", "hooks", "measure"},
     "penalty": {"hooks", "features.feature_set", "measure.scripts"},
     "sft": {"penalty", "features.feature_set"},
+    "rl": {"hooks", "features.feature_set", "measure", "sft.script"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""
 

@@ -11,13 +11,13 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from ..hooks.blocks import find_blocks, get_width, unwrap
+from ..hooks.blocks import unwrap
 from ..hooks.record import record_blocks
 from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
-from ..saes.loading import load_sae
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
 from .feature_set import FeatureSet
+from .loading import load_model, load_saes, model_name, require_fit
 from .statistics import GroupSums, auroc, collect_statistics
 from .texts import Text, batches, read_rows, split_held_out, tokenize
 
@@ -120,10 +120,10 @@ def find_features(
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
     rows = read_rows(texts, split)
     _require_groups(rows, target_group, group_column)
-    network, tokenizer = _load_model(model, tokenizer)
-    saes = _load_saes(sae, blocks, k=k, format=format, revision=revision)
+    network, tokenizer = load_model(model, tokenizer)
+    saes = load_saes(sae, blocks, k=k, format=format, revision=revision)
     for each in saes:
-        _require_fit(each, network)
+        require_fit(each, network)
     all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
     kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
     groups = sorted({text.group for text in kept})
@@ -176,7 +176,7 @@ def find_features(
         feature_set = found[0].merge(*found[1:])
         feature_set = replace(
             feature_set,
-            base_model=_model_name(network),
+            base_model=model_name(network),
             target_groups=(target_group,),
             names=tuple(f"{target_group}.{b}.{f}" for b, f in zip(feature_set.blocks, feature_set.feature_ids)),
             notes=notes,
@@ -218,70 +218,6 @@ def _require_groups(rows: Sequence[Mapping[str, Any]], target_group: str, group_
         )
     if len(groups) == 1:
         raise ValueError(f"All texts belong to {target_group!r}. Add texts of other groups to tell it apart from.")
-
-
-def _load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if isinstance(model, str | os.PathLike):
-        name, device = str(model), PartialState().device
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
-    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
-    if tokenizer is None:
-        if not name:
-            raise ValueError("The model does not say where it came from. Pass its `tokenizer`.")
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    return model, tokenizer
-
-
-def _model_name(model: nn.Module) -> str:
-    """Hub id, or the last part of a local path: a feature set travels, the folders of a machine do not."""
-    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
-    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
-
-
-def _load_saes(
-    sae: str | os.PathLike | FrozenSAE | Sequence[str | os.PathLike | FrozenSAE],
-    blocks: Sequence[int] | None,
-    **options: Any,
-) -> list[FrozenSAE]:
-    given = [sae] if isinstance(sae, str | os.PathLike | FrozenSAE) else list(sae)
-    loaded = [each for each in given if isinstance(each, FrozenSAE)]
-    paths = [each for each in given if not isinstance(each, FrozenSAE)]
-    if loaded and paths:
-        raise ValueError("Give loaded SAEs or paths of SAEs, not both.")
-    if loaded:
-        held = [each.block for each in loaded]
-        if len(set(held)) < len(held) or not set(blocks or ()) <= set(held):
-            raise ValueError(f"Give one SAE for each block of {sorted(set(blocks or held))}; these read {held}.")
-        return [each for each in loaded if blocks is None or each.block in blocks]
-    if not blocks:
-        raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
-    if len(set(blocks)) < len(blocks):
-        raise ValueError(f"`blocks` names a block more than once: {list(blocks)}.")
-    if len(paths) == 1:
-        paths = paths * len(blocks)
-    if len(paths) != len(blocks):
-        raise ValueError(
-            f"Give one SAE for all blocks or one for each: got {len(paths)} for the blocks {list(blocks)}."
-        )
-    return [load_sae(path, block=block, **options) for path, block in zip(paths, blocks)]
-
-
-def _require_fit(sae: FrozenSAE, model: nn.Module) -> None:
-    width, num_blocks = get_width(model), len(find_blocks(model))
-    if sae.block >= num_blocks:
-        raise ValueError(f"The SAE reads block {sae.block}, the model has blocks 0 to {num_blocks - 1}.")
-    if sae.d_model != width:
-        raise ValueError(
-            f"The SAE reads width {sae.d_model}, block {sae.block} writes {width}; was it trained on this model?"
-        )
-    if sae.site != "resid_post":
-        raise ValueError(
-            f"The SAE reads the site {sae.site!r}; only 'resid_post', a block's output, is hooked so far."
-        )
-    if sae.activation == "topk" and sae.k is None:
-        raise ValueError("The SAE's files do not say how many features are active per token. Give it, e.g. `k=50`.")
 
 
 def _candidates(sums: GroupSums, target: int, num_candidates: int) -> Tensor:

@@ -1,5 +1,5 @@
 """
-How often a model leaves its language: answers sampled, judged and summed up in a folder, resumable and comparable.
+How often a model leaves its language or loops: answers sampled, judged, summed up in a folder; resumable, comparable.
 
 Everything is judged from `answers.jsonl`, one line an answer, which is also what is resumed and what is compared.
 """
@@ -37,6 +37,7 @@ from .generate import (
     recorded_name,
     tokenize_prompts,
 )
+from .loops import find_loop
 from .prompts import Prompt, read_prompts
 from .scripts import can_measure
 from .summary import compare_answers, summarise
@@ -44,6 +45,10 @@ from .summary import compare_answers, summarise
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+
+_LOOP_RECORD = ("endless", "loop_any", "near_loop", "onset", "period", "span")
+"""What a line of `answers.jsonl` keeps of a [`Loop`]."""
 
 
 def evaluate(
@@ -69,16 +74,17 @@ def evaluate(
     progress: bool = True,
 ) -> dict[str, Any]:
     """
-    Samples answers to prompts and measures how often they switch into another language.
+    Samples answers to prompts and measures how often they switch into another language or repeat themselves endlessly.
 
     Sampling defaults are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty; the model's own
     generation settings are not used). Answers whose language is the target, or shares its script, are left out of the
-    switching rates; they have their right-language rate.
+    switching rates; they have their right-language rate. Loops are those of [`find_loop`] in the sampled tokens; an
+    endless one is at least 64 tokens long, so `max_new_tokens` has to leave room for it.
 
-    Writes `answers.jsonl` (every answer with its spans), `evaluation.json` (what is returned, without the comparison)
-    and `settings.json` to `output_dir`. An interrupted run goes on when called again with the same settings, and ends
-    in the same answers as one that was not interrupted; a finished one is returned without loading the model. Of a
-    local path, these files hold the last part only.
+    Writes `answers.jsonl` (every answer with its spans and its loop), `evaluation.json` (what is returned, without the
+    comparison) and `settings.json` to `output_dir`. An interrupted run goes on when called again with the same
+    settings, and ends in the same answers as one that was not interrupted; a finished one is returned without loading
+    the model. Of a local path, these files hold the last part only.
 
     Args:
         model (`PreTrainedModel`, `PeftModel`, `str` or path):
@@ -130,7 +136,8 @@ def evaluate(
 
     Raises:
         ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
-            holds an evaluation with other settings; if the evaluation to compare with is not of the same prompts.
+            holds an evaluation with other settings, or one begun by a version that did not measure loops; if the
+            evaluation to compare with is not of the same prompts.
     """
     _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
     prompts = read_prompts(data, group_column=group_column, target_lang=target_lang, limit=limit)
@@ -223,6 +230,11 @@ def _write_answers(
     num_done = keep_whole_batches(path, len(jobs), batch_size)
     if num_done == len(jobs):
         return
+    if num_done and "loop" not in read_answers(path)[0]:
+        raise ValueError(
+            f"{path.parent} holds {num_done} of {len(jobs)} answers, written by a version that did not measure loops. "
+            "Finish it with that version, or pick another `output_dir`."
+        )
 
     model = get_model()
     check_length(model, max(map(len, tokenized)), settings["max_new_tokens"])
@@ -243,7 +255,7 @@ def _write_answers(
             )
             for (index, sample), ids, ended in zip(batch, answers, finished):
                 answer = tokenizer.decode(ids, skip_special_tokens=True)
-                judged = _judge(prompts[index], sample, answer, len(ids), ended, settings)
+                judged = _judge(prompts[index], sample, answer, ids, ended, settings)
                 file.write(json.dumps(judged, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(batch))
@@ -254,16 +266,17 @@ def _batch_seed(seed: int, batch: int) -> int:
 
 
 def _judge(
-    prompt: Prompt, sample: int, answer: str, num_tokens: int, finished: bool, settings: Mapping[str, Any]
+    prompt: Prompt, sample: int, answer: str, ids: list[int], finished: bool, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     target_lang = settings["target_lang"]
+    loop = find_loop(ids, finished=finished)
     judged: dict[str, Any] = {
         "id": prompt.id,
         "sample": sample,
         "lang": prompt.lang,
         "prompt": prompt.text,
         "answer": answer,
-        "num_tokens": num_tokens,
+        "num_tokens": len(ids),
         "finished": finished,
         "any": None,
         "unexpected": None,
@@ -273,6 +286,7 @@ def _judge(
         "num_replacement_chars": answer.count("\ufffd"),
         "right_language": right_language(answer, lang=prompt.lang),
         "spans": [],
+        "loop": {name: getattr(loop, name) for name in _LOOP_RECORD},
     }
     if can_measure(prompt.lang, target_lang):
         switches = find_switches(

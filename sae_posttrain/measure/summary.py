@@ -1,4 +1,8 @@
-"""Rates of judged answers with intervals, overall and by language, and their comparison between two models."""
+"""
+Rates of judged answers with intervals, overall and by language, and their comparison between two models.
+
+Answers of a version that did not measure loops have no `loop`; their loop rates are `None`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,9 +10,12 @@ from typing import Any
 
 from .code_switching import THRESHOLDS
 from .intervals import paired_difference, wilson
+from .loops import MIN_TOKENS, NEAR_LIMITS
 
 Answer = Mapping[str, Any]
 """A line of `answers.jsonl`."""
+
+LOOP_MEASURES = ("endless", "loop_any", "near_loop")
 
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -33,6 +40,7 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
     measured = [answer for answer in answers if answer["any"] is not None]
+    loops = [answer["loop"] for answer in answers if "loop" in answer]
     return {
         "num_answers": len(answers),
         "num_measured": len(measured),
@@ -40,6 +48,7 @@ def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
         "unexpected": _rates_at_thresholds([answer["num_unexpected"] for answer in measured]),
         "unexpected_in_think": _rate([answer["num_unexpected_in_think"] > 0 for answer in measured]),
         "right_language": _rate([a["right_language"] for a in answers if a["right_language"] is not None]),
+        **{measure: _rate([loop[measure] for loop in loops]) for measure in LOOP_MEASURES},
         "truncated": _rate([not answer["finished"] for answer in answers]),
         "empty": _rate([not answer["answer"].strip() for answer in answers]),
         "broken_characters": _rate([answer["num_replacement_chars"] > 0 for answer in answers]),
@@ -89,19 +98,25 @@ def answer_key(answer: Answer) -> tuple[Any, int, str]:
 
 def _compare_group(pairs: list[tuple[Answer, Answer]]) -> dict[str, Any]:
     compared: dict[str, Any] = {"num_pairs": len(pairs)}
-    for measure in ("any", "unexpected", "right_language"):
-        judged = [(before, after) for before, after in pairs if None not in (before[measure], after[measure])]
+    for measure in ("any", "unexpected", "right_language", *LOOP_MEASURES):
+        flags = [(_flag(before, measure), _flag(after, measure), after["id"]) for before, after in pairs]
+        judged = [(before, after, id_) for before, after, id_ in flags if before is not None and after is not None]
         compared[measure] = None
         if judged:
-            ids = [after["id"] for _, after in judged]
+            ids = [id_ for _, _, id_ in judged]
             difference = paired_difference(
-                [before[measure] for before, _ in judged],
-                [after[measure] for _, after in judged],
+                [before for before, _, _ in judged],
+                [after for _, after, _ in judged],
                 # several samples of a prompt, or one text in several languages
                 ids if len(set(ids)) < len(ids) else None,
             )
             compared[measure] = asdict(difference)
     return compared
+
+
+def _flag(answer: Answer, measure: str) -> bool | None:
+    judged: Answer = answer.get("loop", {}) if measure in LOOP_MEASURES else answer
+    return judged.get(measure)
 
 
 def format_evaluation(result: Mapping[str, Any]) -> str:
@@ -118,8 +133,9 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     target = settings["target_lang"]
     into = f"into {target}" if target is not None else "into any other script"
-    header = ["lang", "answers", "unexpected %", "any %", "right language %", "cut %", "empty %", "tokens"]
-    table = [header]
+    table = [
+        ["lang", "answers", "unexpected %", "any %", "right language %", "endless %", "cut %", "empty %", "tokens"]
+    ]
     for name, group in [*result["groups"].items(), ("all", result["overall"])]:
         table.append(
             [
@@ -128,13 +144,15 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
                 _format_rate(group["unexpected"] and group["unexpected"]["1"]),
                 _format_rate(group["any"] and group["any"]["1"]),
                 _format_rate(group["right_language"]),
+                _format_rate(group.get("endless")),
                 _format_rate(group["truncated"], interval=False),
                 _format_rate(group["empty"], interval=False),
                 f"{group['mean_tokens']:.0f}",
             ]
         )
-    lines = [f"{settings['model']}: code-switching {into}", "", *_align(table), ""]
+    lines = [f"{settings['model']}: code-switching {into}, and endless repetition", "", *_align(table), ""]
     lines.append("unexpected: characters that nothing excuses; any: the published rule, one character anywhere.")
+    lines.append(_explain_endless(result["overall"], settings["max_new_tokens"]))
     unmeasured = [name for name, group in result["groups"].items() if group["any"] is None]
     if unmeasured:
         lines.append(f"-: a switch {into} does not show in the script of {', '.join(unmeasured)}.")
@@ -147,12 +165,24 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _explain_endless(overall: Mapping[str, Any], max_new_tokens: int) -> str:
+    if overall.get("endless") is None:
+        return "endless: -, the answers were written by a version that did not measure loops."
+    if max_new_tokens < MIN_TOKENS:
+        return f"endless: no answer of {max_new_tokens} tokens can show it, a loop has {MIN_TOKENS} or more."
+    anywhere = f"a loop anywhere: {_format_rate(overall['loop_any'], interval=False)} % of all"
+    if max_new_tokens >= min(NEAR_LIMITS):
+        anywhere += f", a near loop instead: {_format_rate(overall['near_loop'], interval=False)} %"
+    return f"endless: an exact loop up to where the answer was cut; {anywhere}."
+
+
 def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
-    table = [["lang", "pairs", "unexpected, points", "p", "any, points", "p", "right language, points", "p"]]
+    measures = ("unexpected", "any", "right_language", "endless")
+    table = [["lang", "pairs", *(cell for name in measures for cell in (name.replace("_", " "), "p"))]]
     for name, group in [*comparison["groups"].items(), ("all", comparison["overall"])]:
         cells = [name, str(group["num_pairs"])]
-        for measure in ("unexpected", "any", "right_language"):
-            paired = group[measure]
+        for measure in measures:
+            paired = group.get(measure)
             if paired is None:
                 cells += ["-", "-"]
                 continue
@@ -160,7 +190,12 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
             cells.append(f"{100 * paired['difference']:+.2f} [{low:+.2f}, {high:+.2f}]")
             cells.append("-" if paired["p_value"] is None else f"{paired['p_value']:.3g}")
         table.append(cells)
-    lines = [f"Difference to {comparison['other_model']} ({comparison['other']}), paired:", "", *_align(table), ""]
+    lines = [
+        f"Difference to {comparison['other_model']} ({comparison['other']}) in points, paired:",
+        "",
+        *_align(table),
+        "",
+    ]
     lines.append("p: exact McNemar test; - where answers to one prompt repeat (intervals then resample prompts).")
     if comparison["different_settings"]:
         lines.append(f"Not the same in both: {', '.join(comparison['different_settings'])}.")

@@ -46,31 +46,39 @@ def run(
 ) -> SASFTTrainer:
     """Train with the parsed settings and return the trainer."""
     dataset = load_data(script_args, dataset_args)
-    training_args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **_as_dict(training_args.model_init_kwargs),
-    }
+    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     with_eval = training_args.eval_strategy != "no"
     trainer = SASFTTrainer(
         model_args.model_name_or_path,
         args=training_args,
-        train_dataset=_split(dataset, script_args, "dataset_train_split"),
-        eval_dataset=_split(dataset, script_args, "dataset_test_split") if with_eval else None,
+        train_dataset=take_split(dataset, script_args, "dataset_train_split"),
+        eval_dataset=take_split(dataset, script_args, "dataset_test_split") if with_eval else None,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model(training_args.output_dir)
-    trainer.accelerator.print(f"Model saved to {training_args.output_dir}.")
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    train_and_save(trainer, script_args)
     return trainer
 
 
-def _as_dict(value: dict | str | None) -> dict:
-    return value if isinstance(value, dict) else {}  # TRL has parsed a JSON text by now
+def loading_arguments(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained`: those of the model's settings, and over them `model_init_kwargs`."""
+    given = training_args.model_init_kwargs
+    return {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(given if isinstance(given, dict) else {}),  # TRL has parsed a JSON text by now
+    }
+
+
+def train_and_save(trainer: Any, script_args: ScriptArguments) -> None:
+    """Train, from a checkpoint if one is named, save, and push to the Hub if asked."""
+    args = trainer.args
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)
+    trainer.accelerator.print(f"Model saved to {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
 
 
 def load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
@@ -95,7 +103,8 @@ def load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) 
     return dataset
 
 
-def _split(dataset: Any, script_args: ScriptArguments, field: str) -> Dataset | IterableDataset:
+def take_split(dataset: Any, script_args: ScriptArguments, field: str) -> Dataset | IterableDataset:
+    """The split that `script_args` names in `field`; a `ValueError` names those there are."""
     name = getattr(script_args, field)
     if name not in dataset:
         raise ValueError(f"The dataset has no split {name!r}; it has {', '.join(dataset)}. Set `{field}`.")

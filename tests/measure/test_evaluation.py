@@ -8,13 +8,14 @@ import pytest
 from sae_posttrain import evaluate
 from sae_posttrain.measure import evaluation as evaluation_module
 from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.summary import format_evaluation
 
 
 def test_answers_and_rates_are_written(run, tmp_path, read_answers):
     result = run()
     answers = read_answers("run")
     assert {answer["id"] for answer in answers} == {0, 1, 2, 3, 4}
-    keys = {"id", "sample", "lang", "prompt", "answer", "num_tokens", "finished", "spans", "any", "unexpected"}
+    keys = {"id", "sample", "lang", "prompt", "answer", "num_tokens", "finished", "spans", "loop", "any", "unexpected"}
     assert all(keys | {"right_language"} <= answer.keys() for answer in answers)
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8")) == result
     assert {"torch", "transformers", "regex"} <= result["versions"].keys()
@@ -30,6 +31,18 @@ def test_spans_are_offsets_into_the_answer(run, answer_with, read_answers, promp
         for span in answer["spans"]:
             assert answer["answer"][span["start"] : span["start"] + len(span["text"])] == "保存"
         assert len(answer["spans"]) == (answer["lang"] != "zh")
+
+
+def test_every_answer_has_its_loop(run, answer_with, read_answers, prompt_rows):
+    looping = "먼저 " + "click OK, " * 9  # 7 bytes, then 10 for each cycle
+    answer_with({**{row["prompt"]: "x" for row in prompt_rows}, "저장": looping}, finished=False)
+    run()
+    loops = {answer["prompt"]: answer["loop"] for answer in read_answers()}
+    # the blank before the first cycle is that which ends every cycle
+    expected = {"endless": True, "loop_any": True, "near_loop": False, "onset": 6, "period": 10, "span": 91}
+    assert loops.pop("저장") == expected
+    for loop in loops.values():
+        assert loop == {**dict.fromkeys(expected, False), "onset": None, "period": None, "span": 0}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,42 @@ def test_interrupted_run_goes_on_to_the_same_answers(run, tmp_path, monkeypatch)
     assert len(set(calls)) == 5  # every batch has its own seed, the third the same one again
     assert path.read_bytes() == b"".join(whole_lines)
     assert result == whole
+
+
+def forget_loops(path):
+    """Makes an `answers.jsonl` what a version that did not measure loops wrote."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        del line["loop"]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def test_half_of_an_evaluation_without_loops_is_not_finished(run, tmp_path):
+    run()
+    (tmp_path / "run" / "evaluation.json").unlink()
+    path = tmp_path / "run" / "answers.jsonl"
+    forget_loops(path)
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    with pytest.raises(ValueError, match="run holds 2 of 5 answers, written by a version that did not measure loops"):
+        run()
+
+
+def test_whole_evaluation_without_loops_can_be_used_on(run, tmp_path):
+    run(folder="before")
+    (tmp_path / "before" / "evaluation.json").unlink()
+    forget_loops(tmp_path / "before" / "answers.jsonl")
+    old = run(folder="before")
+    assert old["overall"]["endless"] is None and old["overall"]["truncated"] is not None
+    assert "did not measure loops" in format_evaluation(old)
+    for name in ("endless", "loop_any", "near_loop"):  # evaluation.json of that version
+        del old["overall"][name], old["groups"]["ko"][name]
+    assert "did not measure loops" in format_evaluation(old)
+
+    new = run(folder="after", seed=1, compare=tmp_path / "before")
+    assert new["overall"]["endless"]["n"] == 5
+    assert new["comparison"]["overall"]["endless"] is None
+    assert new["comparison"]["overall"]["any"] is not None
+    assert format_evaluation(new)
 
 
 def test_finished_run_is_returned_without_the_model(run, monkeypatch):

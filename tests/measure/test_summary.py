@@ -40,6 +40,59 @@ def test_truncated_answers_are_counted(run, answer_with, prompt_rows):
     assert run()["overall"]["truncated"]["rate"] == 1
 
 
+LOOP = "click OK, " * 9  # 90 tokens, one a byte
+COUNTER = "".join(f"{letter} is the next line. " for letter in "abcdefghijklmnopqr")
+
+
+def test_loops_are_counted(run, answer_with):
+    answers = {
+        "저장": LOOP,
+        "파일 열기": f"{LOOP}and then it goes on",
+        "Файл": COUNTER,
+        "保存": "请点击保存",
+        "Open a file": LOOP,
+    }
+    answer_with(answers, finished=False)
+    result = run(max_new_tokens=128)
+    overall = result["overall"]
+    low, high = wilson(2, 5)
+    assert overall["endless"] == {"count": 2, "n": 5, "rate": 0.4, "low": low, "high": high}
+    assert (overall["loop_any"]["count"], overall["near_loop"]["count"]) == (3, 1)
+    ko, zh = result["groups"]["ko"], result["groups"]["zh"]
+    assert (ko["endless"]["rate"], ko["loop_any"]["rate"], ko["near_loop"]["rate"]) == (0.5, 1, 0)
+    assert zh["endless"]["n"] == 1  # every language can loop, the target too
+    table = format_evaluation(result)
+    assert "a loop anywhere: 60.0 % of all, a near loop instead: 20.0 %." in table
+    assert "40.00 [11.76, 76.93]" in next(line for line in table.splitlines() if line.startswith("all"))
+
+    answer_with(answers, finished=True)
+    ended = run(folder="ended")["overall"]
+    assert (ended["endless"]["count"], ended["loop_any"]["count"], ended["near_loop"]["count"]) == (0, 3, 1)
+
+
+def test_table_says_when_answers_are_too_short_to_loop(run):
+    assert "no answer of 63 tokens can show it, a loop has 64 or more" in format_evaluation(run(max_new_tokens=63))
+    table = format_evaluation(run(folder="longer", max_new_tokens=64))
+    assert "a loop anywhere" in table and "near loop" not in table
+
+
+def test_comparison_pairs_endless_loops(run, answer_with, tmp_path, prompt_rows):
+    answer_with({row["prompt"]: LOOP for row in prompt_rows}, finished=False)
+    run(folder="before")
+    answer_with({**{row["prompt"]: "x" for row in prompt_rows}, "저장": LOOP}, finished=False)
+    result = run(folder="after", compare=tmp_path / "before")
+    endless = result["comparison"]["overall"]["endless"]
+    assert (endless["difference"], endless["n"]) == (-0.8, 5)
+    assert endless["p_value"] == mcnemar(4, 0) == 0.125
+    assert result["comparison"]["overall"]["loop_any"]["difference"] == -0.8
+    assert result["comparison"]["overall"]["near_loop"]["difference"] == 0
+    assert result["comparison"]["groups"]["ko"]["endless"]["difference"] == -0.5
+    assert result["comparison"]["groups"]["zh"]["endless"]["difference"] == -1
+    header = next(line for line in format_evaluation(result).splitlines() if line.startswith("lang  pairs"))
+    assert header.split() == ["lang", "pairs", "unexpected", "p", "any", "p", "right", "language", "p", "endless", "p"]
+    assert "-80.00 [" in format_evaluation(result)
+
+
 def test_rates_follow_from_the_answers_alone(run, read_answers):
     result = run()
     answers = read_answers()
@@ -114,7 +167,7 @@ def test_comparison_of_several_samples_resamples_prompts(run, answer_with, tmp_p
 def test_table_names_every_language(run, answer_with, prompt_rows):
     answer_with({row["prompt"]: "保存" for row in prompt_rows})
     table = format_evaluation(run())
-    assert "code-switching into zh" in table
+    assert "code-switching into zh, and endless repetition" in table
     lines = {line.split()[0]: line for line in table.splitlines() if line}
     # ko: 2 of 2 answers, interval from 2/(2 + 3.84) = 34.24 %
     assert "100.00 [34.24, 100.00]" in lines["ko"]

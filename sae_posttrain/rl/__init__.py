@@ -1,0 +1,1 @@
+"""Steered GRPO: reinforcement learning whose groups hold a bad case provoked on purpose."""

@@ -1,0 +1,96 @@
+"""
+Advantages and token weights of groups that hold steered rollouts: pure functions.
+
+Legend of the shapes: N rollouts of all processes, G of a group, K rewards, R rows, C completion positions.
+"""
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-4  # as GRPOTrainer
+
+
+def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
+    """
+    Weighted sum of the rewards, as `GRPOTrainer` takes it.
+
+    Args:
+        rewards_per_func (`torch.Tensor` of shape `(N, K)`):
+            NaN where a reward function had nothing to say.
+        reward_weights (`torch.Tensor` of shape `(K,)`):
+            Weight of each.
+
+    Returns:
+        `torch.Tensor` of shape `(N,)`: NaN where none of them had anything to say.
+    """
+    rewards_N = (rewards_per_func * reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+    rewards_N[rewards_per_func.isnan().all(dim=1)] = torch.nan
+    return rewards_N
+
+
+def group_advantages(
+    rewards: Tensor,
+    num_generations: int,
+    *,
+    scale_rewards: str = "group",
+    in_baseline: Tensor,
+    in_group: Tensor,
+) -> Tensor:
+    """
+    `A_i = (r_i − mean(r_baseline)) / (std(r_group) + 1e-4)`: GRPO's advantage with a baseline of one's own.
+
+    With all rows in both it is that of GRPO (https://huggingface.co/papers/2402.03300), as `GRPOTrainer` computes it.
+    The scale is taken over the whole group even where the baseline is not: plain rollouts often score the same, and
+    a standard deviation of 0 would blow the steered rollout's advantage up to `(r − mean) / 1e-4`.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(N,)`):
+            Total rewards of complete groups, one group after the other; NaN where there is none.
+        num_generations (`int`):
+            G.
+        scale_rewards (`"group"`, `"batch"` or `"none"`, *optional*, defaults to `"group"`):
+            Over what the standard deviation is taken.
+        in_baseline (`torch.Tensor` of shape `(N,)`, bool):
+            Rollouts whose mean reward is subtracted.
+        in_group (`torch.Tensor` of shape `(N,)`, bool):
+            Rollouts that take part at all: the others have advantage 0 and count neither in the mean nor in the scale.
+
+    Returns:
+        `torch.Tensor` of shape `(N,)`: 0 where there is no reward, no baseline or no second rollout to compare with.
+    """
+    rewards_N = rewards.masked_fill(~in_group, torch.nan)
+    rewards_NG = rewards_N.view(-1, num_generations)
+    baseline_NG = rewards_N.masked_fill(~in_baseline, torch.nan).view(-1, num_generations)
+    advantages_NG = rewards_NG - baseline_NG.nanmean(dim=1, keepdim=True)
+    if scale_rewards == "group":
+        advantages_NG = advantages_NG / (_nanstd(rewards_NG) + _EPSILON)
+    elif scale_rewards == "batch":
+        advantages_NG = advantages_NG / (_nanstd(rewards_N[None]) + _EPSILON)
+    elif scale_rewards != "none":
+        raise ValueError(f"`scale_rewards` must be 'group', 'batch' or 'none', got {scale_rewards!r}.")
+    return advantages_NG.flatten().nan_to_num(nan=0.0)
+
+
+def truncated_weights(logps: Tensor, sampling_logps: Tensor, clip: float) -> Tensor:
+    """
+    `min(π_old / μ, clip)` per token: truncated importance sampling.
+
+    Args:
+        logps, sampling_logps (`torch.Tensor` of shape `(R, C)`):
+            Log-probabilities of the tokens under the policy, and under the steered one that sampled them.
+        clip (`float`):
+            Largest weight.
+    """
+    return (logps - sampling_logps).exp().clamp(max=clip)
+
+
+def floor_weights(logps: Tensor, floor: float) -> Tensor:
+    """1 for tokens that the policy gives at least the probability `floor`, else 0; shape of `logps`, `(R, C)`."""
+    return (logps.exp() >= floor).to(logps.dtype)
+
+
+def _nanstd(values: Tensor) -> Tensor:
+    """Standard deviation of each row, with Bessel's correction and without NaNs; NaN for fewer than two values."""
+    count = (~values.isnan()).sum(dim=1, keepdim=True)
+    squares = (values - values.nanmean(dim=1, keepdim=True)).square().nansum(dim=1, keepdim=True)
+    return (squares / (count - 1).clamp(min=1)).sqrt().masked_fill(count < 2, torch.nan)

@@ -1,0 +1,73 @@
+"""Rewards that do not see the fault: then the steered rollout teaches nothing, or worse, is rewarded."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SEE_REPETITION = {
+    ("sae_posttrain.rl.rewards", "EndlessRepetitionReward"),
+    ("trl.rewards.other_rewards", "_RepetitionPenalty"),
+    ("trl.rewards.other_rewards", "_SoftOverlongPunishment"),
+}
+
+
+def sees_repetition(reward_func: Callable | Any) -> bool:
+    """
+    Whether a reward is known to score endless repetition lower.
+
+    Those of this package and of TRL are; another one says so by an attribute `sees_repetition = True`.
+    """
+    kind = type(reward_func)
+    return bool(getattr(reward_func, "sees_repetition", False)) or (kind.__module__, kind.__name__) in _SEE_REPETITION
+
+
+class BlindRewardCheck:
+    """
+    Counts groups in a row in which the fault was there and no reward saw it.
+
+    A group counts if a steered rollout shows the fault and a plain one does not; it clears the count if a faulty
+    steered rollout scored below the mean of the plain ones.
+
+    Args:
+        patience (`int`):
+            Groups after which [`BlindRewardCheck.update`] raises; 0 never.
+        reward_names (`Sequence[str]`):
+            For the message.
+    """
+
+    def __init__(self, patience: int, reward_names: Sequence[str]):
+        self._patience = patience
+        self._reward_names = list(reward_names)
+        self.num_blind = 0
+
+    def update(self, rewards: Tensor, steered: Tensor, faulty: Tensor, num_generations: int) -> None:
+        """
+        Take in the groups of one generation, in their order.
+
+        Args:
+            rewards (`torch.Tensor` of shape `(N,)`):
+                Total rewards; NaN where there is none.
+            steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
+                Rollouts that were steered, that show the fault.
+            num_generations (`int`):
+                Rollouts of a group.
+
+        Raises:
+            ValueError: If `patience` groups in a row were blind.
+        """
+        rewards_NG, steered_NG, faulty_NG = (x.view(-1, num_generations) for x in (rewards, steered, faulty))
+        plain_mean_N1 = rewards_NG.masked_fill(steered_NG, torch.nan).nanmean(dim=1, keepdim=True)
+        bad_NG = steered_NG & faulty_NG & ~rewards_NG.isnan()
+        counts_N = bad_NG.any(dim=1) & (~steered_NG & ~faulty_NG).any(dim=1) & ~plain_mean_N1.isnan().flatten()
+        seen_N = (bad_NG & (rewards_NG < plain_mean_N1)).any(dim=1)
+        for seen in seen_N[counts_N].tolist():
+            self.num_blind = 0 if seen else self.num_blind + 1
+            if self._patience and self.num_blind >= self._patience:
+                raise ValueError(
+                    f"In the last {self.num_blind} groups with a faulty steered rollout, none of these scored below "
+                    f"the plain ones: the rewards ({', '.join(self._reward_names)}) do not see the fault, so steering "
+                    "teaches nothing. Add a reward that does, `EndlessRepetitionReward(tokenizer.eos_token_id)` for "
+                    "loops, or raise its weight in `reward_weights`; `blind_reward_patience=0` switches this check off."
+                )

@@ -1,0 +1,213 @@
+"""Settings of steered GRPO: TRL's, plus which rollouts are steered, how hard, and how they count."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+
+@dataclass
+class SteeredGRPOConfig(GRPOConfig):
+    """
+    [`~trl.GRPOConfig`] plus rollouts that are steered into a fault, as the rare negative augmentation of Qwen-Scope
+    (https://huggingface.co/papers/2605.11887, section 8).
+
+    The base is DAPO (https://huggingface.co/papers/2503.14476) without dynamic sampling: `epsilon_high` is 0.28 here,
+    and `loss_type="dapo"` and `beta=0` are TRL's defaults already. Where the report says nothing (weight of the
+    off-policy row, rows that miss the fault), the default is to do nothing.
+
+    Parameters:
+        > Parameters that control the features
+
+        features (`str`, *optional*):
+            Feature set to steer along: a file, a folder or a Hub repository. A [`FeatureSet`] object is passed to the
+            trainer instead.
+        allow_base_model (`str`, *optional*):
+            Name of a model, other than the one the features were found on, that may be trained with them.
+
+        > Parameters that control the steered rollouts
+
+        num_steered (`int`, *optional*, defaults to `1`):
+            Rollouts of each group that are steered: its last ones. 0 trains exactly like [`~trl.GRPOTrainer`].
+        steer_strength (`float`, *optional*):
+            Length of the push, in median residual norms of the site. Defaults to the one that `calibrate` stored in
+            the feature set.
+        steer_positions (`str`, *optional*, defaults to `"generated"`):
+            `"generated"`: from the last position of the prompt on, which predicts the first generated token.
+            `"all"`: the prompt too.
+
+        > Parameters that control rollouts that miss the fault
+
+        on_miss (`str`, *optional*, defaults to `"keep"`):
+            What becomes of a steered rollout that does not show the fault: `"keep"` trains on it as on any other;
+            `"drop"` takes it out of the loss and of its group's statistics; `"resample"` generates it again, steered,
+            up to `max_resamples` times, and then keeps it.
+        max_resamples (`int`, *optional*, defaults to `2`):
+            Further attempts for `on_miss="resample"`.
+        target_hit_rate (`float`, *optional*):
+            Share of the steered rollouts that shall show the fault. The strength then follows the policy as it
+            changes. By default the strength stays as it is.
+        strength_gain (`float`, *optional*, defaults to `0.2`):
+            How fast: change of the logarithm of the strength per generation, per unit of missing hit rate.
+        max_steer_strength (`float`, *optional*, defaults to `8.0`):
+            Largest strength the controller may set, in the same unit.
+
+        > Parameters that control how steered rollouts count
+
+        steered_baseline (`str`, *optional*, defaults to `"all"`):
+            Rollouts whose mean reward is the group's baseline: `"all"`, or the `"plain"` ones only, so that a bad
+            reward of the steered rollout does not raise the advantage of the others. The scale stays the standard
+            deviation of the whole group: that of the plain rollouts alone is often 0.
+        cap_steered_advantage (`bool`, *optional*, defaults to `False`):
+            Cap the advantage of steered rollouts at 0: they are never reinforced.
+        steered_weight (`float`, *optional*, defaults to `1.0`):
+            Factor on the advantage of steered rollouts. Their tokens count fully in the number the loss is divided by.
+        off_policy_weight (`str`, *optional*, defaults to `"none"`):
+            Weight of a steered rollout's tokens, which the policy did not sample: `"none"` as published;
+            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token, with the probability under steering μ from one
+            more forward pass over the steered rollouts (truncated sampling by `top_p` and the like is not counted);
+            `"floor"`: tokens whose `π_old` is below `off_policy_floor` are not trained on.
+        off_policy_clip (`float`, *optional*, defaults to `1.0`):
+            Largest weight for `"truncated"`.
+        off_policy_floor (`float`, *optional*, defaults to `1e-4`):
+            Smallest probability of a token for `"floor"`.
+        loop_cut (`int`, *optional*):
+            Periods of a steered rollout's endless loop that stay in the loss, so that loop tokens do not own the mean
+            over tokens. Rewards still see the whole rollout. By default all of it stays.
+
+        > Parameters that control the check of the rewards
+
+        blind_reward_patience (`int`, *optional*, defaults to `32`):
+            Training stops after so many groups in a row in which a steered rollout showed the fault, a plain one did
+            not, and no faulty one scored below the plain mean: the rewards do not see the fault. 0 never stops.
+    """
+
+    epsilon_high: float | None = field(
+        default=0.28,
+        metadata={"help": "Upper bound of the clipping, DAPO's by default. TRL's default is that of `epsilon`."},
+    )
+    features: str | None = field(
+        default=None, metadata={"help": "Feature set to steer along: a file, a folder or a Hub repository."}
+    )
+    allow_base_model: str | None = field(
+        default=None,
+        metadata={"help": "Name of another model than the features' own that may be trained with them."},
+    )
+    num_steered: int = field(
+        default=1, metadata={"help": "Steered rollouts of each group. 0 trains exactly like GRPOTrainer."}
+    )
+    steer_strength: float | None = field(
+        default=None,
+        metadata={"help": "Length of the push in residual norms. Default: the one stored by `calibrate`."},
+    )
+    steer_positions: str = field(
+        default="generated",
+        metadata={
+            "help": "Positions that are pushed: from the last of the prompt on, or the prompt too.",
+            "choices": ["generated", "all"],
+        },
+    )
+    on_miss: str = field(
+        default="keep",
+        metadata={
+            "help": "What becomes of a steered rollout that does not show the fault.",
+            "choices": ["keep", "drop", "resample"],
+        },
+    )
+    max_resamples: int = field(default=2, metadata={"help": "Further attempts for on_miss='resample'."})
+    target_hit_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of steered rollouts that shall show the fault; moves the strength. Default: it stays."
+        },
+    )
+    strength_gain: float = field(
+        default=0.2,
+        metadata={"help": "Change of the strength's logarithm per generation, per unit of missing hit rate."},
+    )
+    max_steer_strength: float = field(
+        default=8.0, metadata={"help": "Largest strength the controller may set, in residual norms."}
+    )
+    steered_baseline: str = field(
+        default="all",
+        metadata={
+            "help": "Rollouts whose mean reward is the group's baseline: all, or the plain ones only.",
+            "choices": ["all", "plain"],
+        },
+    )
+    cap_steered_advantage: bool = field(
+        default=False, metadata={"help": "Cap the advantage of steered rollouts at 0: they are never reinforced."}
+    )
+    steered_weight: float = field(default=1.0, metadata={"help": "Factor on the advantage of steered rollouts."})
+    off_policy_weight: str = field(
+        default="none",
+        metadata={
+            "help": "Weight of tokens the policy did not sample: none, as published; the truncated ratio of the "
+            "policy's probability to that under steering; or no weight below a floor of probability.",
+            "choices": ["none", "truncated", "floor"],
+        },
+    )
+    off_policy_clip: float = field(default=1.0, metadata={"help": "Largest weight for 'truncated'."})
+    off_policy_floor: float = field(default=1e-4, metadata={"help": "Smallest probability of a token for 'floor'."})
+    loop_cut: int | None = field(
+        default=None,
+        metadata={"help": "Periods of a steered rollout's endless loop that stay in the loss. Default: all."},
+    )
+    blind_reward_patience: int = field(
+        default=32,
+        metadata={
+            "help": "Groups in a row whose faulty rollout did not score below the plain ones, after which training "
+            "stops. 0: never."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_integer("num_steered", self.num_steered, 0)
+        _require_integer("max_resamples", self.max_resamples, 1)
+        _require_integer("blind_reward_patience", self.blind_reward_patience, 0)
+        if self.loop_cut is not None:
+            _require_integer("loop_cut", self.loop_cut, 1)
+        if self.steer_strength is not None:
+            _require_positive("steer_strength", self.steer_strength)
+        for name in ("strength_gain", "max_steer_strength", "steered_weight", "off_policy_clip"):
+            _require_positive(name, getattr(self, name))
+        _require_share("off_policy_floor", self.off_policy_floor)
+        if self.target_hit_rate is not None:
+            _require_share("target_hit_rate", self.target_hit_rate)
+        _require_choice("steer_positions", self.steer_positions, ("generated", "all"))
+        _require_choice("on_miss", self.on_miss, ("keep", "drop", "resample"))
+        _require_choice("steered_baseline", self.steered_baseline, ("all", "plain"))
+        _require_choice("off_policy_weight", self.off_policy_weight, ("none", "truncated", "floor"))
+        assert self.num_generations is not None
+        if self.num_steered >= self.num_generations:
+            raise ValueError(
+                f"`num_steered` is {self.num_steered} of `num_generations={self.num_generations}`: no plain rollout "
+                "is left to compare with. Set `num_steered` lower."
+            )
+        regroups = self.num_steered > 0 and (self.steered_baseline == "plain" or self.on_miss == "drop")
+        if regroups and self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                "`steered_baseline='plain'` and `on_miss='drop'` need "
+                f"`multi_objective_aggregation='sum_then_normalize'`, got {self.multi_objective_aggregation!r}."
+            )
+
+
+def _require_integer(name: str, value: Any, smallest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        raise ValueError(f"`{name}` must be a whole number, {smallest} or more, got {value!r}.")
+
+
+def _require_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"`{name}` must be a number above 0, got {value!r}.")
+
+
+def _require_share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"`{name}` must lie between 0 and 1, got {value!r}.")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")

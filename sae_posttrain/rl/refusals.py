@@ -1,0 +1,157 @@
+"""Settings that would undo steered rollouts without a word, and those that are not supported yet."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import SteeredGRPOConfig
+
+SMALLEST_COMPLETION = 64
+"""Tokens a loop must cover for the default detector."""
+
+_HIDE_LOOPS = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+}
+"""Settings of generation that keep tokens from being repeated, with the value that does nothing."""
+
+_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+
+
+def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *, detects_loops: bool = True) -> None:
+    """
+    Refuse what would undo steering, or take the steered rollouts out of the loss.
+
+    Args:
+        args ([`SteeredGRPOConfig`]):
+            Settings with `num_steered` above 0.
+        generation_config (`transformers.GenerationConfig`, *optional*):
+            The model's own. `generate` falls back on it for whatever TRL leaves open.
+        detects_loops (`bool`, *optional*, defaults to `True`):
+            Whether the fault is told by `find_loop`, which needs 64 tokens.
+
+    Raises:
+        ValueError: For the first such setting; the message says what to set instead.
+    """
+    if args.use_vllm:
+        mode = args.vllm_importance_sampling_mode
+        if args.vllm_importance_sampling_correction and mode.startswith("sequence"):
+            raise ValueError(
+                f"`vllm_importance_sampling_mode={mode!r}` weighs a whole rollout by its probability under the policy "
+                "over that under steering, which is near 0 for every steered one: they would leave the loss. And "
+                "steering inside vLLM is not supported yet. Set `use_vllm=False`."
+            )
+        raise ValueError("Steering inside vLLM is not supported yet. Set `use_vllm=False`.")
+    if args.use_transformers_continuous_batching:
+        raise ValueError(
+            "Continuous batching packs several rollouts into a row, so that no row can be steered alone; it is not "
+            "supported yet. Set `use_transformers_continuous_batching=False`."
+        )
+    if args.mask_truncated_completions:
+        raise ValueError(
+            "`mask_truncated_completions=True` takes rollouts without an end token out of the loss, and an endless "
+            "repetition is one. Set `mask_truncated_completions=False`."
+        )
+    if args.off_policy_mask_threshold is not None:
+        raise ValueError(
+            f"`off_policy_mask_threshold={args.off_policy_mask_threshold}` drops rollouts that have a negative "
+            "advantage and are unlikely under the policy, which is what steered ones are. Leave it unset; "
+            "`off_policy_weight` weighs them token by token."
+        )
+    if args.top_entropy_quantile < 1:
+        raise ValueError(
+            f"`top_entropy_quantile={args.top_entropy_quantile}` leaves tokens of low entropy out of the loss, and "
+            "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`."
+        )
+    length = args.max_completion_length
+    if detects_loops and length is not None and length < SMALLEST_COMPLETION:
+        raise ValueError(
+            f"`max_completion_length={length}` is too short to tell a loop, which takes "
+            f"{SMALLEST_COMPLETION} tokens: no rollout would show the fault. Set it to {SMALLEST_COMPLETION} or more."
+        )
+    _refuse_generation(args, generation_config)
+
+
+def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
+    """
+    Refuse arguments of the trainer that generate in a way that cannot be steered.
+
+    Raises:
+        ValueError: If one of them is given.
+    """
+    if rollout_func is not None:
+        raise ValueError(
+            "`rollout_func` generates by itself, so its rollouts would not be steered. Leave it out, or set "
+            "`num_steered=0`."
+        )
+    for name, value in (("tools", tools), ("environment_factory", environment_factory)):
+        if value:
+            raise ValueError(
+                f"`{name}` makes rollouts of several turns, whose later turns would not be steered. Leave it out, or "
+                "set `num_steered=0`."
+            )
+
+
+def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) -> None:
+    """
+    Refuse to generate some rollouts again where all processes must make the same forward passes.
+
+    Raises:
+        ValueError: For `on_miss="resample"` with a sharded model.
+    """
+    if is_sharded and args.on_miss == "resample":
+        raise ValueError(
+            "`on_miss='resample'` lets processes generate a different number of times, and a model sharded by "
+            "DeepSpeed ZeRO-3 or FSDP would hang. Set `on_miss` to 'keep' or 'drop'."
+        )
+
+
+def _refuse_generation(args: "SteeredGRPOConfig", generation_config: Any) -> None:
+    given: Any = args.generation_kwargs or {}
+    chosen: dict[str, Any] = {
+        "repetition_penalty": args.repetition_penalty,
+        "cache_implementation": args.cache_implementation,
+        **given,
+    }
+
+    def setting(name: str) -> tuple[Any, str]:
+        """The value that `generate` will use, and where it comes from."""
+        if chosen.get(name) is not None:
+            return chosen[name], "`generation_kwargs`" if name in given else "the settings"
+        return getattr(generation_config, name, None), "the model's `generation_config`"
+
+    for name, neutral in _HIDE_LOOPS.items():
+        value, where = setting(name)
+        if value is not None and value != neutral:
+            raise ValueError(
+                f"`{name}={value}` in {where} keeps tokens from being repeated and so hides the fault. Set it to "
+                f"{neutral}, in `generation_kwargs` if it comes from the model."
+            )
+    value, where = setting("num_beams")
+    if value is not None and value > 1:
+        raise ValueError(
+            f"`num_beams={value}` in {where} lets steered and plain beams compete in one row. Set `num_beams` to 1."
+        )
+    for name in _ASSISTED:
+        value, where = setting(name)
+        if value is not None:
+            raise ValueError(
+                f"`{name}` in {where} has tokens drafted and read several at a time, so that steering does not know "
+                "which positions are generated. Leave it out."
+            )
+    value, where = setting("prefill_chunk_size")
+    if value is not None:
+        raise ValueError(
+            f"`prefill_chunk_size={value}` in {where} reads the prompt in chunks, so that steering does not know "
+            "where it ends. Leave it out."
+        )
+    value, where = setting("cache_implementation")
+    from_model = "cache_implementation" not in chosen or chosen["cache_implementation"] is None
+    if from_model and value == "hybrid":  # in a model's own configuration transformers takes it for a dynamic one
+        return
+    if value is not None and value not in ("dynamic", "offloaded", "quantized"):
+        raise ValueError(
+            f"`cache_implementation={value!r}` in {where} is a static cache: decoding may be compiled, and the hooks "
+            "that steer would not fire. Leave it out, or set it to 'dynamic'."
+        )

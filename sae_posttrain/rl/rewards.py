@@ -1,0 +1,196 @@
+"""
+Rewards in TRL's signature that see what the measures see: endless repetition, and answers in another language.
+
+Callable classes, as TRL's own, since a reward may be pickled; `__name__` is what TRL logs them under. They work
+outside TRL too: every argument is a list with one entry an answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..measure.code_switching import find_switches, right_language
+from ..measure.loops import MIN_PERIODS, MIN_TOKENS, find_loop
+from ..measure.scripts import OWN_SCRIPTS, can_measure, same_language
+
+KINDS = ("endless", "share")
+
+_FROM_TRL = ("trainer_state", "log_extra", "log_metric", "environments")
+"""What TRL passes to rewards beside the columns of the dataset."""
+
+
+class EndlessRepetitionReward:
+    """
+    −1 for an answer that repeats itself endlessly, else 0. What is endless, [`find_loop`] says.
+
+    Args:
+        eos_token_id (`int` or `Sequence[int]`):
+            Token ids that end an answer: `tokenizer.eos_token_id`. Of a model that ends with several, all of them:
+            `model.generation_config.eos_token_id` too.
+        kind (`str`, *optional*, defaults to `"endless"`):
+            `"endless"`: −1 or 0. `"share"`: minus the share of the answer's tokens that lie in the loop at its end,
+            be it endless or closed by an end token, so that an answer gains by leaving its loop early, and nothing by
+            putting an end token behind it.
+        min_periods (`int`, *optional*, defaults to `4`), min_tokens (`int`, *optional*, defaults to `64`):
+            What counts as a loop, as in [`find_loop`]. [`SteeredGRPOTrainer`] and [`evaluate`] use the defaults.
+
+    Raises:
+        ValueError: If no end token is given, or another setting is out of range.
+
+    Example:
+
+    ```python
+    >>> reward = EndlessRepetitionReward(2)
+    >>> reward(completion_ids=[[5, 6, 7, 2], [5, 6] * 40, [5, 6] * 40 + [2]])
+    [0.0, -1.0, 0.0]
+    ```
+    """
+
+    __name__ = "endless_repetition_reward"
+    sees_repetition = True
+
+    def __init__(
+        self,
+        eos_token_id: int | Sequence[int] | None = None,
+        *,
+        kind: str = "endless",
+        min_periods: int = MIN_PERIODS,
+        min_tokens: int = MIN_TOKENS,
+    ):
+        if kind not in KINDS:
+            raise ValueError(f"`kind` must be one of {', '.join(map(repr, KINDS))}, got {kind!r}.")
+        find_loop([], finished=True, min_periods=min_periods, min_tokens=min_tokens)  # checks the two minima
+        self.eos_token_ids = _end_ids(eos_token_id)
+        self.kind = kind
+        self.min_periods = min_periods
+        self.min_tokens = min_tokens
+
+    def __call__(self, completion_ids: Sequence[Sequence[int]], **kwargs: Any) -> list[float]:
+        """
+        Args:
+            completion_ids (`Sequence[Sequence[int]]`):
+                Token ids of each answer, with its end token if there was one, without padding.
+            **kwargs:
+                Whatever else TRL passes; not used.
+
+        Returns:
+            `list[float]`: a reward from −1 to 0 for each answer.
+        """
+        return [self._reward(np.asarray(ids)) for ids in completion_ids]
+
+    def _reward(self, ids: np.ndarray) -> float:
+        finished = len(ids) > 0 and int(ids[-1]) in self.eos_token_ids
+        loop = find_loop(
+            ids[:-1] if finished else ids,
+            finished=finished,
+            min_periods=self.min_periods,
+            min_tokens=self.min_tokens,
+        )
+        if self.kind == "share":
+            return -loop.share if loop.loop_tail else 0.0
+        return -1.0 if loop.endless else 0.0
+
+
+class LanguageConsistencyReward:
+    """
+    1 for an answer in the language of its row, without an unexpected switch; 0 for any other.
+
+    Told by script, as [`find_switches`] and [`evaluate`] do: most letters of the answer are of the language's own
+    script, and no character of a foreign one stands there without a reason (code, URLs, LaTeX, short quotations and
+    glosses, text copied from the prompt; Latin is free everywhere). So English in a Spanish answer is not seen.
+
+    `None`, which TRL leaves out of the sum, where it cannot be told: the row names no language, the answer has no
+    letters, or the answer's language is written in the script of `target_lang`.
+
+    Args:
+        lang_column (`str`, *optional*, defaults to `"lang"`):
+            Column of the dataset that holds the language each answer should be in, as an ISO 639 code.
+        target_lang (`str`, *optional*):
+            Only switches into this language count, e.g. `"zh"`. By default every foreign script does. An answer that
+            is in another script altogether gets 0 in any case.
+
+    Raises:
+        ValueError: If `target_lang` is unknown or shows in no other language, as English does not; when called, if
+            there is no such column or a language in it is unknown.
+
+    Example:
+
+    ```python
+    >>> reward = LanguageConsistencyReward(target_lang="zh")
+    >>> reward(prompts=["열기?", "열기?"], completions=["파일을 엽니다", "파일을 打开"], lang=["ko", "ko"])
+    [1.0, 0.0]
+    ```
+    """
+
+    __name__ = "language_consistency_reward"
+
+    def __init__(self, *, lang_column: str = "lang", target_lang: str | None = None):
+        if target_lang is not None and not any(can_measure(lang, target_lang) for lang in OWN_SCRIPTS):
+            raise ValueError(
+                f"A switch into {target_lang!r} cannot be seen: Latin script is allowed in every language, for names "
+                "and terms. Leave out `target_lang` to count every foreign script."
+            )
+        self.lang_column = lang_column
+        self.target_lang = target_lang
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
+        """
+        Args:
+            prompts, completions (`Sequence[str]` or `Sequence[list[dict]]`):
+                What was asked and what was answered, as text or as messages; of messages the assistant's count.
+            **kwargs:
+                The columns of the dataset, each a list; that of the language must be among them.
+
+        Returns:
+            `list[float | None]`: 1, 0 or `None` for each answer.
+        """
+        if self.lang_column not in kwargs:
+            columns = [name for name in kwargs if name not in (*_FROM_TRL, "completion_ids")]
+            raise ValueError(
+                f"The dataset has no column {self.lang_column!r} with the language of the answer; its other columns "
+                f"are: {', '.join(columns) or 'none'}. Name the right one by `lang_column`."
+            )
+        return [
+            self._reward(_text(prompt), _text(completion, only="assistant"), lang)
+            for prompt, completion, lang in zip(prompts, completions, kwargs[self.lang_column])
+        ]
+
+    def _reward(self, prompt: str, answer: str, lang: str | None) -> float | None:
+        if lang is None:
+            return None
+        right = right_language(answer, lang=lang)
+        if not right:
+            return None if right is None else 0.0
+        if self.target_lang is not None and same_language(lang, self.target_lang):
+            return 1.0
+        if not can_measure(lang, self.target_lang):
+            return None
+        switches = find_switches(answer, lang=lang, prompt=prompt, target_lang=self.target_lang)
+        return 0.0 if switches.unexpected else 1.0
+
+
+def _end_ids(given: Any) -> tuple[int, ...]:
+    ids = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    if not ids or any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
+        raise ValueError(
+            f"`EndlessRepetitionReward` has to know which token ids end an answer, got {given!r}. Pass "
+            "`tokenizer.eos_token_id`, or all of them where the model has several "
+            "(`model.generation_config.eos_token_id`)."
+        )
+    return ids
+
+
+def _text(turns: Any, only: str | None = None) -> str:
+    """A text as it is; of messages their contents, of one role only if asked for."""
+    if isinstance(turns, str):
+        return turns
+    contents = [message.get("content") for message in turns if only is None or message.get("role") == only]
+    return "\n".join(_content(content) for content in contents)
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts: Sequence[Mapping[str, Any]] = content or []  # a message that only calls a tool has no content
+    return "\n".join(part["text"] for part in parts if part.get("type") == "text")

@@ -1,0 +1,170 @@
+"""`sae-posttrain grpo`: steered GRPO from a YAML file, for one process or under `accelerate launch`."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from trl import (
+    DatasetMixtureConfig,
+    ModelConfig,
+    ScriptArguments,
+    TrlParser,
+    get_peft_config,
+    get_quantization_config,
+)
+from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
+
+from ..sft.script import load_data, loading_arguments, take_split, train_and_save
+from .config import SteeredGRPOConfig
+from .rewards import EndlessRepetitionReward, LanguageConsistencyReward
+from .trainer import SteeredGRPOTrainer
+
+
+@dataclass
+class SteeredGRPOScriptArguments(ScriptArguments):
+    """
+    [`~trl.ScriptArguments`] plus the rewards.
+
+    Parameters:
+        reward_funcs (`list[str]`, *optional*, defaults to `["endless_repetition"]`):
+            Rewards, by name: `endless_repetition` ([`EndlessRepetitionReward`]), `language_consistency`
+            ([`LanguageConsistencyReward`], which needs a column `lang`), `ngram_repetition` and `soft_overlong` (TRL's
+            with their own settings; the last fifth of `max_completion_length` is the cache, as in DAPO), or the
+            dotted path of a function or a callable object of your own, `my_rewards.shortness`. `reward_weights` weighs
+            them.
+    """
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["endless_repetition"],
+        metadata={
+            "help": "Rewards: endless_repetition, language_consistency, ngram_repetition, soft_overlong, or the "
+            "dotted path of one of your own, e.g. my_rewards.shortness."
+        },
+    )
+
+    def __post_init__(self):
+        if isinstance(self.reward_funcs, str):  # one name in a YAML file, which the parser does not put in a list
+            self.reward_funcs = [self.reward_funcs]
+
+
+ARGUMENTS: Any = (SteeredGRPOScriptArguments, SteeredGRPOConfig, ModelConfig, DatasetMixtureConfig)
+"""What a YAML file may hold: the fields of these four dataclasses."""
+
+REWARDS: dict[str, Callable[[SteeredGRPOConfig, ModelConfig], Callable]] = {
+    "endless_repetition": lambda training_args, model_args: EndlessRepetitionReward(
+        end_token_ids(training_args, model_args)
+    ),
+    "language_consistency": lambda training_args, model_args: LanguageConsistencyReward(),
+    "ngram_repetition": lambda training_args, model_args: get_repetition_penalty_reward(),
+    "soft_overlong": lambda training_args, model_args: _soft_overlong(training_args.max_completion_length),
+}
+"""How each named reward is made, by the name users write in a recipe."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Train, evaluate if there is an evaluation split, save, and push to the Hub if asked.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*):
+            Command line: `--config FILE.yaml` and any field of [`ARGUMENTS`]; `sys.argv` by default.
+
+    Raises:
+        ValueError: If a setting does not fit.
+        FileNotFoundError: If `dataset_name` names a local file that does not exist.
+    """
+    parser = TrlParser(ARGUMENTS, prog="sae-posttrain grpo")
+    run(*parser.parse_args_and_config(args=arguments))
+
+
+def run(
+    script_args: SteeredGRPOScriptArguments,
+    training_args: SteeredGRPOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> SteeredGRPOTrainer:
+    """Train with the parsed settings and return the trainer."""
+    reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
+    dataset = load_data(script_args, dataset_args)
+    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
+    with_eval = training_args.eval_strategy != "no"
+    trainer = SteeredGRPOTrainer(
+        model_args.model_name_or_path,
+        reward_funcs,
+        training_args,
+        train_dataset=take_split(dataset, script_args, "dataset_train_split"),
+        eval_dataset=take_split(dataset, script_args, "dataset_test_split") if with_eval else None,
+        peft_config=get_peft_config(model_args),
+        quantization_config=get_quantization_config(model_args),
+    )
+    train_and_save(trainer, script_args)
+    return trainer
+
+
+def load_rewards(
+    names: Sequence[str], training_args: SteeredGRPOConfig, model_args: ModelConfig
+) -> list[Callable[..., list[float | None]]]:
+    """
+    The rewards of a recipe, as [`SteeredGRPOScriptArguments`] names them.
+
+    Raises:
+        ValueError: If there are none, or there is no reward of that name.
+    """
+    if not model_args.model_name_or_path:
+        raise ValueError("Name the model: `model_name_or_path` (a folder or a Hub id).")
+    if not names:
+        raise ValueError(f"`reward_funcs` is empty. {_known()}")
+    return [REWARDS[name](training_args, model_args) if name in REWARDS else _import_reward(name) for name in names]
+
+
+def end_token_ids(training_args: SteeredGRPOConfig, model_args: ModelConfig) -> list[int]:
+    """
+    Every token id that ends an answer, as the trainer takes them: the tokenizer's, and those of the model's generation
+    settings. A chat model often ends with several.
+    """
+    name: Any = model_args.model_name_or_path
+    options: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    try:
+        generation = GenerationConfig.from_pretrained(name, **options)
+    except OSError:  # no file of its own: then the model's configuration says it
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(name, **options))
+    ends = generation.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+
+
+def _soft_overlong(max_completion_length: int | None) -> Callable:
+    if max_completion_length is None:
+        raise ValueError("The reward 'soft_overlong' needs a limit: set `max_completion_length`.")
+    # DAPO's cache is 4,096 of 20,480 tokens (https://huggingface.co/papers/2503.14476, section 4.1).
+    return get_soft_overlong_punishment(max_completion_length, max_completion_length // 5)
+
+
+def _import_reward(name: str) -> Callable:
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise ValueError(f"Unknown reward {name!r}. {_known()}")
+    if os.getcwd() not in sys.path:  # a console script does not look where it was started
+        sys.path.insert(0, os.getcwd())
+    try:
+        reward = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"The reward {name!r} cannot be imported: {error}. {_known()}") from error
+    if isinstance(reward, type) or not callable(reward):
+        raise ValueError(
+            f"The reward {name!r} is a {'class' if isinstance(reward, type) else type(reward).__name__}; name a "
+            "function, or an object that can be called like one."
+        )
+    return reward
+
+
+def _known() -> str:
+    return f"Known: {', '.join(REWARDS)}, or the dotted path of your own, e.g. my_rewards.shortness."

@@ -1,0 +1,91 @@
+"""Settings that would undo steering are refused when the trainer is built, with messages that say what to do."""
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import GenerationConfig
+
+from sae_posttrain.rl.refusals import refuse_settings, refuse_sharded_resampling
+
+REFUSED = [
+    ({"mask_truncated_completions": True}, "an endless repetition is one. Set `mask_truncated_completions=False`"),
+    ({"use_vllm": True}, "leave the loss. And steering inside vLLM is not supported yet. Set `use_vllm=False`"),
+    (
+        {"use_vllm": True, "vllm_importance_sampling_correction": False},
+        "^Steering inside vLLM is not supported yet. Set `use_vllm=False`",
+    ),
+    (
+        {"use_vllm": True, "vllm_importance_sampling_mode": "token_truncate"},
+        "^Steering inside vLLM is not supported yet. Set `use_vllm=False`",
+    ),
+    ({"use_transformers_continuous_batching": True}, "Set `use_transformers_continuous_batching=False`"),
+    ({"off_policy_mask_threshold": 0.5}, "drops rollouts that have a negative advantage.*Leave it unset"),
+    ({"top_entropy_quantile": 0.2}, "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`"),
+    ({"repetition_penalty": 1.1}, "`repetition_penalty=1.1` in the settings keeps tokens from being repeated"),
+    (
+        {"generation_kwargs": {"repetition_penalty": 1.2}},
+        "`repetition_penalty=1.2` in `generation_kwargs` keeps tokens from being repeated.*Set it to 1.0",
+    ),
+    ({"generation_kwargs": {"no_repeat_ngram_size": 3}}, "`no_repeat_ngram_size=3` in `generation_kwargs`"),
+    ({"generation_kwargs": {"encoder_repetition_penalty": 2.0}}, "`encoder_repetition_penalty=2.0`"),
+    ({"generation_kwargs": {"num_beams": 4}}, "beams compete in one row. Set `num_beams` to 1"),
+    ({"generation_kwargs": {"prompt_lookup_num_tokens": 3}}, "`prompt_lookup_num_tokens` in `generation_kwargs`"),
+    ({"generation_kwargs": {"assistant_model": "small"}}, "`assistant_model` in `generation_kwargs`"),
+    ({"generation_kwargs": {"prefill_chunk_size": 16}}, "`prefill_chunk_size=16`.*Leave it out"),
+    ({"cache_implementation": "static"}, "`cache_implementation='static'` in the settings is a static cache"),
+    ({"cache_implementation": "hybrid"}, "is a static cache"),
+    ({"generation_kwargs": {"cache_implementation": "offloaded_static"}}, "is a static cache"),
+    ({"fault": None}, "`max_completion_length=12` is too short to tell a loop.*Set it to 64 or more"),
+    ({"num_steered": 4}, "`num_steered` is 4 of `num_generations=4`: no plain rollout is left"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[str(settings) for settings, _ in REFUSED])
+def test_settings_that_undo_steering_are_refused(train, settings, message):
+    with pytest.raises(ValueError, match=message):
+        train(fit=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"rollout_func": print}, "`rollout_func` generates by itself"),
+        ({"tools": [print]}, "`tools` makes rollouts of several turns"),
+        ({"environment_factory": object}, "`environment_factory` makes rollouts of several turns"),
+    ],
+)
+def test_arguments_that_undo_steering_are_refused(train, argument, message):
+    with pytest.raises(ValueError, match=message):
+        train(fit=False, arguments=argument)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mask_truncated_completions": True}, {"repetition_penalty": 1.1}, {"max_completion_length": 4, "fault": None}],
+    ids=str,
+)
+def test_without_steered_rollouts_nothing_is_refused(train, settings):
+    train(fit=False, num_steered=0, feature_set=None, **settings)
+
+
+def test_the_models_own_generation_settings_are_looked_at_too(train, make_model):
+    model = make_model()
+    model.generation_config.no_repeat_ngram_size = 3
+    with pytest.raises(ValueError, match="`no_repeat_ngram_size=3` in the model's `generation_config`"):
+        train(model=model, fit=False)
+    train(model=model, fit=False, generation_kwargs={"no_repeat_ngram_size": 0})
+    model.generation_config.repetition_penalty = 1.05  # TRL always sets it, so this one has no effect
+    model.generation_config.cache_implementation = "hybrid"  # nor has this one, in transformers
+    train(model=model, fit=False, generation_kwargs={"no_repeat_ngram_size": 0})
+
+
+def test_a_plain_generation_config_is_accepted(train):
+    refuse_settings(train(fit=False).args, GenerationConfig(), detects_loops=False)
+
+
+def test_resampling_is_refused_on_sharded_models():
+    args = SimpleNamespace(on_miss="resample")
+    with pytest.raises(ValueError, match="would hang. Set `on_miss` to 'keep' or 'drop'"):
+        refuse_sharded_resampling(args, is_sharded=True)
+    refuse_sharded_resampling(args, is_sharded=False)
+    refuse_sharded_resampling(SimpleNamespace(on_miss="drop"), is_sharded=True)
