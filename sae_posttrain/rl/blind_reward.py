@@ -69,5 +69,5 @@ class BlindRewardCheck:
                     f"In the last {self.num_blind} groups with a faulty steered rollout, none of these scored below "
                     f"the plain ones: the rewards ({', '.join(self._reward_names)}) do not see the fault, so steering "
                     "teaches nothing. Add a reward that does, `EndlessRepetitionReward(tokenizer.eos_token_id)` for "
-                    "loops, or raise its weight in `reward_weights`; `blind_reward_patience=0` switches this check off."
+                    "loops, or raise its weight in `reward_weights`; `blind_reward_patience=0` turns this off."
                 )
