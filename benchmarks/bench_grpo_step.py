@@ -55,7 +55,7 @@ def make_trainer(
     width = model.config.hidden_size
     direction = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
     features = FeatureSet.from_directions(direction, blocks=[BLOCK], names=["push"], residual_norms=[arguments.norm])
-    rows = read_rows(sorted(Path(arguments.data).glob("en.jsonl*"))[0])[:200]
+    rows = list(read_rows(sorted(Path(arguments.data).glob("en.jsonl*"))[0]))[:200]
     dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": row["title"]}]} for row in rows])
     config = SteeredGRPOConfig(
         folder,
