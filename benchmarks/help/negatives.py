@@ -9,8 +9,6 @@ import copy
 import random
 from typing import Any
 
-import torch
-
 from sae_posttrain import SteeredGRPOTrainer
 from sae_posttrain.rl.rollouts import Rollouts, show_fault
 
@@ -34,7 +32,7 @@ class ReplacedNegatives(SteeredGRPOTrainer):
             for row, ids in zip(rows, negatives):
                 completion_ids[row] = ids
             faulty = show_fault(self._fault, completion_ids, self.eos_token_ids)
-            self._rollouts = Rollouts(steered, faulty, faulty.clone(), 0, 0.0, 0.0)
+            self._rollouts = Rollouts(steered, faulty, faulty.clone(), 0, 0.0)
         return completion_ids, logprobs
 
 
@@ -58,14 +56,19 @@ class HandMadeLoops(ReplacedNegatives):
 
 
 class GreedyNegatives(ReplacedNegatives):
-    """The model's own greedy answer: on the start model more than half of them loop, and nothing is steered."""
+    """
+    The model's own greedy answer: more than half of those of the start model loop.
+
+    Features of more than a token push make it a greedy answer under steering.
+    """
 
     def negatives(self, plain: list[list[int]], prompts: list, *args: Any, **kwargs: Any) -> list[list[int]]:
+        assert self._steerer is not None
         sampling = self.generation_config
         self.generation_config = copy.deepcopy(sampling)
         self.generation_config.update(do_sample=False, temperature=1.0, top_p=1.0)
         try:
-            with torch.no_grad():
+            with self._steerer.armed(self.steer_strength):
                 # not `super()`: this is a further generation beside the steered one
                 answers, _ = super(SteeredGRPOTrainer, self)._generate_single_turn(prompts, *args, **kwargs)
         finally:

@@ -41,10 +41,16 @@ from sae_posttrain.measure.generate import generate_answers
 HERE = Path(__file__).parent
 MAX_NEW_TOKENS = 160
 TEMPERATURE = 0.25  # of the evaluation: the start loops in about 4 of 100 answers
-NUM_GREEDY = 300
+NUM_GREEDY = 200
 MAX_PROMPT = 50  # tokens; longer titles are left out of training
 
-TRAINERS = {"handmade": HandMadeLoops, "greedy": GreedyNegatives}
+TRAINERS = {
+    "handmade": HandMadeLoops,
+    "greedy": GreedyNegatives,
+    "sae_greedy": GreedyNegatives,
+    "random_greedy": GreedyNegatives,
+}
+NOT_PUSHED = ("handmade", "greedy")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,7 +98,7 @@ def run(
     folder = arguments.work / f"{arguments.split}-{name}-{seed}"
     if name != "before":
         train = [as_example(row) for row in rows_of(pages, splits, "train")]
-        log = train_arm(model, tokenizer, train, negative, dict(settings), seed, folder, arguments.features)
+        log = train_arm(model, tokenizer, train, negative, settings, seed, folder, arguments.features)
     training_seconds = time.perf_counter() - started
     held_out = [as_example(row) for row in rows_of(pages, splits, arguments.split)]
     if arguments.limit:
@@ -125,19 +131,18 @@ def train_arm(
     short = [e for e in examples if len(prompt_ids(tokenizer, e)) < MAX_PROMPT]
     random.Random(seed).shuffle(short)
     feature_set, strength = None, None
-    if negative in TRAINERS:
+    if negative in NOT_PUSHED:
         d_model, block = model.config.hidden_size, model.config.num_hidden_layers - 1
         direction = torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed))
         feature_set = FeatureSet.from_directions(direction, blocks=[block], names=["none"], residual_norms=[1.0])
         strength = NO_PUSH
-    elif negative == "random":
-        feature_set = FeatureSet.load(features / f"random{seed}.safetensors")
+    elif negative.startswith("random"):
+        feature_set = FeatureSet.load(features / f"{negative}{seed}.safetensors")
     elif negative != "none":
         feature_set = FeatureSet.load(features / f"{negative}.safetensors")
     args = SteeredGRPOConfig(
         str(folder / "training"),
-        num_steered=0 if negative == "none" else settings.pop("num_steered", 1),
-        steer_strength=strength or settings.pop("steer_strength", None),
+        steer_strength=strength,
         bf16=True,  # autocast; the weights stay float32
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,

@@ -35,10 +35,6 @@ class SteeredGRPOConfig(GRPOConfig):
         steer_positions (`str`, *optional*, defaults to `"generated"`):
             `"generated"`: from the last position of the prompt on, which predicts the first generated token.
             `"all"`: the prompt too.
-        features_per_rollout (`int`, *optional*):
-            Features that each steered rollout is pushed along, drawn anew for each from the set. By default all of
-            the set at once. Pushed along one feature only, a policy may learn to leave its few artefacts within some
-            steps, and no other loop; rollouts that differ teach more.
 
         > Parameters that control rollouts that miss the fault
 
@@ -111,10 +107,6 @@ class SteeredGRPOConfig(GRPOConfig):
             "choices": ["generated", "all"],
         },
     )
-    features_per_rollout: int | None = field(
-        default=None,
-        metadata={"help": "Features each steered rollout is pushed along, drawn from the set. Default: all at once."},
-    )
     on_miss: str = field(
         default="keep",
         metadata={
@@ -174,8 +166,6 @@ class SteeredGRPOConfig(GRPOConfig):
         _require_integer("num_steered", self.num_steered, 0)
         _require_integer("max_resamples", self.max_resamples, 1)
         _require_integer("blind_reward_patience", self.blind_reward_patience, 0)
-        if self.features_per_rollout is not None:
-            _require_integer("features_per_rollout", self.features_per_rollout, 1)
         if self.loop_cut is not None:
             _require_integer("loop_cut", self.loop_cut, 1)
         if self.steer_strength is not None:

@@ -37,8 +37,6 @@ class Rollouts:
             Rollouts that were generated again, each attempt counted.
         strength (`float`):
             Strength of the steered ones.
-        pushes (`float` or `torch.Tensor` of shape `(B, F)`):
-            The same, for each feature where not every rollout is pushed along every feature.
     """
 
     steered: Tensor
@@ -46,7 +44,6 @@ class Rollouts:
     hit_at_first: Tensor
     num_resampled: int
     strength: float
-    pushes: float | Tensor
 
 
 def steered_slots(num_rows: int, process_index: int, num_generations: int, num_steered: int) -> Tensor:
@@ -68,18 +65,6 @@ def without_end(completion_ids: Sequence[int], end_ids: Collection[int]) -> tupl
     ids = list(completion_ids)
     finished = bool(ids) and ids[-1] in end_ids
     return (ids[:-1] if finished else ids), finished
-
-
-def draw_pushes(num_rows: int, num_features: int, num_drawn: int, strength: float) -> Tensor:
-    """
-    Strengths for rollouts that are each pushed along a few features of a set, drawn from torch's generator on the CPU:
-    the `Trainer` keeps its state in checkpoints, and TRL seeds it differently on every process.
-
-    Returns:
-        `torch.Tensor` of shape `(num_rows, num_features)`: `strength` for `num_drawn` features of each row, else 0.
-    """
-    order_BF = torch.rand(num_rows, num_features).argsort(dim=1)
-    return strength * (order_BF < num_drawn).float()
 
 
 def show_fault(fault: Fault, completions: Sequence[Sequence[int]], end_ids: Collection[int]) -> Tensor:

@@ -20,7 +20,6 @@ from .rollouts import (
     Fault,
     Rollouts,
     cut_loops,
-    draw_pushes,
     endless_repetition,
     rows_in_step,
     show_fault,
@@ -106,7 +105,6 @@ class SteeredGRPOTrainer(GRPOTrainer):
             refuse_arguments(*(kwargs.get(name) for name in ("rollout_func", "tools", "environment_factory")))
             own = getattr(model, "generation_config", None)
             refuse_settings(self._steering, own, detects_loops=fault is None)
-            _require_enough_features(self._steering, feature_set)
             self._strength = _strength(self._steering, feature_set)
             if isinstance(model, nn.Module):  # before any work; a name is checked once it is loaded
                 feature_set.check_model(model, allow_base_model=self._steering.allow_base_model)
@@ -131,7 +129,6 @@ class SteeredGRPOTrainer(GRPOTrainer):
                     "sees it, set its attribute `sees_repetition = True`.",
                     ", ".join(self.reward_func_names),
                 )
-            self._num_features = len(feature_set)
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
             if self._steering.target_hit_rate is not None:
                 self._controller = StrengthController(
@@ -157,18 +154,17 @@ class SteeredGRPOTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
 
-        def generate(prompts: list, steered: Tensor, push: float | Tensor):
+        def generate(prompts: list, steered: Tensor):
             rest = (prompts, images, multimodal_fields, num_generations, *args)
             if self._steerer is None:
                 return super(SteeredGRPOTrainer, self)._generate_single_turn(*rest, **kwargs)
             assert self._steering is not None
             positions = self._steering.steer_positions
-            with self._steerer.armed(push, rows=steered, positions=positions):
+            with self._steerer.armed(self.steer_strength, rows=steered, positions=positions):
                 return super(SteeredGRPOTrainer, self)._generate_single_turn(*rest, **kwargs)
 
         steered = self._slots(len(prompt_ids))
-        pushes = self._draw_pushes(len(prompt_ids))
-        completion_ids, logprobs = generate(prompt_ids, steered, pushes)
+        completion_ids, logprobs = generate(prompt_ids, steered)
         faulty = show_fault(self._fault, completion_ids, self.eos_token_ids)
         hit_at_first, num_resampled = faulty.clone(), 0
         if self._steering.on_miss == "resample":
@@ -176,24 +172,13 @@ class SteeredGRPOTrainer(GRPOTrainer):
                 missed = (steered & ~faulty).nonzero().flatten().tolist()
                 if not missed:
                     break
-                push = self._draw_pushes(len(missed))
-                if isinstance(pushes, Tensor):
-                    pushes[missed] = push
-                everyone = torch.ones(len(missed), dtype=torch.bool)
-                again, _ = generate([prompt_ids[row] for row in missed], everyone, push)
+                again, _ = generate([prompt_ids[row] for row in missed], torch.ones(len(missed), dtype=torch.bool))
                 for row, ids in zip(missed, again):
                     completion_ids[row] = ids
                 faulty[missed] = show_fault(self._fault, again, self.eos_token_ids)
                 num_resampled += len(missed)
-        self._rollouts = Rollouts(steered, faulty, hit_at_first, num_resampled, self.steer_strength, pushes)
+        self._rollouts = Rollouts(steered, faulty, hit_at_first, num_resampled, self.steer_strength)
         return completion_ids, logprobs
-
-    def _draw_pushes(self, num_rows: int) -> float | Tensor:
-        """Strength of the steered rows: by row and feature, or one number where all features are pushed alike."""
-        assert self._steering is not None
-        if self._steerer is None or self._steering.features_per_rollout is None:
-            return self.steer_strength
-        return draw_pushes(num_rows, self._num_features, self._steering.features_per_rollout, self.steer_strength)
 
     def _slots(self, num_rows: int) -> Tensor:
         assert self._steering is not None
@@ -309,30 +294,27 @@ class SteeredGRPOTrainer(GRPOTrainer):
         if args.off_policy_weight == "floor":
             weights_RC = floor_weights(logps, args.off_policy_floor)
         else:
-            push = rollouts.pushes[rows] if isinstance(rollouts.pushes, Tensor) else rollouts.pushes
-            weights_RC = truncated_weights(logps, self._logps(batch, rows, push), args.off_policy_clip)
+            weights_RC = truncated_weights(logps, self._logps(batch, rows, rollouts.strength), args.off_policy_clip)
         weights = torch.ones_like(batch["completion_mask"], dtype=torch.float32)
         weights[rows[asked]] = weights_RC[asked.to(weights_RC.device)]
         return weights
 
-    def _logps(self, batch: dict[str, Any], rows: Tensor, push: float | Tensor | None = None) -> Tensor:
-        """Log-probabilities of the completions of some rows `(R, C)`, under steering if a push is given."""
+    def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
+        """Log-probabilities of the completions of some rows `(R, C)`, under steering if a strength is given."""
         assert self._steering is not None and self._steerer is not None
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         num_prompt, num_completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
         checkpointing: Any = self.args.gradient_checkpointing_kwargs
         chunks = []
-        size = self.args.per_device_train_batch_size
-        pushes = push.split(size) if isinstance(push, Tensor) else [push] * len(rows.split(size))
         with torch.no_grad(), disable_gradient_checkpointing(self.model, checkpointing):
-            for chunk, chunk_push in zip(rows.split(size), pushes):
+            for chunk in rows.split(self.args.per_device_train_batch_size):
                 inputs = (self.model, input_ids[chunk], attention_mask[chunk], num_completion)
-                if chunk_push is None:
+                if strength is None:
                     logps, *_ = self._get_per_token_logps_and_entropies(*inputs)
                 else:
                     positions = steered_positions(self._steering.steer_positions, num_prompt, attention_mask[chunk])
-                    with self._steerer.armed(chunk_push, positions=positions):
+                    with self._steerer.armed(strength, positions=positions):
                         logps, *_ = self._get_per_token_logps_and_entropies(*inputs)
                 chunks.append(logps)
         return torch.cat(chunks)
@@ -411,15 +393,6 @@ def _strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
             "set a lower `steer_strength`."
         )
     return float(strength)
-
-
-def _require_enough_features(args: SteeredGRPOConfig, feature_set: FeatureSet) -> None:
-    drawn = args.features_per_rollout
-    if drawn is not None and drawn > len(feature_set):
-        raise ValueError(
-            f"`features_per_rollout` is {drawn}, the feature set has {len(feature_set)}. Set it lower, or leave it "
-            "unset to push along all of them."
-        )
 
 
 def _require_nothing_to_steer(args: Any, feature_set: FeatureSet | None) -> None:

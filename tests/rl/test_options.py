@@ -6,11 +6,9 @@ import math
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet
 from sae_posttrain.rl.advantages import group_advantages
 
 LOOPING = 50
-SAID = (50, 60)
 
 
 def weights(trainer) -> torch.Tensor:
@@ -240,75 +238,3 @@ def test_a_reward_that_may_not_see_the_fault_is_warned_of(train, sees_loops, cap
         assert "known to score endless repetition" not in caplog.text
         train(rewards=blind, **settings)
     assert "None of the rewards (blind) is known to score endless repetition lower" in caplog.text
-
-
-# Features drawn for each rollout -------------------------------------------------------------------------------------
-
-
-def two_loops(model) -> FeatureSet:
-    """Two features at the last block, each of which makes its token the only one."""
-    rows = model.lm_head.weight[list(SAID)].detach()
-    return FeatureSet.from_directions(rows, blocks=[1, 1], names=["a", "b"], residual_norms=[10.0, 10.0])
-
-
-def test_each_steered_rollout_is_pushed_along_features_of_its_own(train, keep_batches, make_model):
-    model = make_model()
-    trainer = train(model=model, feature_set=two_loops(model), features_per_rollout=1, max_steps=4, fit=False)
-    batches, _ = keep_batches(trainer)
-    pushes = []
-    generate = trainer._generate_and_score_completions
-
-    def keep(inputs):
-        batch = generate(inputs)
-        pushes.append(trainer._rollouts.pushes)
-        return batch
-
-    trainer._generate_and_score_completions = keep
-    trainer.train()
-    said = set()
-    for batch, pushes_BF in zip(batches, pushes):
-        assert torch.equal((pushes_BF != 0).sum(dim=1), torch.ones(8, dtype=torch.long))
-        for row in batch["steered"].nonzero().flatten().tolist():
-            token = SAID[int(pushes_BF[row].argmax())]
-            assert set(batch["completion_ids"][row][-4:].tolist()) == {token}
-            said.add(token)
-    assert said == set(SAID)
-    assert logged(trainer, "steer/strength") == [10.0] * 4
-
-
-def test_weights_of_drawn_features_replay_the_push_of_each_row(train, keep_batches, make_model):
-    model = make_model()
-    settings = {"features_per_rollout": 1, "steer_strength": 0.5, "off_policy_clip": 0.9}
-    trainer = train(
-        model=model, feature_set=two_loops(model), off_policy_weight="truncated", fit=False, seed=3, **settings
-    )
-    batches, _ = keep_batches(trainer)
-    trainer.train()
-    batch, pushes = batches[0], trainer._rollouts.pushes
-    trainer.model.load_state_dict(make_model().state_dict())
-    rows = torch.tensor([3, 7])
-    replayed = (trainer._logps(batch, rows) - trainer._logps(batch, rows, pushes[rows])).exp().clamp(max=0.9)
-    swapped = (trainer._logps(batch, rows) - trainer._logps(batch, rows, pushes[rows].flip(1))).exp().clamp(max=0.9)
-    sizes = batch["advantages"][rows].abs()
-    assert torch.allclose(
-        sizes / sizes.amax(dim=1, keepdim=True), replayed / replayed.amax(dim=1, keepdim=True), atol=1e-4
-    )
-    assert not torch.allclose(replayed, swapped, atol=1e-2)
-
-
-def test_rollouts_generated_again_draw_again(train, make_model):
-    model = make_model()
-    trainer = train(
-        model=model, feature_set=two_loops(model), features_per_rollout=1, on_miss="resample", fault=never, fit=False
-    )
-    drawn = []
-    armed = trainer._steerer.armed
-    trainer._steerer.armed = lambda push, **rest: drawn.append(push) or armed(push, **rest)
-    trainer.train()
-    assert [tuple(push.shape) for push in drawn] == [(8, 2), (2, 2), (2, 2)]
-    assert torch.equal(trainer._rollouts.pushes[[3, 7]], drawn[-1])
-
-
-def test_more_features_than_the_set_has_cannot_be_drawn(train):
-    with pytest.raises(ValueError, match="`features_per_rollout` is 2, the feature set has 1. Set it lower"):
-        train(features_per_rollout=2, fit=False)
