@@ -35,6 +35,7 @@ MAX_NEW_TOKENS = 160
 TARGET = 0.6
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 SEEDS = (0, 1, 2)
+MEANS_BLOCK = 1  # of blocks 1 to 5 the one where a difference of means makes loops at the smallest strength
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -137,12 +138,12 @@ def average_loops(
         model,
         tokenizer,
         questions=read_questions(train, tokenizer),
-        num_loops=40,
+        num_loops=60,
         sampling=Sampling(MAX_NEW_TOKENS, 0.0, seed=0, batch_size=96),
-        normal_temperature=arguments.temperatures[0],
+        normal_temperature=0.6,
     )
     return difference_of_means(
-        model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[arguments.blocks[1]]
+        model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[MEANS_BLOCK]
     )
 
 
