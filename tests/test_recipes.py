@@ -56,7 +56,9 @@ def test_dapo_yaml_steers_a_rollout_of_each_group_and_trains_on_it(yaml):
     assert training_args.num_steered >= 1
     refuse_settings(training_args)
     assert set(script_args.reward_funcs) <= set(REWARDS)
-    assert (training_args.loss_type, training_args.epsilon_high, training_args.beta) == ("dapo", 0.28, 0)
+    beta = 0.3 if yaml.stem == "help-7m" else 0  # the small model does not stand the push without it
+    assert (training_args.loss_type, training_args.epsilon_high) == ("dapo", 0.28)
+    assert training_args.beta == beta
     assert training_args.steer_strength is None  # the calibrated one
     assert model_args.use_peft == yaml.stem.endswith("-lora")
 
