@@ -66,6 +66,8 @@ def draw_calibration(
             horizontalalignment="right",
             fontsize=8,
             color=_COLOR,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+            zorder=10,
         )
     rate.set_ylim(-3, 103)
     rate.set_ylabel("faulty answers, %")
