@@ -7,6 +7,7 @@ replaced. Everything behind the rollouts (rewards, baselines, weights, loss) is 
 
 import copy
 import random
+from abc import ABC, abstractmethod
 from typing import Any
 
 from sae_posttrain import SteeredGRPOTrainer
@@ -15,12 +16,12 @@ from sae_posttrain.rl.rollouts import Rollouts, show_fault
 NO_PUSH = 1e-6  # in residual norms
 
 
-class ReplacedNegatives(SteeredGRPOTrainer):
+class ReplacedNegatives(SteeredGRPOTrainer, ABC):
     """Steered GRPO whose steered slots are filled by `negatives`."""
 
+    @abstractmethod
     def negatives(self, plain: list[list[int]], prompts: list, *args: Any, **kwargs: Any) -> list[list[int]]:
         """Answers in place of those that were sampled for the same prompts."""
-        raise NotImplementedError
 
     def _generate_single_turn(self, prompt_ids: list, *args: Any, **kwargs: Any):
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -56,21 +57,15 @@ class HandMadeLoops(ReplacedNegatives):
 
 
 class GreedyNegatives(ReplacedNegatives):
-    """
-    The model's own greedy answer: more than half of those of the start model loop.
-
-    Features of more than a token push make it a greedy answer under steering.
-    """
+    """The model's own greedy answer: more than half of those of the start model loop."""
 
     def negatives(self, plain: list[list[int]], prompts: list, *args: Any, **kwargs: Any) -> list[list[int]]:
-        assert self._steerer is not None
         sampling = self.generation_config
         self.generation_config = copy.deepcopy(sampling)
         self.generation_config.update(do_sample=False, temperature=1.0, top_p=1.0)
         try:
-            with self._steerer.armed(self.steer_strength):
-                # not `super()`: this is a further generation beside the steered one
-                answers, _ = super(SteeredGRPOTrainer, self)._generate_single_turn(prompts, *args, **kwargs)
+            # not `super()`: this is a further generation beside the sampled one, without its push
+            answers, _ = super(SteeredGRPOTrainer, self)._generate_single_turn(prompts, *args, **kwargs)
         finally:
             self.generation_config = sampling
         return answers

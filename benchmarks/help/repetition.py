@@ -44,13 +44,7 @@ TEMPERATURE = 0.25  # of the evaluation: the start loops in about 4 of 100 answe
 NUM_GREEDY = 200
 MAX_PROMPT = 50  # tokens; longer titles are left out of training
 
-TRAINERS = {
-    "handmade": HandMadeLoops,
-    "greedy": GreedyNegatives,
-    "sae_greedy": GreedyNegatives,
-    "random_greedy": GreedyNegatives,
-}
-NOT_PUSHED = ("handmade", "greedy")
+REPLACED = {"handmade": HandMadeLoops, "greedy": GreedyNegatives}  # negatives that no push makes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -131,13 +125,13 @@ def train_arm(
     short = [e for e in examples if len(prompt_ids(tokenizer, e)) < MAX_PROMPT]
     random.Random(seed).shuffle(short)
     feature_set, strength = None, None
-    if negative in NOT_PUSHED:
+    if negative in REPLACED:
         d_model, block = model.config.hidden_size, model.config.num_hidden_layers - 1
         direction = torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed))
         feature_set = FeatureSet.from_directions(direction, blocks=[block], names=["none"], residual_norms=[1.0])
         strength = NO_PUSH
-    elif negative.startswith("random"):
-        feature_set = FeatureSet.load(features / f"{negative}{seed}.safetensors")
+    elif negative == "random":
+        feature_set = FeatureSet.load(features / f"random{seed}.safetensors")
     elif negative != "none":
         feature_set = FeatureSet.load(features / f"{negative}.safetensors")
     args = SteeredGRPOConfig(
@@ -152,7 +146,7 @@ def train_arm(
         report_to="none",
         **settings,
     )
-    trainer = TRAINERS.get(negative, SteeredGRPOTrainer)(
+    trainer = REPLACED.get(negative, SteeredGRPOTrainer)(
         model,
         EndlessRepetitionReward(tokenizer.eos_token_id),
         args,
