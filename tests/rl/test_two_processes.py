@@ -9,7 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 TRAIN = """
-import json, sys, torch
+import json, os, sys, torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
@@ -48,6 +48,8 @@ if trainer.accelerator.is_main_process:
         {key: value for key, value in entry.items() if key.startswith("steer/")} for entry in trainer.state.log_history
     ]))
 trainer.accelerator.end_training()
+sys.stdout.flush()
+os._exit(0)  # on a busy machine gloo's threads now and then abort an interpreter that is ending
 """
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 TRAIN = """
-import sys, torch
+import os, sys, torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_posttrain import SASFTConfig, SASFTTrainer
@@ -29,6 +29,8 @@ trainer.save_model(out)
 if trainer.accelerator.is_main_process:
     print("penalty", trainer.state.log_history[0]["sae/penalty"])
 trainer.accelerator.end_training()
+sys.stdout.flush()
+os._exit(0)  # on a busy machine gloo's threads now and then abort an interpreter that is ending
 """
 
 

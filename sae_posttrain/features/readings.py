@@ -1,0 +1,77 @@
+"""How the features of a set read on texts: what they read before a training, and what after it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..hooks.record import record_blocks
+from ..measure.generate import eval_mode
+from .feature_set import FeatureSet
+from .texts import batches, tokenize
+
+
+def read_features(
+    model: nn.Module,
+    feature_set: FeatureSet,
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    group_column: str = "lang",
+    text_column: str = "text",
+    max_length: int = 512,
+    batch_size: int = 16,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """
+    Mean and standard deviation of the pre-activation of each feature over the tokens of each group.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model: the one that the features were found on, or one trained from it.
+        feature_set ([`FeatureSet`]):
+            The features.
+        rows (`Iterable[Mapping]`):
+            Texts with a group each, as in [`find_features`].
+        tokenizer (`PreTrainedTokenizerBase`):
+            The model's tokenizer.
+        group_column, text_column (`str`):
+            Names of the columns.
+        max_length (`int`, *optional*, defaults to `512`):
+            Tokens of each text.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Texts in one forward pass.
+
+    Returns:
+        `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the residual stream.
+
+    Raises:
+        ValueError: If there are no rows, a column is missing, or no token of a group counts.
+    """
+    texts = tokenize(list(rows), tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+    groups = sorted({text.group for text in texts})
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    device = next(model.parameters()).device
+    of_block = {block: feature_set.select(block=block) for block in sorted(set(feature_set.blocks))}
+    values: dict[int, list[torch.Tensor]] = {block: [] for block in of_block}
+    members = []
+    with torch.inference_mode(), eval_mode(model):
+        for batch in batches(texts, groups, batch_size, pad):
+            batch = batch.to(device)
+            with record_blocks(model, list(of_block)) as outputs:
+                model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
+                )
+            members.append(batch.groups[:, None].expand_as(batch.counted)[batch.counted].cpu())
+            for block, features in of_block.items():
+                values[block].append(features.pre_activations(outputs[block][0][batch.counted]).cpu())
+    group_of_token = torch.cat(members)
+    if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
+        raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")
+    readings: dict[str, dict[str, tuple[float, float]]] = {}
+    for block, features in of_block.items():
+        read = torch.cat(values[block]).double()
+        for column, name in enumerate(features.names):
+            by_group = {group: read[group_of_token == number, column] for number, group in enumerate(groups)}
+            readings[name] = {g: (float(v.mean()), float(v.std(correction=0))) for g, v in by_group.items()}
+    return readings
