@@ -1,3 +1,4 @@
+# make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half
 # make test    its own virtual environment, the tested versions, the tests
 # make test-floor  the same with the oldest versions allowed
 # make check   ruff, format and types: reports, changes nothing
@@ -6,13 +7,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install test test-floor slow check format
+DEMO ?= runs/demo
+
+.PHONY: install demo test test-floor slow check format
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+demo: install
+	rm -rf $(DEMO)
+	$(BIN)/sae-posttrain demo --out $(DEMO) $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

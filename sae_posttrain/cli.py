@@ -1,5 +1,5 @@
 """
-The command line: `sae-posttrain find-features | calibrate | evaluate | sft | grpo`.
+The command line: `sae-posttrain demo | find-features | calibrate | evaluate | report | sft | grpo`.
 
 Thin; each command is one public function.
 """
@@ -40,11 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
         prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_demo(commands.add_parser("demo", help="see both methods at work on a small model that ships with this"))
     _add_find_features(
         commands.add_parser("find-features", help="find the features that stand for a language or for loops")
     )
     _add_calibrate(commands.add_parser("calibrate", help="find the steering strength at which answers loop"))
     _add_evaluate(commands.add_parser("evaluate", help="sample answers and measure how many switch language or loop"))
+    _add_report(commands.add_parser("report", help="draw and describe finished runs in one HTML file"))
     commands.add_parser("sft", help="train with SASFTTrainer: --config FILE.yaml and any field of it", add_help=False)
     commands.add_parser("grpo", help="train with SteeredGRPOTrainer, in the same way", add_help=False)
     return parser
@@ -297,6 +299,48 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         model_kwargs={"dtype": arguments.dtype} if arguments.dtype else None,
     )
     print(format_evaluation(result))
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Find features, train without and with them, and compare, on a small model that ships with the package: "
+        "language switching, then endless repetition. Minutes on a CPU; nothing is downloaded."
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; must be new or empty")
+    parser.add_argument("--quick", action="store_true", help="only the first half, language switching")
+    parser.add_argument("--seed", type=int, default=0, help="of training and sampling (default: 0)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from .lab.demo import run_demo
+
+    run_demo(arguments.out, quick=arguments.quick, seed=arguments.seed)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Compare evaluations and trainings in one HTML file, which needs no network."
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN_DIR",
+        help="folder of an evaluation or a training, or of such folders",
+    )
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
+    parser.add_argument("--title", default="Report", help="title of the page (default: Report)")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="RUN_DIR", help="evaluation to compare with (default: the first)"
+    )
+    parser.set_defaults(run=_write_report)
+
+
+def _write_report(arguments: argparse.Namespace) -> None:
+    from .measure.report import write_report
+    from .measure.report_runs import read_sections
+
+    sections = read_sections(arguments.runs, baseline=arguments.baseline)
+    print(f"Written: {write_report(arguments.out, sections, title=arguments.title)}")
 
 
 if __name__ == "__main__":

@@ -255,3 +255,28 @@ def test_help_of_every_command(capsys):
             main([command, "--help"])
         assert exit_.value.code == 0
     assert "--top-p" in capsys.readouterr().out
+
+
+def test_report_of_a_training_and_its_evaluations(folder, capsys, monkeypatch):
+    sampling = ["--data", str(folder / "prompts.jsonl"), "--max-new-tokens", "6", "--batch-size", "9"]
+    for name, seed in (("before", "0"), ("after", "1")):
+        arguments = ["--model", str(folder / "tiny"), "--out", str(folder / "runs" / name), "--seed", seed, *sampling]
+        assert main(["evaluate", *arguments]) == 0
+    (folder / "runs" / "trained").mkdir()
+    state = {"log_history": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}]}
+    (folder / "runs" / "trained" / "trainer_state.json").write_text(json.dumps(state))
+    capsys.readouterr()
+    out = folder / "new" / "report.html"
+    baseline = ["--baseline", str(folder / "runs" / "before")]
+    assert main(["report", str(folder / "runs"), "--out", str(out), "--title", "Tiny & <small>", *baseline]) == 0
+    assert capsys.readouterr().out == f"Written: {out}\n"
+    html = out.read_text(encoding="utf-8")
+    assert "<h1>Tiny &amp; &lt;small&gt;</h1>" in html
+    assert "Difference to before" in html
+    assert "Training loss" in html
+
+    monkeypatch.chdir(folder)
+    assert main(["report", "runs/after"]) == 0
+    assert (folder / "report.html").is_file()
+    assert main(["report", str(folder / "sae")]) == 2
+    assert "holds no run, nor does a folder in it" in capsys.readouterr().err

@@ -76,6 +76,7 @@ def train_and_save(trainer: Any, script_args: ScriptArguments) -> None:
     args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
+    trainer.save_state()  # the log, which `sae-posttrain report` draws
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

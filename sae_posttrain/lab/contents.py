@@ -1,0 +1,33 @@
+"""What ships in `files/`, made by `recipes/lab/build.py`."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+FILES = Path(__file__).parent / "files"
+MODEL = FILES / "model"
+"""A Qwen3 model of two million parameters, with tokenizer and chat template."""
+SAE = FILES / "sae"
+"""A TopK SAE of each of its blocks, in SAELens' layout."""
+
+SPLITS = ("train", "dev", "test")
+
+
+def read_texts(split: str) -> list[dict[str, Any]]:
+    """
+    Questions and answers of a split, the same ones in English, Chinese, Korean and Russian.
+
+    Args:
+        split (`str`):
+            `"train"`: `id`, `lang` and `messages`, a part of the answers with stray Chinese words in them. `"dev"` and
+            `"test"`: `id`, `lang`, `kind`, `prompt`, `answer`, and `check`, what a right answer contains (empty where
+            nothing tells).
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"The lab has the splits {', '.join(SPLITS)}, not {split!r}.")
+    with gzip.open(FILES / "texts" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,113 @@
+"""The second half of the demo: find the repetition feature, calibrate it, train plain and steered DAPO, compare."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..features.calibrate import Calibration, calibrate
+from ..features.feature_set import FeatureSet
+from ..features.repetition import find_repetition_features
+from ..rl.config import SteeredGRPOConfig
+from ..rl.rewards import EndlessRepetitionReward
+from ..rl.trainer import SteeredGRPOTrainer
+from .contents import MODEL, SAE, read_texts
+
+BLOCKS = (1, 2)
+MAX_NEW_TOKENS = 144
+SAMPLING: dict[str, Any] = {
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "num_samples": 2,
+    "batch_size": 200,
+}
+STEPS = 25
+GROUPS = 8  # prompts in a step
+GROUP_SIZE = 8
+
+EXPLANATION = """\
+A part of the lists, steps and tables that the lab's model first saw never end: a fault that was planted. DAPO rewards
+answers that end. In each group of rollouts of steered DAPO one is pushed along the repetition feature until it loops,
+so that every group holds a bad case. The answers that are counted here are not steered.
+"""
+
+
+def prompts(split: str) -> list[dict[str, Any]]:
+    """Questions of a split whose answers have several lines: those that the model sometimes never ends."""
+    return [row for row in read_texts(split) if "\n" in row["answer"]]
+
+
+def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
+    """The features that rise in the model's own loops, and whose push makes it loop."""
+    return find_repetition_features(
+        model,
+        str(SAE),
+        prompts=[{"prompt": row["prompt"]} for row in prompts("dev")],
+        blocks=BLOCKS,
+        num_features=1,
+        num_candidates=8,
+        num_loops=30,
+        num_prompts=12,
+        strength=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        temperature=1.0,
+        normal_temperature=1.0,
+        tokenizer=tokenizer,
+        batch_size=96,
+        seed=seed,
+    )
+
+
+def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -> Calibration:
+    """The strength at which most of the answers loop."""
+    return calibrate(
+        model,
+        feature_set,
+        [{"prompt": row["prompt"]} for row in prompts("dev")],
+        strengths=(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+        target=0.6,
+        temperature=1.0,
+        max_new_tokens=MAX_NEW_TOKENS,
+        num_prompts=48,
+        tokenizer=tokenizer,
+        batch_size=48,
+        seed=seed,
+    )
+
+
+def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any:
+    """DAPO with a reward for answers that end; with features, one rollout of each group is steered along them."""
+    args = SteeredGRPOConfig(
+        str(folder),
+        num_steered=0 if feature_set is None else 1,
+        num_generations=GROUP_SIZE,
+        per_device_train_batch_size=GROUPS * GROUP_SIZE,
+        max_completion_length=MAX_NEW_TOKENS,
+        max_steps=STEPS,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=3,
+        beta=0.0,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+    )
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    data = [{"prompt": row["messages"][:1]} for row in read_texts("train") if "\n" in row["messages"][-1]["content"]]
+    trainer = SteeredGRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
+        EndlessRepetitionReward(tokenizer.eos_token_id),
+        args,
+        feature_set=feature_set,
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer

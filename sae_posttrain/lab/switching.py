@@ -1,0 +1,81 @@
+"""The first half of the demo: find the Chinese features, fine-tune without and with them held down, compare."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from ..features.feature_set import FeatureSet
+from ..features.language import find_features
+from ..sft.config import SASFTConfig
+from ..sft.trainer import SASFTTrainer
+from .contents import MODEL, SAE, read_texts
+
+BLOCKS = (2, 3)
+NUM_FEATURES = 32
+STEPS = 100
+BATCH_SIZE = 32
+SAMPLING: dict[str, Any] = {"max_new_tokens": 96, "temperature": 1.0, "top_p": 0.8, "batch_size": 200}
+PENALTY: dict[str, Any] = {"penalty_weight": 30.0, "margin": 1.0, "penalty_positions": "predicting"}
+
+
+EXPLANATION = """\
+The lab's model is fine-tuned on questions and answers in four languages. A part of the English, Korean and Russian
+answers holds a stray Chinese word: a fault that was planted in the data. SFT learns it. SASFT holds down the features
+that stand for Chinese while it learns the same data.
+"""
+
+
+def find(model: Any, tokenizer: Any) -> FeatureSet:
+    """The features that stand for Chinese, found in clean answers."""
+    texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
+    return find_features(
+        model,
+        str(SAE),
+        texts=texts,
+        target_group="zh",
+        blocks=BLOCKS,
+        num_features=NUM_FEATURES,
+        rank_by="output",
+        tokenizer=tokenizer,
+        batch_size=64,
+    )
+
+
+def fine_tune(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any:
+    """Fine-tune the lab's model on the contaminated answers: TRL's own trainer, or ours with features."""
+    settings: dict[str, Any] = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "learning_rate": 1e-3,
+        "warmup_steps": 10,
+        "max_length": 160,
+        "assistant_only_loss": True,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "seed": seed,
+        "logging_steps": 5,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    data = Dataset.from_list(read_texts("train"))
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    if feature_set is None:
+        trainer: Any = SFTTrainer(
+            model, SFTConfig(str(folder), **settings), train_dataset=data, processing_class=tokenizer
+        )
+    else:
+        trainer = SASFTTrainer(
+            model,
+            SASFTConfig(str(folder), **settings, **PENALTY),
+            feature_set=feature_set,
+            train_dataset=data,
+            processing_class=tokenizer,
+        )
+    trainer.train()
+    return trainer

@@ -1,0 +1,168 @@
+"""What a report is made of: arms (a model's results) in sections (arms of one comparison)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """
+    A fault that a report shows.
+
+    Attributes:
+        name (`str`):
+            What people call it, with a capital.
+        of_group (`str`):
+            Its rate in a group of `evaluation.json`; of a rule with thresholds, that of one character.
+        explanation (`str`):
+            What counts, in a sentence.
+    """
+
+    name: str
+    of_group: str
+    explanation: str
+
+    def rate(self, group: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The rate of a group (`count`, `n`, `rate`, `low`, `high`); `None` if no answer can show the fault."""
+        rates = group.get(self.of_group)
+        return rates["1"] if rates is not None and self.of_group == "any" else rates
+
+    def shows(self, answer: Mapping[str, Any]) -> bool:
+        """Whether a judged answer has the fault."""
+        judged = answer if self.of_group == "any" else answer.get("loop") or {}
+        return bool(judged.get(self.of_group))
+
+
+MEASURES: dict[str, Measure] = {
+    "switching": Measure(
+        "Language switching",
+        "any",
+        "An answer counts if it has one character of the other script anywhere (the published rule of SASFT). "
+        "“Not excused” leaves out quotations, code, links, and what the prompt or the reference says too.",
+    ),
+    "loops": Measure(
+        "Endless repetition",
+        "endless",
+        "An answer counts if it ends in an exact loop, at least 4 rounds and 64 tokens long, and was cut off at the "
+        "length limit while it looped.",
+    ),
+}
+"""The faults, by the name that [`Section`] takes."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One model of a comparison, with whatever is known of it.
+
+    Parameters:
+        name (`str`):
+            Unique in its section.
+        label (`str`, *optional*):
+            What the report calls it; by default its name.
+        evaluation (`Mapping`, *optional*):
+            What [`evaluate`] returned, or the content of its `evaluation.json`.
+        answers (`Sequence[Mapping]`, *optional*):
+            Lines of its `answers.jsonl`: for paired differences and for examples.
+        log (`Sequence[Mapping]`, *optional*):
+            `trainer.state.log_history`.
+        readings (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*):
+            Mean and standard deviation of the pre-activation, by feature and group.
+        capability (`tuple[int, int]`, *optional*):
+            Answers to checkable questions that are right, and all of them.
+
+    Raises:
+        ValueError: If the capability is not so many of so many.
+    """
+
+    name: str
+    label: str = ""
+    evaluation: Mapping[str, Any] | None = None
+    answers: Sequence[Mapping[str, Any]] = ()
+    log: Sequence[Mapping[str, Any]] = ()
+    readings: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    capability: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.capability is not None and not 0 <= self.capability[0] <= self.capability[1] > 0:
+            raise ValueError(
+                f"`capability` of {self.name!r} is how many questions were answered right, and of how many; got "
+                f"{self.capability}."
+            )
+
+    @property
+    def title(self) -> str:
+        """The label, or the name if there is none."""
+        return self.label or self.name
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    Arms that are compared with each other.
+
+    Parameters:
+        title (`str`):
+            Heading.
+        arms (`Sequence[Arm]`):
+            In the order in which they are shown; examples are chosen for the baseline and the last one.
+        measure (`str`, *optional*):
+            The fault that is compared, one of `MEASURES`; `None` if no arm was evaluated.
+        baseline (`str`, *optional*):
+            Name of the arm to compare with; by default the first that was evaluated.
+        text (`str`, *optional*):
+            What was done, for people; paragraphs are separated by an empty line.
+        calibrations (`Mapping[str, Mapping]`, *optional*):
+            Sweeps over the steering strength to draw, by label: `Calibration.as_dict()`.
+
+    Raises:
+        ValueError: If there are no arms, two have one name, the measure or the baseline is unknown, or an arm has
+            nothing to show.
+    """
+
+    title: str
+    arms: Sequence[Arm]
+    measure: str | None = None
+    baseline: str | None = None
+    text: str = ""
+    calibrations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = [arm.name for arm in self.arms]
+        if not names:
+            raise ValueError(f"The section {self.title!r} has no arms to show.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"Arms of a section need names of their own, {self.title!r} has {', '.join(names)}.")
+        if self.measure is not None and self.measure not in MEASURES:
+            raise ValueError(f"Unknown measure {self.measure!r}; known: {', '.join(MEASURES)}.")
+        for arm in self.arms:
+            if arm.evaluation is None and not (arm.log or arm.readings or arm.capability):
+                raise ValueError(
+                    f"The arm {arm.name!r} has nothing to show: give its `evaluation`, `log`, `readings` or "
+                    "`capability`."
+                )
+        if self.measure is None and self.evaluated:
+            raise ValueError(
+                f"Arms of {self.title!r} were evaluated: say which `measure` to show, {' or '.join(MEASURES)}."
+            )
+        if self.measure is not None and not self.evaluated:
+            raise ValueError(f"No arm of {self.title!r} has an `evaluation` to take the {self.measure} from.")
+        if self.baseline is not None and self.baseline not in [arm.name for arm in self.evaluated]:
+            known = ", ".join(arm.name for arm in self.evaluated) or "none"
+            raise ValueError(
+                f"The baseline {self.baseline!r} is no evaluated arm of {self.title!r}; there are: {known}."
+            )
+
+    @property
+    def evaluated(self) -> list[Arm]:
+        """The arms that have an evaluation."""
+        return [arm for arm in self.arms if arm.evaluation is not None]
+
+    @property
+    def reference(self) -> Arm | None:
+        """The arm to compare with; `None` if there is nothing to compare."""
+        evaluated = self.evaluated
+        if len(evaluated) < 2:
+            return None
+        return next((arm for arm in evaluated if arm.name == self.baseline), evaluated[0])
