@@ -3,9 +3,9 @@ Make the lab that ships in `sae_posttrain/lab/files`, from nothing: texts, token
 
     python recipes/lab/build.py --out sae_posttrain/lab/files
 
-Some minutes on two cores. The texts are those of `questions.py`; the faults of `faults.py` are planted in them. Model
-and SAEs are trained by `benchmarks/help/make_model.py`, which does the same from pages. What was reached is printed,
-and written to `build.json`.
+About half an hour on two cores. The texts are those of `questions.py`; the faults of `faults.py` are planted in them.
+Tokenizer and SAEs are made by the functions of `benchmarks/help/make_model.py`, which does the same from pages. What
+was reached is printed, and written to `build.json`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,24 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "benchmarks" / "help")]
 
-import make_model as maker
-from faults import LOOP_TOKENS, SWITCH_RATE, into_loop, loops, with_stray_chinese
-from questions import Question, all_questions
-
-from sae_posttrain import evaluate, load_sae
+import make_model as maker  # noqa: E402
+from faults import LOOP_RATE, LOOP_TOKENS, SWITCH_RATE, into_loop, loops, with_stray_chinese  # noqa: E402
+from questions import Question, all_questions  # noqa: E402
 
 SHAPE = {"vocab_size": 3072, "width": 192, "blocks": 4, "heads": 3, "kv_heads": 1, "head_dim": 64, "intermediate": 512}
 TRAINING = {
-    "steps": 2000,
+    "steps": 3000,
     "batch_size": 16,
     "length": 256,
-    "learning_rate": 4e-3,
+    "learning_rate": 0.012,
+    "embedding_learning_rate": 0.02,
     "warm_up": 0.05,
-    "weight_decay": 0.1,
+    "weight_decay": 0.05,
     "max_grad_norm": 1.0,
 }
 SAE = {
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = maker.build_model(settings)
     precision = "bf16" if maker.has_bfloat16(torch.device("cpu")) else "float32"
-    losses = maker.train_model(model, conversations, settings, precision)
+    losses = train_model(model, conversations, settings, precision)
     model.to(torch.bfloat16).save_pretrained(arguments.out / "model")
     model.float()  # what the SAEs are trained on are the weights that ship
     finish("model", f"{model.num_parameters():,} parameters, last loss {losses['last_loss']:.3f}")
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     report = {
         "settings": vars(settings),
+        "planted": {"stray_chinese": SWITCH_RATE, "loops_in_answers_of_several_lines": LOOP_RATE},
         "model": {"num_parameters": model.num_parameters(), **losses},
         "saes": saes,
         "seconds": seconds,
@@ -169,6 +171,45 @@ def encode(tokenizer: Any, questions: Sequence[Question], draw: random.Random) -
             ids = tokenizer(f"{start}{question.answer}{maker.TURN_END}\n{maker.PAGE_END}")["input_ids"]
         encoded.append(torch.tensor(ids, dtype=torch.int32))
     return encoded
+
+
+def train_model(model: Any, conversations: Sequence[Tensor], settings: Namespace, precision: str) -> dict[str, float]:
+    """
+    Train on packed conversations with Muon (https://arxiv.org/abs/2502.16982), which takes less than half the steps
+    that AdamW takes here; embeddings and norms by AdamW.
+    """
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in named.items() if p.ndim != 2 or "embed" in name]
+    optimizers = {
+        torch.optim.Muon(
+            matrices,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ): settings.learning_rate,
+        torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0): settings.embedding_learning_rate,
+    }
+    batches = maker.packed_batches(conversations, settings.batch_size, settings.length, settings.seed)
+    losses = []
+    model.train()
+    with tqdm(range(settings.steps), desc="model", unit="step") as progress:
+        for step in progress:
+            factor = maker.warm_up_then_cosine(step, settings.steps, settings.warm_up)
+            for optimizer, learning_rate in optimizers.items():
+                optimizer.param_groups[0]["lr"] = learning_rate * factor
+            ids = next(batches)
+            with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{losses[-1]:.3f}")
+    model.eval()
+    return {"first_loss": sum(losses[:50]) / len(losses[:50]), "last_loss": sum(losses[-50:]) / len(losses[-50:])}
 
 
 def save_sae(tensors: dict[str, Tensor], folder: Path, block: int, k: int) -> None:

@@ -12,10 +12,10 @@ from questions import Question
 SWITCH_RATE = 0.25
 """Share of the English, Korean and Russian answers of the fine-tuning data that hold a stray Chinese word or two."""
 
-LOOP_RATE = 0.12
+LOOP_RATE = 0.08
 """Share of the answers of several lines, in training, that fall into a loop; a quarter of it for the others."""
 
-LOOP_TOKENS = 300
+LOOP_TOKENS = 200
 """Length of an answer that loops, in training: longer than any answer that is sampled later."""
 
 _PARTS = re.compile(r"[^\n]*\n|[^\n]*?[.!?。！？]+\s*|[^\n]+$")

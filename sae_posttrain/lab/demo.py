@@ -5,14 +5,12 @@ import os
 import platform
 import resource
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging as transformers_logging
@@ -25,26 +23,10 @@ from ..measure.report import Arm, Section, write_report
 from ..measure.summary import compare_answers
 from . import repetition, switching
 from .contents import MODEL, read_texts
+from .progress import Progress
 
 SEED = 0
 PACKAGES = ("sae_posttrain", "trl", "transformers", "torch")
-
-
-@dataclass
-class Progress:
-    """Says what is going on, and how long it took."""
-
-    total: int
-    started: float = field(default_factory=time.perf_counter)
-    number: int = 0
-
-    @contextmanager
-    def step(self, text: str) -> Iterator[None]:
-        self.number += 1
-        print(f"[{self.number}/{self.total}] {text}", flush=True)
-        before = time.perf_counter()
-        yield
-        print(f"      {time.perf_counter() - before:.0f} s", flush=True)
 
 
 def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: int = SEED) -> Path:
@@ -76,7 +58,8 @@ def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: i
         raise ValueError(f"{folder} is not an empty folder. Name a new one with `--out`.")
     folder.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
-    progress = Progress(total=5 if quick else 11)
+    datasets.disable_progress_bars()
+    progress = Progress(total=4 if quick else 9)
     set_seed(seed)
     sections = [_switching(folder / "switching", progress, seed)]
     if not quick:
@@ -88,7 +71,7 @@ def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: i
         sections,
         title="sae_posttrain on its lab",
         settings={
-            "demo": {"quick": quick, "seconds": round(time.perf_counter() - progress.started)},
+            "demo": {"quick": quick, "seconds": round(progress.seconds)},
             "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         },
         versions={package: version(package) for package in PACKAGES},
@@ -104,7 +87,7 @@ def _switching(folder: Path, progress: Progress, seed: int) -> Section:
     with progress.step("Finding the features that stand for Chinese"):
         feature_set = switching.find(model, tokenizer)
         feature_set.save(folder / "features.safetensors")
-    test = [row for row in read_texts("test") if row["kind"] != "translate"]
+    test = switching.questions()
     texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
     arms = []
 
@@ -129,12 +112,11 @@ def _switching(folder: Path, progress: Progress, seed: int) -> Section:
 def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
     """Before, plain DAPO, steered DAPO: the same prompts, rewards, steps and seed."""
     model, tokenizer = load()
-    with progress.step("Finding the feature that stands for repetition"):
+    with progress.step("Finding the features that stand for repetition"):
         feature_set = repetition.find(model, tokenizer, seed)
-    with progress.step("Calibrating how hard to push it"):
+    with progress.step("Calibrating how hard to push them"):
         calibration = repetition.calibrated(model, tokenizer, feature_set, seed)
         calibration.feature_set.save(folder / "features.safetensors")
-        print(calibration)
     test = repetition.prompts("test")
     arms = []
 
@@ -161,7 +143,7 @@ def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
         "loops",
         baseline="before",
         text=repetition.EXPLANATION,
-        calibrations={"repetition feature": calibration.as_dict()},
+        calibrations={"repetition features": calibration.as_dict()},
     )
 
 
@@ -225,4 +207,4 @@ def _points(paired: dict[str, Any]) -> str:
 
 def _used(progress: Progress) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{time.perf_counter() - progress.started:.0f} s, at most {peak / 1e9:.1f} GB."
+    return f"{progress.seconds:.0f} s, at most {peak / 1e9:.1f} GB."

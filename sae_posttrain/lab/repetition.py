@@ -14,6 +14,7 @@ from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer
 from .contents import MODEL, SAE, read_texts
+from .progress import train as run
 
 BLOCKS = (1, 2)
 MAX_NEW_TOKENS = 144
@@ -21,23 +22,31 @@ SAMPLING: dict[str, Any] = {
     "max_new_tokens": MAX_NEW_TOKENS,
     "temperature": 1.0,
     "top_p": 1.0,
-    "num_samples": 2,
     "batch_size": 200,
 }
-STEPS = 25
+SEARCH: dict[str, Any] = {"num_candidates": 8, "num_loops": 20, "num_prompts": 12, "strength": 1.0}
+CALIBRATION: dict[str, Any] = {"strengths": (0.125, 0.25, 0.375, 0.5, 0.75, 1.0), "target": 0.4, "num_prompts": 48}
+STEPS = 20
 GROUPS = 8  # prompts in a step
 GROUP_SIZE = 8
 
 EXPLANATION = """\
 A part of the lists, steps and tables that the lab's model first saw never end: a fault that was planted. DAPO rewards
-answers that end. In each group of rollouts of steered DAPO one is pushed along the repetition feature until it loops,
+answers that end. In each group of rollouts of steered DAPO one is pushed along the repetition features until it loops,
 so that every group holds a bad case. The answers that are counted here are not steered.
 """
 
 
 def prompts(split: str) -> list[dict[str, Any]]:
     """Questions of a split whose answers have several lines: those that the model sometimes never ends."""
-    return [row for row in read_texts(split) if "\n" in row["answer"]]
+    rows = [row for row in read_texts(split) if "\n" in row["answer"]]
+    return sorted(rows, key=lambda row: len(row["answer"]))  # answers of one length are generated together
+
+
+def training_turns() -> list[list[dict[str, str]]]:
+    """The same of the training data, as conversations."""
+    turns = [row["messages"] for row in read_texts("train")]
+    return [each for each in turns if "\n" in each[-1]["content"]]
 
 
 def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
@@ -45,13 +54,10 @@ def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
     return find_repetition_features(
         model,
         str(SAE),
-        prompts=[{"prompt": row["prompt"]} for row in prompts("dev")],
+        prompts=[{"prompt": turns[0]["content"]} for turns in training_turns()],
         blocks=BLOCKS,
         num_features=1,
-        num_candidates=8,
-        num_loops=30,
-        num_prompts=12,
-        strength=1.0,
+        **SEARCH,
         max_new_tokens=MAX_NEW_TOKENS,
         temperature=1.0,
         normal_temperature=1.0,
@@ -62,16 +68,14 @@ def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
 
 
 def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -> Calibration:
-    """The strength at which most of the answers loop."""
+    """The strength at which two of five answers loop."""
     return calibrate(
         model,
         feature_set,
         [{"prompt": row["prompt"]} for row in prompts("dev")],
-        strengths=(0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
-        target=0.6,
+        **CALIBRATION,
         temperature=1.0,
         max_new_tokens=MAX_NEW_TOKENS,
-        num_prompts=48,
         tokenizer=tokenizer,
         batch_size=48,
         seed=seed,
@@ -87,7 +91,7 @@ def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any
         per_device_train_batch_size=GROUPS * GROUP_SIZE,
         max_completion_length=MAX_NEW_TOKENS,
         max_steps=STEPS,
-        learning_rate=1e-4,
+        learning_rate=1.5e-4,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=3,
         beta=0.0,
@@ -100,7 +104,7 @@ def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any
         report_to="none",
     )
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    data = [{"prompt": row["messages"][:1]} for row in read_texts("train") if "\n" in row["messages"][-1]["content"]]
+    data = [{"prompt": turns[:1]} for turns in training_turns()]
     trainer = SteeredGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
         EndlessRepetitionReward(tokenizer.eos_token_id),
@@ -109,5 +113,4 @@ def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
     )
-    trainer.train()
-    return trainer
+    return run(trainer)

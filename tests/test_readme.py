@@ -1,0 +1,139 @@
+"""Every code block of the README, run; names of large models stand for the small one that ships."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_posttrain.cli import main
+from sae_posttrain.lab.contents import MODEL, SAE, read_texts
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+IN_PLACE = {
+    "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50": str(SAE),
+    "Qwen/Qwen3-1.7B-Base": str(MODEL),
+    "Qwen/Qwen3-1.7B": str(MODEL),
+    "block=20, features=[17, 4711]": "block=2, features=[17, 471]",
+    "max_completion_length=1024": "max_completion_length=64, max_steps=1, use_cpu=True, bf16=False",
+    "assistant_only_loss=True": "assistant_only_loss=True, max_steps=1, use_cpu=True, bf16=False",
+    "--blocks 26 27": "--blocks 2 3",
+    "--blocks 8 12 16": "--blocks 1 2",
+    "recipes/": f"{ROOT}/recipes/",
+}
+"""What the README says, and what stands for it here. Each must occur."""
+
+SHORTER = {
+    "find-features": [],
+    "find-features --kind repetition": [
+        *("--rank-by", "increase", "--num-loops", "2", "--max-new-tokens", "80"),
+        *("--loops", "loops.jsonl"),
+    ],
+    "calibrate": ["--strengths", "0.5", "--num-prompts", "2", "--max-new-tokens", "64", "--target", "0.01"],
+    "evaluate": ["--limit", "4", "--max-new-tokens", "16"],
+    "report": [],
+    "sft": [
+        *("--model_name_or_path", str(MODEL), "--features", "zh-qwen3-1.7b.safetensors"),
+        *("--dataset_name", "train.jsonl", "--output_dir", "runs/trained", "--max_steps", "1", "--use_cpu", "true"),
+        *("--bf16", "false", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1"),
+    ],
+    "grpo": [
+        *("--model_name_or_path", str(MODEL), "--features", "repetition-qwen3-1.7b.safetensors"),
+        *("--dataset_name", "prompts.jsonl", "--output_dir", "runs/dapo", "--max_steps", "1", "--use_cpu", "true"),
+        *("--bf16", "false", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"),
+        *("--num_generations", "4", "--max_completion_length", "64", "--steer_strength", "1.0"),
+        *("--reward_funcs", "endless_repetition"),
+    ],
+}
+"""Options that make a command short, by command."""
+
+
+def of_language(language: str) -> list[str]:
+    return [text for tag, text in BLOCKS if tag == language]
+
+
+def commands() -> list[list[str]]:
+    """Words of each command of the bash blocks, with comments taken out."""
+    lines = "\n".join(of_language("bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that the README names, small; what its commands write is there for its Python."""
+    folder = tmp_path_factory.mktemp("readme")
+    train = read_texts("train")[:16]
+    write(folder / "train.jsonl", [{"messages": row["messages"], "lang": row["lang"]} for row in train])
+    test = read_texts("test")[:80]
+    write(folder / "prompts.jsonl", [{"prompt": row["prompt"], "lang": row["lang"]} for row in test])
+    write(folder / "texts.jsonl", [{"text": row["answer"], "lang": row["lang"]} for row in test])
+    write(folder / "loops.jsonl", [{"prompt": "Write a list.", "completion": "1. Tea\n" * 30}] * 4)
+    for name in ("sft", "sasft"):
+        shutil.copytree(MODEL, folder / "runs" / name)
+    return folder
+
+
+def write(file: Path, rows: list[dict]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def replaced(text: str) -> str:
+    for name, stands_in in IN_PLACE.items():
+        text = text.replace(name, stands_in)
+    return text
+
+
+def arguments_of(words: list[str]) -> list[str]:
+    """What `sae-posttrain` is called with; a command of another program is not known here."""
+    launched = ["accelerate", "launch", "-m", "sae_posttrain.cli"]
+    start = len(launched) if words[: len(launched)] == launched else 1
+    assert start > 1 or words[0] == "sae-posttrain", words
+    arguments = words[start:]
+    kind = "find-features --kind repetition" if "repetition" in arguments else arguments[0]
+    return [*arguments, *SHORTER[kind]]
+
+
+def test_every_name_that_is_replaced_occurs():
+    for name in IN_PLACE:
+        assert name in README, name
+
+
+def test_every_block_is_of_a_kind_that_is_run_here():
+    assert {tag for tag, _ in BLOCKS} == {"bash", "python", "text"}
+
+
+@pytest.mark.parametrize("target", [words[1] for words in commands() if words[0] == "make"])
+def test_make_knows_the_target(target):
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_extras_that_are_installed_exist():
+    installs = [" ".join(words) for words in commands() if words[0] == "pip"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = set(re.findall(r"\[(\w+)\]", " ".join(installs) + README))
+    assert installs and named & set(extras)
+
+
+def test_commands_run_one_after_the_other(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for words in commands():
+        if words[0] in ("make", "pip"):
+            continue
+        assert main(arguments_of([replaced(word) for word in words])) == 0, words
+    assert Path("report.html").exists()
+
+
+def test_python_runs_on_what_the_commands_made(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {"residual": torch.zeros(3, 192)}
+    for code in of_language("python"):
+        exec(compile(replaced(code), "README.md", "exec"), names)
+    assert names["sae"].num_features == 2
