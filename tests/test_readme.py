@@ -34,10 +34,13 @@ IN_PLACE = {
 SHORTER = {
     "find-features": [],
     "find-features --kind repetition": [
-        *("--rank-by", "increase", "--num-loops", "2", "--max-new-tokens", "80"),
+        *("--rank-by", "increase", "--num-loops", "8", "--max-new-tokens", "80"),
         *("--loops", "loops.jsonl"),
     ],
-    "calibrate": ["--strengths", "0.5", "--num-prompts", "2", "--max-new-tokens", "64", "--target", "0.01"],
+    "calibrate": [
+        *("--strengths", "0.25", "0.5", "0.75", "--target", "0.1"),
+        *("--num-prompts", "32", "--max-new-tokens", "80"),
+    ],
     "evaluate": ["--limit", "4", "--max-new-tokens", "16"],
     "report": [],
     "sft": [
@@ -60,9 +63,15 @@ def of_language(language: str) -> list[str]:
     return [text for tag, text in BLOCKS if tag == language]
 
 
+def replaced(text: str) -> str:
+    for name, stands_in in IN_PLACE.items():
+        text = text.replace(name, stands_in)
+    return text
+
+
 def commands() -> list[list[str]]:
     """Words of each command of the bash blocks, with comments taken out."""
-    lines = "\n".join(of_language("bash")).replace("\\\n", " ").splitlines()
+    lines = re.sub(r" *\\\n *", " ", replaced("\n".join(of_language("bash")))).splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -72,10 +81,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     train = read_texts("train")[:16]
     write(folder / "train.jsonl", [{"messages": row["messages"], "lang": row["lang"]} for row in train])
-    test = read_texts("test")[:80]
+    test = [row for row in read_texts("test") if "\n" in row["answer"]][:80]
     write(folder / "prompts.jsonl", [{"prompt": row["prompt"], "lang": row["lang"]} for row in test])
     write(folder / "texts.jsonl", [{"text": row["answer"], "lang": row["lang"]} for row in test])
-    write(folder / "loops.jsonl", [{"prompt": "Write a list.", "completion": "1. Tea\n" * 30}] * 4)
+    write(folder / "loops.jsonl", [{"prompt": "Write a list.", "completion": "1. Tea\n" * 30}] * 12)
     for name in ("sft", "sasft"):
         shutil.copytree(MODEL, folder / "runs" / name)
     return folder
@@ -83,12 +92,6 @@ def folder(tmp_path_factory):
 
 def write(file: Path, rows: list[dict]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def replaced(text: str) -> str:
-    for name, stands_in in IN_PLACE.items():
-        text = text.replace(name, stands_in)
-    return text
 
 
 def arguments_of(words: list[str]) -> list[str]:
@@ -127,7 +130,7 @@ def test_commands_run_one_after_the_other(folder, monkeypatch):
     for words in commands():
         if words[0] in ("make", "pip"):
             continue
-        assert main(arguments_of([replaced(word) for word in words])) == 0, words
+        assert main(arguments_of(words)) == 0, words
     assert Path("report.html").exists()
 
 

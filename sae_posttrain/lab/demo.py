@@ -128,12 +128,9 @@ def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
 
     with progress.step("Answers before training"):
         measure("before", "before", model, ())
-    for name, label, features in (
-        ("dapo", "plain DAPO", None),
-        ("steered", "steered DAPO (ours)", calibration.feature_set),
-    ):
+    for name, label, steering in (("dapo", "plain DAPO", None), ("steered", "steered DAPO (ours)", calibration)):
         with progress.step(f"{label}: training, then answers without steering"):
-            trainer = repetition.train(folder / f"{name}-training", seed, features)
+            trainer = repetition.train(folder / f"{name}-training", seed, steering)
             measure(name, label, trainer.model, trainer.state.log_history)
             del trainer
             gc.collect()

@@ -82,11 +82,20 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
     )
 
 
-def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any:
-    """DAPO with a reward for answers that end; with features, one rollout of each group is steered along them."""
+def best_push(calibration: Calibration) -> float:
+    """The strength of the highest hit rate; of equal ones the smallest."""
+    return max(calibration.rows[1:], key=lambda row: (row.hit_rate, -row.strength)).strength
+
+
+def train(folder: Path, seed: int, calibration: Calibration | None = None) -> Any:
+    """
+    DAPO with a reward for answers that end; with calibrated features, one rollout of each group is steered along them,
+    at the strength of the highest hit rate where none reached the target.
+    """
     args = SteeredGRPOConfig(
         str(folder),
-        num_steered=0 if feature_set is None else 1,
+        num_steered=0 if calibration is None else 1,
+        steer_strength=None if calibration is None else calibration.strength or best_push(calibration),
         num_generations=GROUP_SIZE,
         per_device_train_batch_size=GROUPS * GROUP_SIZE,
         max_completion_length=MAX_NEW_TOKENS,
@@ -109,7 +118,7 @@ def train(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any
         AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
         EndlessRepetitionReward(tokenizer.eos_token_id),
         args,
-        feature_set=feature_set,
+        feature_set=None if calibration is None else calibration.feature_set,
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
     )

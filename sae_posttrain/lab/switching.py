@@ -16,12 +16,12 @@ from .contents import MODEL, SAE, read_texts
 from .progress import train
 
 BLOCKS = (2, 3)
-NUM_FEATURES = 8
-STEPS = 60
-LEARNING_RATE = 7e-4
+NUM_FEATURES = 4
+STEPS = 70
+LEARNING_RATE = 5e-4
 BATCH_SIZE = 32
 SAMPLING: dict[str, Any] = {"max_new_tokens": 96, "temperature": 1.0, "top_p": 0.8, "batch_size": 200}
-PENALTY: dict[str, Any] = {"penalty_weight": 5.0, "margin": 1.0, "penalty_positions": "predicting"}
+PENALTY: dict[str, Any] = {"penalty_weight": 10.0, "margin": 1.0, "penalty_positions": "predicting"}
 
 
 EXPLANATION = """\
