@@ -61,7 +61,7 @@ def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: i
     datasets.disable_progress_bars()
     progress = Progress(total=4 if quick else 9)
     set_seed(seed)
-    sections = [_switching(folder / "switching", progress, seed)]
+    sections = [_switching(folder / "switching", progress, seed, quick)]
     if not quick:
         sections.append(_repetition(folder / "repetition", progress, seed))
     table = format_table(sections)
@@ -81,13 +81,13 @@ def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: i
     return report
 
 
-def _switching(folder: Path, progress: Progress, seed: int) -> Section:
+def _switching(folder: Path, progress: Progress, seed: int, quick: bool) -> Section:
     """Before, SFT, SASFT: the same data, steps and seed."""
     model, tokenizer = load()
     with progress.step("Finding the features that stand for Chinese"):
         feature_set = switching.find(model, tokenizer)
         feature_set.save(folder / "features.safetensors")
-    test = switching.questions()
+    test = switching.questions(quick)
     texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
     arms = []
 
