@@ -102,7 +102,7 @@ def _switching(folder: Path, progress: Progress, seed: int, quick: bool) -> Sect
         measure("before", "before", model, ())
     for name, label, features in (("sft", "SFT", None), ("sasft", "SASFT (ours)", feature_set)):
         with progress.step(f"{label}: fine-tuning on answers with stray Chinese words, then answers"):
-            trainer = switching.fine_tune(folder / f"{name}-training", seed, features)
+            trainer = switching.fine_tune(folder / f"{name}-training", seed, features, quick)
             measure(name, label, trainer.model, trainer.state.log_history)
             del trainer
             gc.collect()

@@ -18,6 +18,7 @@ from .progress import train
 BLOCKS = (2, 3)
 NUM_FEATURES = 8
 STEPS = 80
+QUICK_STEPS = 60
 LEARNING_RATE = 5e-4
 BATCH_SIZE = 32
 SAMPLING: dict[str, Any] = {"max_new_tokens": 96, "temperature": 1.0, "top_p": 0.8, "batch_size": 200}
@@ -32,9 +33,9 @@ that stand for Chinese while it learns the same data.
 
 
 def questions(quick: bool) -> list[dict[str, Any]]:
-    """The test questions but those that ask for a Chinese word, two thirds of them if quick; short answers first."""
+    """The test questions but those that ask for a Chinese word, half of them if quick; short answers first."""
     ids = sorted({row["id"] for row in read_texts("test") if row["kind"] != "translate"})
-    kept = {id for number, id in enumerate(ids) if number % 3 or not quick}
+    kept = {id for number, id in enumerate(ids) if number % 2 or not quick}
     return sorted((row for row in read_texts("test") if row["id"] in kept), key=by_length)
 
 
@@ -59,10 +60,10 @@ def find(model: Any, tokenizer: Any) -> FeatureSet:
     )
 
 
-def fine_tune(folder: Path, seed: int, feature_set: FeatureSet | None = None) -> Any:
+def fine_tune(folder: Path, seed: int, feature_set: FeatureSet | None, quick: bool) -> Any:
     """Fine-tune the lab's model on the contaminated answers: TRL's own trainer, or ours with features."""
     settings: dict[str, Any] = {
-        "max_steps": STEPS,
+        "max_steps": QUICK_STEPS if quick else STEPS,
         "per_device_train_batch_size": BATCH_SIZE,
         "learning_rate": LEARNING_RATE,
         "warmup_steps": 10,
