@@ -38,8 +38,8 @@ class Bar(ProgressCallback):
         pass
 
 
-def train(trainer: Any) -> Any:
-    """Train, with the bar only."""
+def train_with_bar(trainer: Any) -> Any:
+    """Train, and return the trainer."""
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Bar())
     trainer.train()

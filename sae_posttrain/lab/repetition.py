@@ -14,7 +14,7 @@ from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer
 from .contents import MODEL, SAE, read_texts
-from .progress import train as run
+from .progress import train_with_bar
 
 BLOCKS = (1, 2)
 MAX_NEW_TOKENS = 144
@@ -122,4 +122,4 @@ def train(folder: Path, seed: int, calibration: Calibration | None = None) -> An
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
     )
-    return run(trainer)
+    return train_with_bar(trainer)

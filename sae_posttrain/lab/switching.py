@@ -13,7 +13,7 @@ from ..features.language import find_features
 from ..sft.config import SASFTConfig
 from ..sft.trainer import SASFTTrainer
 from .contents import MODEL, SAE, read_texts
-from .progress import train
+from .progress import train_with_bar
 
 BLOCKS = (2, 3)
 NUM_FEATURES = 8
@@ -93,4 +93,4 @@ def fine_tune(folder: Path, seed: int, feature_set: FeatureSet | None, quick: bo
             train_dataset=data,
             processing_class=tokenizer,
         )
-    return train(trainer)
+    return train_with_bar(trainer)

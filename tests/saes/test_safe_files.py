@@ -171,3 +171,13 @@ def test_safetensors_that_declares_more_than_it_holds_is_refused(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
     with pytest.raises(ValueError, match="truncated or damaged"):
         open_tensors(tmp_path / "w.safetensors")
+
+
+def test_npz_of_a_later_zip_version_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", W_enc=np.zeros((2, 3), dtype=np.float32))
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 6] = 99  # version needed to extract, which zipfile does not implement
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="version"):
+        open_tensors(tmp_path / "w.npz")
