@@ -235,7 +235,7 @@ def test_grpo_trains_from_a_yaml_file_and_fields_beside_it(folder, capsys):
     ("extra", "message"),
     [
         (["--target-group", "fr"], "No text belongs to the target group 'fr'; the groups are en, ko, zh"),
-        (["--blocks", "7"], "layer7.sae.pt"),
+        (["--blocks", "7"], "holds no SAE of block 7"),
         (["--texts", "none.jsonl"], "There is no file none.jsonl"),
         (["--group-column", "language"], "no group column 'language'"),
         (["--out", "zh.bin"], "--out must end in .safetensors"),

@@ -286,8 +286,9 @@ class FeatureSet:
         It can be penalised with `penalty="zero"` and `penalty_unit="raw"`; the mean of a group needs `find_features`.
 
         Raises:
-            ValueError: If a feature is not in the SAE.
+            ValueError: If a feature is not in the SAE, or the SAE normalises each token before it reads it.
         """
+        sae.require_affine()
         held = list(range(sae.num_features)) if sae.features is None else list(sae.features)
         for feature in features:
             sae.direction(feature)  # an unknown feature is an error here
@@ -304,7 +305,7 @@ class FeatureSet:
         return cls(
             encoder_rows=sae.W_enc.T[rows].float().cpu().contiguous(),
             encoder_bias=sae.b_enc[rows].float().cpu(),
-            directions=sae.W_dec[rows].float().cpu().contiguous(),
+            directions=sae.directions[rows].float().cpu().contiguous(),
             blocks=(sae.block,) * num,
             feature_ids=tuple(features),
             names=tuple(names) if names is not None else tuple(f"{sae.block}.{feature}" for feature in features),

@@ -156,7 +156,7 @@ def find_features(
                 else output_scores(
                     network,
                     prompts,
-                    each.W_dec[ids.to(each.W_dec.device)],
+                    each.directions[ids.to(each.directions.device)],
                     each.block,
                     tokens,
                     push * float(block_sums.norms.median()),

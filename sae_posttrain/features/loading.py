@@ -64,6 +64,7 @@ def load_saes(
 
 def require_fit(sae: FrozenSAE, model: nn.Module) -> None:
     """Raises a `ValueError` if the SAE cannot have been trained on this model, or cannot encode."""
+    sae.require_affine()
     width, num_blocks = get_width(model), len(find_blocks(model))
     if sae.block >= num_blocks:
         raise ValueError(f"The SAE reads block {sae.block}, the model has blocks 0 to {num_blocks - 1}.")

@@ -1,14 +1,93 @@
-"""The files an SAE can be read from: a local folder or a Hub repository, behind the same three questions."""
+"""The files an SAE can be read from: a local folder or a Hub repository, behind the same few questions."""
 
+import json
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from .frozen import SAESource
+from .safe_files import open_tensors
+from .stored_tensor import StoredTensor
 
 MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
+
+MOST_CONFIG_BYTES = 1 << 20
+"""Largest configuration that is read: real ones have a few kB."""
+
+
+class SAEFile(NamedTuple):
+    """
+    A weight file of a known format, and what its name or configuration says of the place that it reads.
+
+    Args:
+        file (`str`):
+            Its name among `SAEFiles.names`.
+        block (`int` or `None`):
+            Decoder block, from 0; `None` if nothing says it.
+        site (`str` or `None`):
+            Site in the block, as in `sae_posttrain.sites`; `None` if nothing says it.
+    """
+
+    file: str
+    block: int | None = None
+    site: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The folder it lies in, with a `/` behind it; empty for the top."""
+        return self.file[: self.file.rfind("/") + 1]
+
+
+class Wanted(NamedTuple):
+    """
+    What is asked of a reader.
+
+    Args:
+        block (`int`):
+            Decoder block, from 0.
+        site (`str`):
+            Site in the block: the file's own, the one that the user gave where the file does not say it, else
+            `"resid_post"`.
+        features (`tuple[int, ...]` or `None`):
+            The features to read, without duplicates; `None` for all.
+        k (`int` or `None`):
+            The user's word on active features per token, where files do not say it.
+        input_scale (`float` or `None`):
+            The user's word on the factor of the input, where files do not say it.
+        directions (`bool` or `None`):
+            Whether to read the decoder; `None`: unless that means to fetch a whole matrix for a few features.
+    """
+
+    block: int
+    site: str
+    features: tuple[int, ...] | None = None
+    k: int | None = None
+    input_scale: float | None = None
+    directions: bool | None = None
+
+    def encoder(self, stored: StoredTensor, dims: str) -> Any:
+        """The wanted features of an encoder stored as `dims` (`"FD"` or `"DF"`), in float32: `(D, F)`."""
+        rows = stored.rows(self.features).T if dims == "FD" else stored.columns(self.features)
+        return rows.float()
+
+    def decoder(self, stored: StoredTensor, dims: str, *, needed: bool = False) -> Any:
+        """
+        The wanted features of a decoder stored as `dims`, in float32: `(F, D)`; `None` if it is to stay in its file.
+
+        `needed`: the format's pre-activations are scaled by the decoder's norms, so it is read in any case.
+        """
+        fetches_all = stored.is_remote and dims == "DF" and self.features is not None
+        if not needed and (self.directions is False or (self.directions is None and fetches_all)):
+            return None
+        directions = stored.rows(self.features) if dims == "FD" else stored.columns(self.features).T
+        return directions.float()
+
+    def vector(self, stored: StoredTensor) -> Any:
+        """The wanted features' values of a vector with one value a feature, in float32."""
+        return stored.rows(self.features).float()
 
 
 @dataclass(frozen=True)
@@ -41,6 +120,28 @@ class SAEFiles:
             return SAESource(repository="", revision=None, file=name, format=format, path=path)
         repository, revision, file = origin
         return SAESource(repository=repository, revision=revision, file=file, format=format, path=path)
+
+    def tensors(self, name: str, *, part: bool) -> dict[str, StoredTensor]:
+        """Table of contents of the weight file `name`; if only a `part` of it will be read, without a download."""
+        return open_tensors(self.fetch(name))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """
+        The JSON object in the file `name`.
+
+        Raises:
+            ValueError: If the file is larger than any configuration, damaged, or holds something else.
+        """
+        path = self.fetch(name)
+        if path.stat().st_size > MOST_CONFIG_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration of an SAE is that large.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is truncated or damaged: {error}. Download it again.") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is no configuration: it holds a {type(content).__name__}, not an object.")
+        return content
 
     def listing(self) -> str:
         """The first file names, for messages."""

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-ACTIVATIONS = ("topk", "relu", "jumprelu", "gated")
+ACTIVATIONS = ("topk", "abstopk", "groupmax", "relu", "jumprelu", "gated")
+COMPARING = ("topk", "abstopk", "groupmax")
+"""Activations in which the features of a token compete: of a part of them nothing can be said."""
+
+INPUT_NORMS = ("layer_norm", "constant_norm")
+LAYER_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -62,50 +67,66 @@ class SAESource:
 @dataclass(frozen=True, eq=False)
 class FrozenSAE:
     """
-    A sparse autoencoder of one block's output, as float32 tensors in raw residual units.
+    A sparse autoencoder of one site of a model, as float32 tensors in raw units of that site.
 
     `pre = x · W_enc + b_enc`, then an activation, then `acts · W_dec + b_dec`. What a file format does differently
-    (orientation, subtracting `b_dec` from the input) is folded in by its reader. Activations:
+    (orientation, subtracting `b_dec` from the input, scaled inputs) is folded in by its reader. Activations:
 
     - `"relu"`: `relu(pre)`
     - `"jumprelu"`: `relu(pre)` where `pre > threshold`, else 0
     - `"gated"`: `relu(pre · magnitude_scale + magnitude_shift)` where `pre > 0`, else 0; `pre` is the gate's
       (https://huggingface.co/papers/2404.16014)
-    - `"topk"`: the `k` largest of `pre` (of `pre · decoder_norm` if that is given: then decoding divides by it), with
-      a ReLU behind it if `relu_after_topk`
+    - `"topk"`: the `k` largest of `pre`, with a ReLU behind it if `relu_after_topk`
+    - `"abstopk"`: the `k` of largest magnitude, with their sign
+    - `"groupmax"`: the features in `k` groups of neighbours, and the largest `relu(pre)` of each group
 
-    Made by [`load_sae`]. With `features`, it holds only those: their pre-activations, directions and (except for
-    TopK) activations are the same as in the full SAE.
+    With `decoder_norm`, the activation sees `pre · decoder_norm`; what it returns is then either the activation, and
+    decoding divides by the norm (`norm_in_acts`, as in SAELens), or it is divided at once (as in llamascopium).
+
+    With `input_norm`, each token is normalised first, so that pre-activations are no affine function of `x`: such an
+    SAE encodes and reconstructs, but [`FeatureSet`] refuses its features.
+
+    - `"layer_norm"`: `(x - mean) / (std + 1e-5)`, the std with `D - 1` in the denominator
+    - `"constant_norm"`: `x · √D / ‖x‖`
+
+    Made by [`load_sae`]. With `features`, it holds only those: their pre-activations, directions and (unless
+    features compete, as in TopK) activations are the same as in the full SAE.
 
     Args:
         W_enc (`torch.Tensor` of shape `(D, F)`):
             Encoder, a column a feature; may be a transposed view.
         b_enc (`torch.Tensor` of shape `(F,)`):
             Encoder bias.
-        W_dec (`torch.Tensor` of shape `(F, D)`):
-            Decoder, a direction a row; may be a transposed view.
+        W_dec (`torch.Tensor` of shape `(F, D)` or `None`):
+            Decoder, a direction a row; may be a transposed view. `None` if it was left in the file.
         b_dec (`torch.Tensor` of shape `(D,)`):
             Decoder bias.
         activation (`str`):
-            `"topk"`, `"relu"`, `"jumprelu"` or `"gated"`.
+            One of those above.
         block (`int`):
-            Decoder block, from 0, whose output the SAE reads.
+            Decoder block, from 0, in which the SAE's site lies.
         source (`SAESource`):
             Where the weights came from.
         site (`str`, *optional*, defaults to `"resid_post"`):
-            What it reads: `"resid_post"` is the block's output.
+            What it reads in that block, as in `sae_posttrain.sites`: `"resid_post"` is the block's output.
+        base_model (`str`, *optional*, defaults to `""`):
+            The model it was trained on, where its files say so.
         k (`int`, *optional*):
             Active features per token of a TopK SAE; `None` if unknown (only `encode` needs it).
         relu_after_topk (`bool`, *optional*, defaults to `True`):
             Whether negative values among the `k` largest become 0.
         decoder_norm (`torch.Tensor` of shape `(F,)`, *optional*):
-            Factor on the pre-activations before TopK.
+            Factor on the pre-activations before the activation.
+        norm_in_acts (`bool`, *optional*, defaults to `True`):
+            Whether activations keep that factor.
         threshold (`torch.Tensor` of shape `(F,)`, *optional*):
             Thresholds of a JumpReLU SAE.
         magnitude_scale (`torch.Tensor` of shape `(F,)`, *optional*):
             Of a gated SAE.
         magnitude_shift (`torch.Tensor` of shape `(F,)`, *optional*):
             Of a gated SAE.
+        input_norm (`str`, *optional*):
+            `"layer_norm"` or `"constant_norm"`.
         features (`tuple[int, ...]`, *optional*):
             Original indices of the features held; `None` for all.
 
@@ -115,23 +136,28 @@ class FrozenSAE:
 
     W_enc: Tensor = field(repr=False)
     b_enc: Tensor = field(repr=False)
-    W_dec: Tensor = field(repr=False)
+    W_dec: Tensor | None = field(repr=False)
     b_dec: Tensor = field(repr=False)
     activation: str
     block: int
     source: SAESource
     site: str = "resid_post"
+    base_model: str = ""
     k: int | None = None
     relu_after_topk: bool = True
     decoder_norm: Tensor | None = field(default=None, repr=False)
+    norm_in_acts: bool = True
     threshold: Tensor | None = field(default=None, repr=False)
     magnitude_scale: Tensor | None = field(default=None, repr=False)
     magnitude_shift: Tensor | None = field(default=None, repr=False)
+    input_norm: str | None = None
     features: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"Unknown activation {self.activation!r}. Known: {', '.join(ACTIVATIONS)}.")
+        if self.input_norm not in (None, *INPUT_NORMS):
+            raise ValueError(f"Unknown input norm {self.input_norm!r}. Known: {', '.join(INPUT_NORMS)}.")
         D, F = self.W_enc.shape
         for name in ("b_enc", "W_dec", "b_dec", "decoder_norm", "threshold", "magnitude_scale", "magnitude_shift"):
             shape = {"W_dec": (F, D), "b_dec": (D,)}.get(name, (F,))
@@ -145,14 +171,16 @@ class FrozenSAE:
         if self.features is not None and len(self.features) != F:
             raise ValueError(f"`features` names {len(self.features)} features, `W_enc` holds {F}.")
         if self.k is not None:
-            if self.activation != "topk":
+            if self.activation not in COMPARING:
                 raise ValueError(f"`k` belongs to TopK SAEs; this one is a {self.activation} SAE. Leave it out.")
             if self.k < 1 or (self.features is None and self.k > F):
                 raise ValueError(f"`k` must be from 1 to the number of features, {F}; got {self.k}.")
+            if self.activation == "groupmax" and self.features is None and F % self.k:
+                raise ValueError(f"groupmax needs groups of equal size; {F} features do not divide into {self.k}.")
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream that the SAE reads."""
+        """Width of what the SAE reads."""
         return self.W_enc.shape[0]
 
     @property
@@ -162,11 +190,11 @@ class FrozenSAE:
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """
-        `x · W_enc + b_enc`, in float32 whatever the dtype of `x` and also under autocast.
+        `x · W_enc + b_enc` (of the normalised `x`, with `input_norm`), in float32 also under autocast.
 
         Args:
             x (`torch.Tensor` of shape `(..., D)`):
-                Residuals of the SAE's site.
+                What the SAE's site holds, in any dtype.
 
         Returns:
             `torch.Tensor` of shape `(..., F)`, float32.
@@ -174,13 +202,10 @@ class FrozenSAE:
         Raises:
             ValueError: If `x` is not `D` wide.
         """
-        if x.shape[-1] != self.d_model:
-            raise ValueError(
-                f"The SAE reads width {self.d_model}, block {self.block} writes {x.shape[-1]}; was it trained on this "
-                "model?"
-            )
+        self._require_width(x)
         with torch.autocast(x.device.type, enabled=False):
-            return linear(x.float(), self.W_enc.T, self.b_enc)
+            x_in, _, _ = self._normalise(x.float())
+            return linear(x_in, self.W_enc.T, self.b_enc)
 
     def encode(self, x: Tensor) -> Tensor:
         """
@@ -188,7 +213,7 @@ class FrozenSAE:
 
         Args:
             x (`torch.Tensor` of shape `(..., D)`):
-                Residuals of the SAE's site.
+                What the SAE's site holds.
 
         Returns:
             `torch.Tensor` of shape `(..., F)`, float32: 0 where a feature is not active.
@@ -212,51 +237,131 @@ class FrozenSAE:
         Raises:
             ValueError: For a TopK SAE, if `k` is unknown or only some features are held.
         """
-        if self.activation == "topk":
-            return self._keep_topk(pre)
-        if self.threshold is not None:
-            return torch.relu(pre) * (pre > self.threshold)
-        if self.magnitude_scale is not None and self.magnitude_shift is not None:
-            return torch.relu(pre * self.magnitude_scale + self.magnitude_shift) * (pre > 0)
-        return torch.relu(pre)
+        seen = pre if self.decoder_norm is None else pre * self.decoder_norm
+        if self.activation in COMPARING:
+            acts = self._keep_largest(seen)
+        elif self.threshold is not None:
+            acts = torch.relu(seen) * (seen > self.threshold)
+        elif self.magnitude_scale is not None and self.magnitude_shift is not None:
+            acts = torch.relu(seen * self.magnitude_scale + self.magnitude_shift) * (seen > 0)
+        else:
+            acts = torch.relu(seen)
+        return acts if self.norm_in_acts else self._without_norm(acts)
 
-    def _keep_topk(self, pre: Tensor) -> Tensor:
+    def _keep_largest(self, pre: Tensor) -> Tensor:
         if self.features is not None:
             raise ValueError(
-                f"TopK compares all features of a token, and only {self.num_features} were loaded. Load the SAE "
-                "without `features` to encode, or use `pre_activations`."
+                f"{self.activation} compares all features of a token, and only {self.num_features} were loaded. Load "
+                "the SAE without `features` to encode, or use `pre_activations`."
             )
         if self.k is None:
             raise ValueError(
                 "The file does not say how many features are active per token. Give it: `load_sae(..., k=50)`."
             )
-        compared = pre if self.decoder_norm is None else pre * self.decoder_norm
-        values, indices = compared.topk(self.k, dim=-1)
-        if self.relu_after_topk:
-            values = torch.relu(values)
+        if self.activation == "groupmax":
+            grouped = torch.relu(pre).unflatten(-1, (self.k, -1))
+            values, indices = grouped.max(dim=-1, keepdim=True)
+            return torch.zeros_like(grouped).scatter_(-1, indices, values).flatten(-2)
+        if self.activation == "abstopk":
+            indices = pre.abs().topk(self.k, dim=-1).indices
+            values = pre.gather(-1, indices)
+        else:
+            values, indices = pre.topk(self.k, dim=-1)
+            if self.relu_after_topk:
+                values = torch.relu(values)
         return torch.zeros_like(pre).scatter_(-1, indices, values)
+
+    def _without_norm(self, acts: Tensor) -> Tensor:
+        if self.decoder_norm is None:
+            return acts
+        return acts / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)  # norm 0: act is 0 too
 
     def decode(self, acts: Tensor) -> Tensor:
         """
-        `acts · W_dec + b_dec`: what the given activations stand for in the residual stream.
+        `acts · W_dec + b_dec`: what the given activations stand for at the SAE's site.
 
         Args:
             acts (`torch.Tensor` of shape `(..., F)`):
                 Activations, as `encode` returns them.
 
         Returns:
-            `torch.Tensor` of shape `(..., D)`, float32.
+            `torch.Tensor` of shape `(..., D)`, float32; with `input_norm`, in units of the normalised token.
 
         Raises:
-            ValueError: If `acts` does not hold one value per feature.
+            ValueError: If `acts` does not hold one value per feature, or the decoder was left in its file.
         """
         if acts.shape[-1] != self.num_features:
             raise ValueError(f"The SAE holds {self.num_features} features, `acts` has {acts.shape[-1]}.")
+        directions = self.directions
         with torch.autocast(acts.device.type, enabled=False):
-            acts = acts.float()
-            if self.decoder_norm is not None:
-                acts = acts / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)  # norm 0: act is 0 too
-            return linear(acts, self.W_dec.T, self.b_dec)
+            acts = self._without_norm(acts.float()) if self.norm_in_acts else acts.float()
+            return linear(acts, directions.T, self.b_dec)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """
+        What the SAE makes of `x`: `decode(encode(x))`, with a token's normalisation undone.
+
+        Args:
+            x (`torch.Tensor` of shape `(..., D)`):
+                What the SAE's site holds.
+
+        Returns:
+            `torch.Tensor` of shape `(..., D)`, float32.
+
+        Raises:
+            ValueError: As `encode` and `decode` do.
+        """
+        self._require_width(x)
+        _, scale, shift = self._normalise(x.float())
+        return self.decode(self.encode(x)) * scale + shift
+
+    def _require_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"The SAE reads width {self.d_model}, {self.site} of block {self.block} has {x.shape[-1]}; was it "
+                "trained on this model?"
+            )
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """What the encoder reads, and the scale and shift that lead back from there."""
+        if self.input_norm == "layer_norm":
+            shift = x.mean(dim=-1, keepdim=True)
+            scale = x.std(dim=-1, keepdim=True)
+            return (x - shift) / (scale + LAYER_NORM_EPS), scale, shift
+        if self.input_norm == "constant_norm":
+            scale = x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / x.shape[-1] ** 0.5
+            return x / scale, scale, 0.0
+        return x, 1.0, 0.0
+
+    def require_affine(self) -> None:
+        """
+        Check that pre-activations are an affine function of what the site holds, as a [`FeatureSet`] needs them.
+
+        Raises:
+            ValueError: If the SAE normalises each token first.
+        """
+        if self.input_norm is not None:
+            raise ValueError(
+                f"The SAE {self.source.file} normalises each token before it reads it ({self.input_norm}): its "
+                "pre-activations are no affine function of the residual stream, so its features cannot be found, "
+                "penalised or clamped. It can encode and reconstruct, and its directions can be steered along: "
+                "`FeatureSet.from_directions(sae.directions[ids], ...)`."
+            )
+
+    @property
+    def directions(self) -> Tensor:
+        """
+        `W_dec` `(F, D)`.
+
+        Raises:
+            ValueError: If it was left in the file.
+        """
+        if self.W_dec is None:
+            raise ValueError(
+                f"The directions of {self.source.file} were left where they are: reading some of them means to fetch "
+                "the whole matrix, once. Ask for them: `load_sae(..., directions=True)`."
+            )
+        return self.W_dec
 
     def direction(self, feature: int) -> Tensor:
         """
@@ -275,10 +380,10 @@ class FrozenSAE:
         if self.features is not None:
             if feature not in self.features:
                 raise ValueError(f"Feature {feature} was not loaded; loaded are {', '.join(map(str, self.features))}.")
-            return self.W_dec[self.features.index(feature)]
+            return self.directions[self.features.index(feature)]
         if not 0 <= feature < self.num_features:
             raise ValueError(f"Feature {feature} does not exist: the SAE has features 0 to {self.num_features - 1}.")
-        return self.W_dec[feature]
+        return self.directions[feature]
 
     def to(self, device: torch.device | str) -> "FrozenSAE":
         """The same SAE with its tensors on `device`."""

@@ -2,9 +2,10 @@
 
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from .files import SAEFiles, find_files
+from ..sites import SITES, is_site
+from .files import SAEFile, SAEFiles, Wanted, find_files
 from .formats import FORMATS
 from .frozen import FrozenSAE
 
@@ -13,31 +14,43 @@ def load_sae(
     path_or_repo: str | os.PathLike[str],
     *,
     block: int,
+    site: str | None = None,
     features: Iterable[int] | None = None,
+    directions: bool | None = None,
     format: str | None = None,
     k: int | None = None,
+    input_scale: float | None = None,
     revision: str | None = None,
 ) -> FrozenSAE:
     """
     Load the sparse autoencoder of one decoder block.
 
-    Reads Qwen-Scope (`layer{block}.sae.pt`), SAELens (`cfg.json` with `sae_weights.safetensors`) and Gemma Scope
-    (`layer_{block}/width_*/average_l0_*/params.npz`). Nothing in a file is executed, and names, shapes and dtypes are
-    checked before memory is taken. With `features`, only their weights are read.
+    Reads every format in `FORMATS`. Nothing in a file is executed, and names, shapes and dtypes are checked before
+    memory is taken. With `features`, only their weights are read, also over the network where the layout allows it.
 
     Args:
         path_or_repo (`str` or `os.PathLike`):
             A local folder or, if there is none of that name, a Hub repository: `owner/repository` or
             `owner/repository/sub/folder`.
         block (`int`):
-            Decoder block, counted from 0, whose output the SAE reads.
+            Decoder block, counted from 0, in which the SAE's site lies.
+        site (`str`, *optional*):
+            What the SAE reads in that block: `"resid_pre"` (the block's input), `"resid_mid"`, `"resid_post"` (its
+            output), `"attn_z"` (input of the attention's output projection), `"attn_out"`, `"mlp_out"`, or a module
+            of the block with `.input` or `.output`, such as `"mlp.down_proj.input"`. Needed where a folder holds SAEs
+            of several sites; where files do not say it, `"resid_post"` is taken.
         features (`Iterable[int]`, *optional*):
             Features to read; the others' weights stay in the file.
+        directions (`bool`, *optional*):
+            Whether to read the decoder. By default it is, unless a few features of it would mean to fetch the whole
+            matrix over the network.
         format (`str`, *optional*):
             Name in `FORMATS`; found out from the files if left out.
         k (`int`, *optional*):
             Active features per token of a TopK SAE whose files do not say it. Qwen-Scope's stands in the
             repository's name, so a local folder of another name needs it; only `encode` does.
+        input_scale (`float`, *optional*):
+            Factor on the input of an SAE that was trained on scaled activations and whose files do not say the scale.
         revision (`str`, *optional*):
             Branch, tag or commit of the Hub repository.
 
@@ -58,12 +71,42 @@ def load_sae(
     """
     if isinstance(block, bool) or not isinstance(block, int) or block < 0:
         raise ValueError(f"`block` counts decoder blocks from 0, got {block!r}.")
-    if format is not None and format not in FORMATS:
-        raise ValueError(f"Unknown SAE format {format!r}. Known: {', '.join(FORMATS)}.")
+    if site is not None and not is_site(site):
+        raise ValueError(
+            f"Unknown site {site!r}. Known: {', '.join(SITES)}, or a module of the block with '.input' or '.output', "
+            "such as 'mlp.down_proj.input'."
+        )
+    if input_scale is not None and not 0 < input_scale < float("inf"):
+        raise ValueError(f"`input_scale` must be above 0 and finite, got {input_scale}.")
     chosen = None if features is None else _checked(features)
     files = find_files(path_or_repo, revision)
-    format, file = _locate(files, block, format)
-    return FORMATS[format].read(files, file, block, chosen, k)
+    found = {name: _pick(files, listed, block, site) for name, listed in list_saes(files, format).items()}
+    if len(found) > 1:
+        raise ValueError(
+            f"{files.place} holds SAEs of several formats: "
+            f"{', '.join(f'{name} ({sae.file})' for name, sae in found.items())}. Say which with `format`."
+        )
+    format, sae_file = next(iter(found.items()))
+    wanted = Wanted(block, sae_file.site or site or "resid_post", chosen, k, input_scale, directions)
+    return FORMATS[format].read(files, sae_file, wanted)
+
+
+def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEFile]]:
+    """
+    The SAEs in one place, by format; formats of which there is none are left out.
+
+    Raises:
+        ValueError: If there is none at all, or the format is unknown.
+    """
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"Unknown SAE format {format!r}. Known: {', '.join(FORMATS)}.")
+    asked = FORMATS if format is None else {format: FORMATS[format]}
+    found = {name: listed for name, reader in asked.items() if (listed := reader.list(files))}
+    if not found:
+        what = f"No SAE of a known format is in {files.place}." if format is None else f"No {format} SAE is there."
+        known = "; ".join(f"{name}: {reader.layout}" for name, reader in FORMATS.items())
+        raise ValueError(f"{what} Found in {files.place}: {files.listing()}. Known formats: {known}.")
+    return found
 
 
 def _checked(features: Iterable[int]) -> tuple[int, ...]:
@@ -78,17 +121,28 @@ def _checked(features: Iterable[int]) -> tuple[int, ...]:
     return chosen
 
 
-def _locate(files: SAEFiles, block: int, format: str | None) -> tuple[str, str]:
-    """Format and weight file of the block's SAE."""
-    asked = FORMATS if format is None else {format: FORMATS[format]}
-    found = {name: file for name, reader in asked.items() if (file := reader.find(files, block)) is not None}
-    if not found:
-        what = f"No SAE of a known format is in {files.place}." if format is None else f"No {format} SAE is there."
-        known = "; ".join(f"{name}: {reader.layout}" for name, reader in FORMATS.items())
-        raise ValueError(f"{what} Found in {files.place}: {files.listing()}. Known formats: {known}.")
-    if len(found) > 1:
-        raise ValueError(
-            f"{files.place} holds SAEs of several formats: "
-            f"{', '.join(f'{name} ({file})' for name, file in found.items())}. Say which with `format`."
+def _pick(files: SAEFiles, listed: Sequence[SAEFile], block: int, site: str | None) -> SAEFile:
+    """The one SAE of this block and site; one that does not say where it reads only if it is alone."""
+    fitting = [sae for sae in listed if sae.block == block and site in (None, sae.site)]
+    if (
+        not fitting
+        and len(listed) == 1
+        and listed[0].block in (None, block)
+        and site in (None, listed[0].site or site)
+    ):
+        fitting = list(listed)
+    if not fitting:
+        blocks = sorted({sae.block for sae in listed if sae.block is not None})
+        sites = sorted({sae.site for sae in listed if sae.site is not None})
+        asked = f"block {block}" if site is None else f"{site} of block {block}"
+        there = (
+            f"blocks {', '.join(map(str, blocks))}" if blocks else f"{len(listed)} SAEs that do not say their block"
         )
-    return next(iter(found.items()))
+        at_sites = f" ({', '.join(sites)})" if sites else ""
+        raise FileNotFoundError(f"{files.place} holds no SAE of {asked}; it has {there}{at_sites}.")
+    if len(fitting) > 1:
+        sites = sorted({str(sae.site) for sae in fitting})
+        hint = "Give the folder of one of them" + (f", or a `site` of {', '.join(sites)}" if len(sites) > 1 else "")
+        names = ", ".join(sae.folder.rstrip("/") or sae.file for sae in fitting)
+        raise ValueError(f"{files.place} holds {len(fitting)} SAEs of block {block}: {names}. {hint}.")
+    return fitting[0]

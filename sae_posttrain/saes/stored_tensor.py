@@ -60,6 +60,11 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def is_remote(self) -> bool:
+        """Whether its bytes have to be fetched over the network."""
+        return False
+
+    @property
     def T(self) -> "StoredTensor":
         """The transposed matrix: the same bytes, read the other way."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
@@ -181,13 +186,13 @@ class StoredTensor:
 
 
 def check_tensors(
-    path: Path, tensors: dict[str, StoredTensor], layout: dict[str, str], features: Sequence[int] | None = None
+    path: str | Path, tensors: dict[str, StoredTensor], layout: dict[str, str], features: Sequence[int] | None = None
 ) -> None:
     """
     Check names, shapes and dtypes of a file's tensors, and that the features exist, before any weight is read.
 
     Args:
-        path (`pathlib.Path`):
+        path (`str` or `pathlib.Path`):
             The file, for messages.
         tensors (`dict[str, StoredTensor]`):
             What [`open_tensors`] found.

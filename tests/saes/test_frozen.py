@@ -16,7 +16,9 @@ def sae(weights) -> FrozenSAE:
 
 
 def test_wrong_width_is_an_error_that_names_both_widths(sae):
-    with pytest.raises(ValueError, match=r"The SAE reads width 6, block 20 writes 7; was it trained on this model?"):
+    with pytest.raises(
+        ValueError, match=r"The SAE reads width 6, resid_post of block 20 has 7; was it trained on this model?"
+    ):
         sae.pre_activations(torch.zeros(2, 7))
     with pytest.raises(ValueError, match="holds 16 features, `acts` has 6"):
         sae.decode(torch.zeros(2, 6))

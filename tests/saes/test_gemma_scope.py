@@ -57,16 +57,24 @@ def test_several_saes_of_a_block_are_listed(tmp_path, weights):
 
 def test_missing_block_is_answered_with_the_blocks_there_are(tmp_path, weights):
     inner = save(tmp_path / "layer_2/width_16k/average_l0_71", weights)
-    with pytest.raises(FileNotFoundError, match="no SAE of block 12; it has 2"):
-        load_sae(tmp_path, block=12)
-    with pytest.raises(ValueError, match="is the SAE of block 2, asked was block 12"):
-        load_sae(inner, block=12)
+    for folder in (tmp_path, inner):
+        with pytest.raises(FileNotFoundError, match="no SAE of block 12; it has blocks 2"):
+            load_sae(folder, block=12)
 
 
-def test_saes_of_other_sites_are_refused(tmp_path, weights):
-    save(tmp_path / "gemma-scope-2b-pt-mlp/layer_2/width_16k/average_l0_71", weights)
-    with pytest.raises(ValueError, match="does not read a block's output but mlp"):
-        load_sae(tmp_path / "gemma-scope-2b-pt-mlp", block=2)
+@pytest.mark.parametrize(("kind", "site"), [("res", "resid_post"), ("att", "attn_z"), ("mlp", "mlp_out")])
+def test_site_stands_in_the_repositorys_name(tmp_path, weights, kind, site):
+    folder = save(tmp_path / f"gemma-scope-2b-pt-{kind}/layer_2/width_16k/average_l0_71", weights)
+    sae = load_sae(folder, block=2)
+    assert (sae.site, sae.base_model) == (site, "google/gemma-2-2b")
+    with pytest.raises(FileNotFoundError, match=rf"no SAE of resid_mid of block 2; it has blocks 2 \({site}\)"):
+        load_sae(folder, block=2, site="resid_mid")
+
+
+def test_transcoders_and_embeddings_are_refused(tmp_path, weights):
+    for path in ("gemma-scope-2b-pt-transcoders/layer_2/x", "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6"):
+        with pytest.raises(ValueError, match="is of the kind (transcoders|embedding)"):
+            load_sae(save(tmp_path / path, weights), block=2)
 
 
 def test_k_for_an_sae_without_topk_is_refused(tmp_path, weights):

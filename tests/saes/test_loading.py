@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_posttrain.saes import FORMATS, FrozenSAE, SAEFormat, load_sae
+from sae_posttrain.saes import FORMATS, FrozenSAE, SAEFile, SAEFormat, load_sae
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def test_folder_with_two_formats_asks_which(folder, weights):
 
 
 def test_users_can_add_a_format(tmp_path, monkeypatch, weights):
-    def find_mine(files, block):
-        return "mine.npy" if "mine.npy" in files.names else None
+    def list_mine(files):
+        return [SAEFile(name) for name in files.names if name == "mine.npy"]
 
-    def read_mine(files, file, block, features, k):
+    def read_mine(files, found, wanted):
         tensors = {name: weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-        return FrozenSAE(**tensors, activation="relu", block=block, source=files.source(file, "mine"))
+        return FrozenSAE(**tensors, activation="relu", block=wanted.block, source=files.source(found.file, "mine"))
 
-    monkeypatch.setitem(FORMATS, "mine", SAEFormat(find_mine, read_mine, "mine.npy"))
+    monkeypatch.setitem(FORMATS, "mine", SAEFormat(list_mine, read_mine, "mine.npy"))
     (tmp_path / "mine.npy").touch()
     assert load_sae(tmp_path, block=7).source.format == "mine"

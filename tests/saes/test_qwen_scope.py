@@ -44,7 +44,7 @@ def test_chosen_features_are_those_of_the_full_sae(folder, x):
         assert some.direction(feature).equal(full.direction(feature))
     with pytest.raises(ValueError, match="Feature 1 was not loaded; loaded are 9, 0, 15"):
         some.direction(1)
-    with pytest.raises(ValueError, match="TopK compares all features"):
+    with pytest.raises(ValueError, match="topk compares all features"):
         load_sae(folder, block=3, features=[1], k=4).encode(x)
 
 
@@ -83,7 +83,7 @@ def test_without_k_only_encode_fails_and_says_what_to_do(folder, x):
 
 
 def test_missing_block_is_answered_with_the_blocks_there_are(folder):
-    with pytest.raises(FileNotFoundError, match=r"no SAE of block 7 \(layer7.sae.pt\); it has blocks 0, 3"):
+    with pytest.raises(FileNotFoundError, match=r"no SAE of block 7; it has blocks 0, 3"):
         load_sae(folder, block=7)
 
 

@@ -95,26 +95,31 @@ def test_topk_from_before_version_6(tmp_path, weights):
 
 
 @pytest.mark.parametrize(
-    ("hook", "block"),
+    ("hook", "block", "site"),
     [
-        ("blocks.4.hook_resid_post", 4),
-        ("blocks.4.hook_resid_pre", 3),  # the same tensor as the output of the block before
-        ("model.layers.4", 4),
-        ("model.layers.4.output", 4),
-        ("transformer.h.4", 4),
+        ("blocks.4.hook_resid_post", 4, "resid_post"),
+        ("blocks.4.hook_resid_pre", 3, "resid_post"),  # the same tensor as the output of the block before
+        ("blocks.0.hook_resid_pre", 0, "resid_pre"),
+        ("blocks.4.hook_resid_mid", 4, "resid_mid"),
+        ("blocks.4.attn.hook_z", 4, "attn_z"),
+        ("blocks.4.hook_mlp_out", 4, "mlp_out"),
+        ("model.layers.4", 4, "resid_post"),
+        ("model.layers.4.output", 4, "resid_post"),
+        ("model.layers.4.mlp", 4, "mlp.output"),
+        ("transformer.h.4", 4, "resid_post"),
     ],
 )
-def test_hook_names_of_a_blocks_output(tmp_path, weights, hook, block):
+def test_hook_name_tells_block_and_site(tmp_path, weights, hook, block, site):
     folder = save(tmp_path, weights, {**NEW, "metadata": {"hook_name": hook}})
-    assert load_sae(folder, block=block).block == block
-    with pytest.raises(ValueError, match=f"reads {hook}, the output of block {block}; asked was block 9"):
+    assert load_sae(folder, block=block).site == site
+    with pytest.raises(FileNotFoundError, match=f"no SAE of block 9; it has blocks {block}"):
         load_sae(folder, block=9)
 
 
-@pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "blocks.4.hook_mlp_out", "model.layers.4.mlp", None])
+@pytest.mark.parametrize("hook", ["blocks.4.attn.hook_q", "unembed", None])
 def test_other_hooks_are_refused_by_name(tmp_path, weights, hook):
     folder = save(tmp_path, weights, {**NEW, "metadata": {"hook_name": hook}})
-    with pytest.raises(ValueError, match=f"reads {hook}, which is no block's output"):
+    with pytest.raises(ValueError, match=f"reads '{hook}', which is no site of a decoder block"):
         load_sae(folder, block=4)
 
 
@@ -123,7 +128,7 @@ def test_block_is_found_among_subfolders(tmp_path, weights):
         hook = f"blocks.{block}.hook_resid_post"
         save(tmp_path / f"sae_{block}", weights, {**NEW, "metadata": {"hook_name": hook}})
     assert load_sae(tmp_path, block=3).source.file == "sae_3/sae_weights.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no SAE of block 1's output. It has: sae_3 \(blocks.3"):
+    with pytest.raises(FileNotFoundError, match="no SAE of block 1; it has blocks 3, 4 .resid_post"):
         load_sae(tmp_path, block=1)
     save(tmp_path / "another", weights, NEW)
     with pytest.raises(ValueError, match=r"2 SAEs of block 4: another, sae_4. Give the folder"):

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..files import SAEFiles
+from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from .gemma_scope import find_gemma_scope, read_gemma_scope
-from .qwen_scope import find_qwen_scope, read_qwen_scope
-from .saelens import find_saelens, read_saelens
+from .gemma_scope import list_gemma_scope, read_gemma_scope
+from .qwen_scope import list_qwen_scope, read_qwen_scope
+from .saelens import list_saelens, read_saelens
 
 
 class SAEFormat(NamedTuple):
@@ -15,27 +15,26 @@ class SAEFormat(NamedTuple):
     How to recognise and read a file format: two functions and a phrase for messages.
 
     Args:
-        find (`Callable[[SAEFiles, int], str | None]`):
-            `find(files, block)` names the weight file of the block among `files.names`; `None` if nothing there is
-            of this format. It raises if the format is there but the block is not (`FileNotFoundError`), or if
-            several files fit (`ValueError`).
-        read (`Callable`):
-            `read(files, file, block, features, k)` returns the [`FrozenSAE`], with the weights of `features` only
-            (a tuple without duplicates) unless it is `None`. All transposing and folding happens here.
+        list (`Callable[[SAEFiles], list[SAEFile]]`):
+            The weight files of this format among `files.names`, with the block and site of each as far as its name
+            or configuration says them; empty if nothing there is of this format.
+        read (`Callable[[SAEFiles, SAEFile, Wanted], FrozenSAE]`):
+            Reads one of them, with the weights of `wanted.features` only. All transposing and folding happens here.
+            It raises a `ValueError` if the file contradicts what is wanted.
         layout (`str`):
             The files it looks for.
     """
 
-    find: Callable[[SAEFiles, int], str | None]
-    read: Callable[[SAEFiles, str, int, tuple[int, ...] | None, int | None], FrozenSAE]
+    list: Callable[[SAEFiles], list[SAEFile]]
+    read: Callable[[SAEFiles, SAEFile, Wanted], FrozenSAE]
     layout: str
 
 
 FORMATS: dict[str, SAEFormat] = {
-    "qwen_scope": SAEFormat(find_qwen_scope, read_qwen_scope, "layer{block}.sae.pt"),
-    "saelens": SAEFormat(find_saelens, read_saelens, "cfg.json with sae_weights.safetensors"),
+    "qwen_scope": SAEFormat(list_qwen_scope, read_qwen_scope, "layer{block}.sae.pt"),
+    "saelens": SAEFormat(list_saelens, read_saelens, "cfg.json with sae_weights.safetensors"),
     "gemma_scope": SAEFormat(
-        find_gemma_scope, read_gemma_scope, "layer_{block}/width_*/average_l0_*/params.npz, or params.npz"
+        list_gemma_scope, read_gemma_scope, "layer_{block}/width_*/average_l0_*/params.npz, or params.npz"
     ),
 }
-"""Finder and reader of each file format, by the name users write. Add yours: `FORMATS["mine"] = SAEFormat(...)`."""
+"""Lister and reader of each file format, by the name users write. Add yours: `FORMATS["mine"] = SAEFormat(...)`."""

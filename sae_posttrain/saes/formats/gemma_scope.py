@@ -2,69 +2,63 @@
 
 import re
 
-from ..files import SAEFiles
+from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..safe_files import open_tensors
 from ..stored_tensor import check_tensors
 
-
-def find_gemma_scope(files: SAEFiles, block: int) -> str | None:
-    candidates = [name for name in files.names if name.rpartition("/")[2] == "params.npz"]
-    if not candidates:
-        return None
-    blocks = {name: _block_in_name(f"{files.full_name}/{name}") for name in candidates}
-    fitting = [name for name in candidates if blocks[name] == block or candidates == ["params.npz"] == [name]]
-    if not fitting:
-        known = sorted({found for found in blocks.values() if found is not None})
-        raise FileNotFoundError(
-            f"{files.place} holds no SAE of block {block}; it has {', '.join(map(str, known)) or 'none'}."
-        )
-    if len(fitting) > 1:
-        raise ValueError(
-            f"{files.place} holds {len(fitting)} SAEs of block {block}: "
-            f"{', '.join(name.removesuffix('/params.npz') for name in fitting)}. Give the folder of one of them."
-        )
-    return fitting[0]
+SITES = {"res": "resid_post", "att": "attn_z", "mlp": "mlp_out"}
+"""Site of each kind of repository, `gemma-scope-2b-pt-res` for example."""
 
 
-def read_gemma_scope(
-    files: SAEFiles, file: str, block: int, features: tuple[int, ...] | None, k: int | None
-) -> FrozenSAE:
+def list_gemma_scope(files: SAEFiles) -> list[SAEFile]:
+    listed = []
+    for name in files.names:
+        if name.rpartition("/")[2] == "params.npz":
+            full_name = f"/{files.full_name}/{name}"
+            block = re.findall(r"/layer_(\d+)(?=/)", full_name)
+            kind = re.findall(r"/gemma-scope-[^/]*-(res|att|mlp)(?=/)", full_name)
+            listed.append(SAEFile(name, int(block[-1]) if block else None, SITES[kind[-1]] if kind else None))
+    return listed
+
+
+def read_gemma_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
-    Read a Gemma Scope file of a residual stream.
+    Read a Gemma Scope file.
 
     `pre = x · W_enc + b_enc`; `acts = relu(pre)` where `pre > threshold`; `x̂ = acts · W_dec + b_dec`. `b_dec` is not
     subtracted from the input. The file holds `W_enc` as (D, F) and `W_dec` as (F, D). It does not say what it reads:
-    that stands in the repository's name, and everything but the block's output is refused.
+    that stands in the repository's name. `att` is the concatenated heads, the input of the output projection; `mlp`
+    is what lies behind Gemma's norm after the MLP.
     """
-    full_name = f"{files.full_name}/{file}"
-    other_site = re.search(r"gemma-scope-[^/]*-(mlp|att|transcoders)(?=/|$)|/(embedding)/", full_name)
-    if other_site:
+    full_name = f"{files.full_name}/{found.file}"
+    other = re.search(r"gemma-scope-[^/]*-(transcoders)(?=/|$)|/(embedding)/", full_name)
+    if other:
         raise ValueError(
-            f"{full_name} does not read a block's output but {other_site[1] or other_site[2]}; only the residual "
-            "stream is supported (repositories gemma-scope-…-res)."
+            f"{full_name} is of the kind {other[1] or other[2]}: it does not read and write one site of a block. Use "
+            "a repository gemma-scope-…-res, -att or -mlp."
         )
-    found = _block_in_name(full_name)
-    if found not in (None, block):
-        raise ValueError(f"{full_name} is the SAE of block {found}, asked was block {block}.")
-    path = files.fetch(file)
-    tensors = open_tensors(path)
+    tensors = files.tensors(found.file, part=wanted.features is not None)
     layout = {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"}
-    check_tensors(path, tensors, layout, features)
+    check_tensors(found.file, tensors, layout, wanted.features)
     return FrozenSAE(
-        W_enc=tensors["W_enc"].columns(features).float(),
-        b_enc=tensors["b_enc"].rows(features).float(),
-        W_dec=tensors["W_dec"].rows(features).float(),
+        W_enc=wanted.encoder(tensors["W_enc"], "DF"),
+        b_enc=wanted.vector(tensors["b_enc"]),
+        W_dec=wanted.decoder(tensors["W_dec"], "FD"),
         b_dec=tensors["b_dec"].read().float(),
         activation="jumprelu",
-        threshold=tensors["threshold"].rows(features).float(),
-        k=k,
-        block=block,
-        features=features,
-        source=files.source(file, "gemma_scope"),
+        threshold=wanted.vector(tensors["threshold"]),
+        k=wanted.k,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=_model_in_name(files.full_name),
+        features=wanted.features,
+        source=files.source(found.file, "gemma_scope"),
     )
 
 
-def _block_in_name(full_name: str) -> int | None:
-    found = re.findall(r"/layer_(\d+)(?=/)", f"/{full_name}")
-    return int(found[-1]) if found else None
+def _model_in_name(full_name: str) -> str:
+    found = re.findall(r"/gemma-scope-(\d+b)-(pt|it)-", f"/{full_name}")
+    if not found:
+        return ""
+    size, kind = found[-1]
+    return f"google/gemma-2-{size}" + ("-it" if kind == "it" else "")

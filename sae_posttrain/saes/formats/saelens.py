@@ -1,15 +1,12 @@
 """SAELens (https://github.com/jbloomAus/SAELens): `cfg.json` beside `sae_weights.safetensors`, versions 3 to 6."""
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import SAEFiles
+from ...sites import parse_hook
+from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..safe_files import open_tensors
 from ..stored_tensor import StoredTensor, check_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -23,27 +20,17 @@ LAYOUTS = {
 """Tensors of each architecture. Batch TopK and Matryoshka SAEs are saved as `jumprelu`."""
 
 
-def find_saelens(files: SAEFiles, block: int) -> str | None:
+def list_saelens(files: SAEFiles) -> list[SAEFile]:
     folders = [name.removesuffix(WEIGHTS) for name in files.names if name.rpartition("/")[2] == WEIGHTS]
-    folders = [folder for folder in folders if folder + CONFIG in files.names]
-    if not folders:
-        return None
-    if "" in folders:  # the folder itself is an SAE: `read_saelens` checks its block
-        return WEIGHTS
-    hooks = {folder: _hook_name(_read_config(files.fetch(folder + CONFIG))) for folder in folders}
-    fitting = [folder for folder, hook in hooks.items() if _block_of_hook(hook) == block]
-    if not fitting:
-        held = ", ".join(f"{folder.rstrip('/')} ({hook})" for folder, hook in hooks.items())
-        raise FileNotFoundError(f"{files.place} holds no SAE of block {block}'s output. It has: {held}.")
-    if len(fitting) > 1:
-        raise ValueError(
-            f"{files.place} holds {len(fitting)} SAEs of block {block}: "
-            f"{', '.join(folder.rstrip('/') for folder in fitting)}. Give the folder of one of them."
-        )
-    return fitting[0] + WEIGHTS
+    listed = []
+    for folder in folders:
+        if folder + CONFIG in files.names:
+            block, site = parse_hook(_hook_name(_read_config(files, folder))) or (None, None)
+            listed.append(SAEFile(folder + WEIGHTS, block, site))
+    return listed
 
 
-def read_saelens(files: SAEFiles, file: str, block: int, features: tuple[int, ...] | None, k: int | None) -> FrozenSAE:
+def read_saelens(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
     Read a SAELens folder: architectures standard, topk, jumprelu and gated, without input normalisation.
 
@@ -55,54 +42,60 @@ def read_saelens(files: SAEFiles, file: str, block: int, features: tuple[int, ..
     - gated: `relu(x' · W_enc · exp(r_mag) + b_mag)` where `pre = x' · W_enc + b_gate` is above 0. The magnitude is
       `pre · exp(r_mag) + b_mag - b_gate · exp(r_mag)`.
     """
-    path = files.fetch(file)
-    config_path = files.fetch(file.removesuffix(WEIGHTS) + CONFIG)
-    config = _read_config(config_path)
-    architecture = _architecture(config, config_path)
-    _check_block(_hook_name(config), block, config_path)
+    config_name = found.folder + CONFIG
+    config = _read_config(files, found.folder)
+    architecture = _architecture(config, config_name)
+    if found.block is None:
+        raise ValueError(f"{config_name}: the SAE reads {_hook_name(config)!r}, which is no site of a decoder block.")
 
-    tensors = open_tensors(path)
+    tensors = files.tensors(found.file, part=wanted.features is not None)
     _drop_scaling_factor(tensors)
-    check_tensors(path, tensors, LAYOUTS[architecture], features)
+    check_tensors(found.file, tensors, LAYOUTS[architecture], wanted.features)
     for key, size in zip(("d_in", "d_sae"), tensors["W_enc"].shape):
         if config.get(key, size) != size:
-            raise ValueError(f"{config_path} says {key} = {config[key]}, {path} holds {size}. Download both again.")
+            raise ValueError(
+                f"{config_name} says {key} = {config[key]}, {found.file} holds {size}. Download both again."
+            )
 
-    W_enc = tensors["W_enc"].columns(features).float()
-    W_dec = tensors["W_dec"].rows(features).float()
+    W_enc = wanted.encoder(tensors["W_enc"], "DF")
+    rescale = architecture == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False))
+    W_dec = wanted.decoder(tensors["W_dec"], "FD", needed=rescale)
     b_dec = tensors["b_dec"].read().float()
-    b_pre = tensors["b_gate" if architecture == "gated" else "b_enc"].rows(features).float()
+    b_pre = wanted.vector(tensors["b_gate" if architecture == "gated" else "b_enc"])
     shift = -b_dec @ W_enc if config.get("apply_b_dec_to_input", True) else torch.zeros_like(b_pre)
-    sae: dict[str, Any] = {"activation": "relu" if architecture == "standard" else architecture, "k": k}
+    sae: dict[str, Any] = {"activation": "relu" if architecture == "standard" else architecture, "k": wanted.k}
     if architecture == "topk":
-        sae["k"] = _k(config, k, config_path)
-        sae["decoder_norm"] = W_dec.norm(dim=-1) if config.get("rescale_acts_by_decoder_norm", False) else None
+        sae["k"] = _k(config, wanted.k, config_name)
+        sae["decoder_norm"] = W_dec.norm(dim=-1) if rescale else None
     elif architecture == "jumprelu":
-        sae["threshold"] = tensors["threshold"].rows(features).float()
+        sae["threshold"] = wanted.vector(tensors["threshold"])
     elif architecture == "gated":
-        scale = tensors["r_mag"].rows(features).float().exp()
+        scale = wanted.vector(tensors["r_mag"]).exp()
         sae["magnitude_scale"] = scale
-        sae["magnitude_shift"] = tensors["b_mag"].rows(features).float() - b_pre * scale
+        sae["magnitude_shift"] = wanted.vector(tensors["b_mag"]) - b_pre * scale
     return FrozenSAE(
         W_enc=W_enc,
         b_enc=b_pre + shift,
         W_dec=W_dec,
         b_dec=b_dec,
-        block=block,
-        features=features,
-        source=files.source(file, "saelens"),
+        block=wanted.block,
+        site=wanted.site,
+        base_model=_text(config.get("metadata", {}).get("model_name") or config.get("model_name")),
+        features=wanted.features,
+        source=files.source(found.file, "saelens"),
         **sae,
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}. Download it again.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("metadata", {}), dict):
-        raise ValueError(f"{path} is not the configuration of a SAELens SAE.")
+def _read_config(files: SAEFiles, folder: str) -> dict[str, Any]:
+    config = files.read_json(folder + CONFIG)
+    if not isinstance(config.get("metadata", {}), dict):
+        raise ValueError(f"{folder + CONFIG} in {files.place} is not the configuration of a SAELens SAE.")
     return config
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _hook_name(config: dict[str, Any]) -> str:
@@ -110,7 +103,7 @@ def _hook_name(config: dict[str, Any]) -> str:
     return str(config.get("metadata", {}).get("hook_name") or config.get("hook_name") or config.get("hook_point"))
 
 
-def _architecture(config: dict[str, Any], path: Path) -> str:
+def _architecture(config: dict[str, Any], path: str) -> str:
     architecture = config.get("architecture", "standard")
     activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
     if architecture == "standard" and activation == "topk":  # so written before topk became an architecture
@@ -129,32 +122,7 @@ def _architecture(config: dict[str, Any], path: Path) -> str:
     return architecture
 
 
-def _block_of_hook(hook: str) -> int | None:
-    """Block whose output the hook is; `None` for any other tensor. `resid_pre` of a block is the previous's output."""
-    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook):
-        return int(found[1])
-    if found := re.fullmatch(r"blocks\.([1-9]\d*)\.hook_resid_pre", hook):
-        return int(found[1]) - 1
-    if found := re.fullmatch(r"(?:[A-Za-z_]\w*\.)*(?:layers|h)\.(\d+)(?:\.output)?", hook):  # a module of Transformers
-        return int(found[1])
-    return None
-
-
-def _check_block(hook: str, block: int, path: Path) -> None:
-    found = _block_of_hook(hook)
-    if found is None:
-        raise ValueError(
-            f"{path}: the SAE reads {hook}, which is no block's output. Supported are blocks.N.hook_resid_post, "
-            "blocks.N.hook_resid_pre with N from 1, and module paths such as model.layers.N."
-        )
-    if found != block:
-        raise ValueError(
-            f"{path}: the SAE reads {hook}, the output of block {found}; asked was block {block}. Use block={found} "
-            "or another folder."
-        )
-
-
-def _k(config: dict[str, Any], k: int | None, path: Path) -> int:
+def _k(config: dict[str, Any], k: int | None, path: str) -> int:
     stored = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k", k))
     if isinstance(stored, bool) or not isinstance(stored, int):
         raise ValueError(f"{path} does not say how many features are active per token (k = {stored!r}); give `k`.")

@@ -1,0 +1,64 @@
+"""Names of the places in a decoder block that SAEs read, and what other libraries call them."""
+
+import re
+
+SITES = {
+    "resid_pre": "the block's input",
+    "resid_mid": "the residual stream between attention and MLP",
+    "resid_post": "the block's output",
+    "attn_z": "the input of the attention's output projection",
+    "attn_out": "what the attention adds to the residual stream",
+    "mlp_out": "what the MLP adds to the residual stream",
+}
+"""Sites that every model has. Any module of a block is one too: `"mlp.down_proj.input"`, `"self_attn.output"`."""
+
+_MODULE_SITE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\.(input|output)")
+
+
+def is_site(site: str) -> bool:
+    """Whether it is a known site, or has the form of one given by hand."""
+    return site in SITES or _MODULE_SITE.fullmatch(site) is not None
+
+
+def parse_hook(hook: str) -> tuple[int, str] | None:
+    """
+    Block and site of a hook point as SAE files write it; `None` if it is in no decoder block.
+
+    Takes TransformerLens' names (`blocks.5.hook_resid_post`) and paths of transformers modules
+    (`model.layers.5`, `model.layers.5.mlp.output`, `layers.5`, `transformer.h.5`); a path without `.input` or
+    `.output` means the module's output. The input of block n is the output of block n - 1, and is so called, but for
+    block 0.
+    """
+    if found := re.fullmatch(r"blocks\.(\d+)\.((?:attn\.|mlp\.)?hook_\w+)", hook):
+        block, site = int(found[1]), TRANSFORMER_LENS_SITES.get(found[2])
+        return None if site is None else _canonical(block, site)
+    if found := re.fullmatch(r"(?:[A-Za-z_]\w*\.)*(?:layers|h)\.(\d+)((?:\.[A-Za-z_]\w*)*)", hook):
+        block, path = int(found[1]), found[2].removeprefix(".")
+        if path.rpartition(".")[2] not in ("input", "output"):
+            path = f"{path}.output".removeprefix(".")
+        return _canonical(block, {"input": "resid_pre", "output": "resid_post", **_MODULES}.get(path, path))
+    return None
+
+
+TRANSFORMER_LENS_SITES = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "attn.hook_z": "attn_z",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+}
+"""Site of a TransformerLens hook point, by its name in the block."""
+
+_MODULES = {"self_attn.o_proj.input": "attn_z"}
+"""Modules that are the same site in every model that has them; `mlp.output`, say, is not: Gemma norms it behind."""
+
+
+def transformer_lens_hook(block: int, site: str) -> str | None:
+    """TransformerLens' name of a site, or `None` if it has none."""
+    names = {site: name for name, site in TRANSFORMER_LENS_SITES.items()}
+    return f"blocks.{block}.{names[site]}" if site in names else None
+
+
+def _canonical(block: int, site: str) -> tuple[int, str]:
+    return (block - 1, "resid_post") if site == "resid_pre" and block > 0 else (block, site)
