@@ -1,16 +1,19 @@
 """
-Four features of a Qwen-Scope file of 32768 x 2048 float32 against a full load: time and peak memory.
+Four features against the whole SAE, in every file format, at 65536 x 4096: time and peak memory.
 
 Each measurement is a fresh process: the wall time of the load alone (after the imports) and the highest resident
-memory during it, above what the process held before. The file (537 MB, random weights) is temporary and in the page
-cache.
+memory during it, above what the process held before. Files (random weights, in the dtype in which the format is
+published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the page cache. The
+last column of each format is the plain load of its container: `torch.load(weights_only=True)`, safetensors'
+`load_file` (which maps the file) with every tensor read once, or `numpy.load` of every array.
 
     python benchmarks/bench_sae_rows.py
 
-Linux only (it resets and reads the kernel's high-water mark).
+Linux only (it resets and reads the kernel's high-water mark); needs 3 GB of disk and 7 GB of memory.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -20,16 +23,45 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-NUM_FEATURES, WIDTH = 32768, 2048
-FEATURES = [17, 9000, 20000, 32767]
+NUM_FEATURES, WIDTH = 65536, 4096
+FEATURES = [17, 9000, 40000, 65535]
 RESULTS = Path(__file__).parent / "results" / "bench_sae_rows.json"
 LOADS = {
-    "four_features": "load_sae(features=[4 features])",
-    "full": "load_sae()",
-    "torch_load": "torch.load(weights_only=True)",
+    "encoder_rows": "4 features, encoder only",
+    "four_features": "4 features",
+    "full": "all features",
+    "plain": "plain load",
 }
+LAYOUTS = (
+    "qwen_scope",
+    "gemma_scope",
+    "gemma_scope_2",
+    "llama_scope",
+    "llamascopium_jumprelu",
+    "saelens_standard",
+    "saelens_gated",
+    "sparsify_topk",
+    "dictionary_learning_relu",
+    "dictionary_learning_topk",
+    "dictionary_learning_matryoshka",
+    "goodfire",
+    "openai_v5",
+)
+"""Of architectures that store the same matrices in the same way, one."""
+
+
+def load_layouts() -> ModuleType:
+    path = Path(__file__).parents[1] / "tests" / "saes" / "layouts.py"
+    spec = importlib.util.spec_from_file_location("layouts", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def memory(field: str) -> int:
@@ -38,17 +70,36 @@ def memory(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(load: str, folder: Path) -> dict[str, float]:
-    """Run one load in this process."""
+def plain_load(path: Path) -> Any:
+    """All tensors of a file, as its container's own library reads them."""
+    import numpy as np
     import torch
+    from safetensors.torch import load_file
 
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)  # maps the file
+        for tensor in tensors.values():
+            tensor.sum()
+        return tensors
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    return torch.load(path, weights_only=True)
+
+
+def measure(load: str, name: str, folder: Path, arguments: dict[str, Any]) -> dict[str, float]:
+    """Run one load in this process."""
     from sae_posttrain.saes import load_sae
 
+    weights = folder / load_layouts().LAYOUTS[name].weights
     loads: dict[str, Callable[[], object]] = {
-        "four_features": lambda: load_sae(folder, block=0, features=FEATURES),
-        "full": lambda: load_sae(folder, block=0),
-        "torch_load": lambda: torch.load(folder / "layer0.sae.pt", weights_only=True),
+        "encoder_rows": lambda: load_sae(folder, **arguments, features=FEATURES, directions=False),
+        "four_features": lambda: load_sae(folder, **arguments, features=FEATURES),
+        "full": lambda: load_sae(folder, **arguments),
+        "plain": lambda: plain_load(weights),
     }
+    if load == "plain":
+        import safetensors.torch  # noqa: F401  (imports are not part of the load)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = memory("VmRSS")
     start = time.perf_counter()
@@ -69,58 +120,93 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_repeats", type=int, default=5)
-    parser.add_argument("--measure", nargs=2, metavar=("LOAD", "FOLDER"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(args.measure[0], Path(args.measure[1]))))
-        return
+def rows_lie_together(layout: Any) -> dict[str, bool]:
+    """Whether a feature's weights are one stretch of the file, in the encoder and in the decoder."""
+    matrices = {name.lower(): dims for name, dims in layout.tensors.items() if len(dims) == 2}
+    encoder = next(name for name in matrices if name.startswith(("w_e", "encoder")))
+    decoder = next(name for name in matrices if name.startswith(("w_d", "decoder")))
+    return {"encoder": matrices[encoder] == "FD", "decoder": matrices[decoder] == "FD"}
 
-    import numpy
-    import torch
 
-    runs: dict[str, list[dict[str, float]]] = {load: [] for load in LOADS}
+def run(*arguments: str) -> Any:
+    """This script in a fresh process; what it prints."""
+    output = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(output.stdout)
+
+
+def measure_layout(name: str, num_repeats: int) -> dict[str, Any]:
+    """Write the file, measure each load in turn `num_repeats` times, and remove it."""
+    layout = load_layouts().LAYOUTS[name]
     with tempfile.TemporaryDirectory() as folder:
-        F, D = NUM_FEATURES, WIDTH
-        weights = {"W_enc": torch.randn(F, D), "W_dec": torch.randn(D, F), "b_enc": torch.randn(F)}
-        torch.save({**weights, "b_dec": torch.randn(D)}, Path(folder) / "layer0.sae.pt")
-        del weights
-        file_bytes = (Path(folder) / "layer0.sae.pt").stat().st_size
-        for _ in range(args.num_repeats):  # in turn: a busy moment of the machine meets all of them
+        arguments = json.dumps(run("--write", name, folder))
+        file_bytes = (Path(folder) / layout.weights).stat().st_size
+        runs: dict[str, list[dict[str, float]]] = {load: [] for load in LOADS}
+        for _ in range(num_repeats):  # in turn: a busy moment of the machine meets all of them
             for load in LOADS:
-                command = [sys.executable, __file__, "--measure", load, folder]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                runs[load].append(json.loads(output))
-
+                runs[load].append(run("--measure", load, name, folder, arguments))
     results = {
         load: {key: summary([run[key] for run in runs[load]]) for key in ("seconds", "peak_bytes")} for load in LOADS
     }
-    few = results["four_features"]
+    return {
+        "format": layout.format,
+        "file": layout.weights,
+        "dtype": str(layout.dtype).removeprefix("torch."),
+        "bytes": file_bytes,
+        "rows_lie_together": rows_lie_together(layout),
+        "results": results,
+    }
+
+
+def row_of_table(name: str, layout: dict[str, Any]) -> str:
+    together = ", ".join(part for part, value in layout["rows_lie_together"].items() if value) or "none"
+    cells = []
+    for load in LOADS:
+        seconds, peak = (layout["results"][load][key]["median"] for key in ("seconds", "peak_bytes"))
+        cells.append(f"{seconds:.3f} s, {peak / 1e6:,.0f} MB".rjust(24))
+    return f"{name:32}{together:18}{layout['dtype']:10}{''.join(cells)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_repeats", type=int, default=3)
+    parser.add_argument("--write", nargs=2, metavar=("LAYOUT", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--measure", nargs=4, metavar=("LOAD", "LAYOUT", "FOLDER", "ARGUMENTS"), help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    if args.write:
+        layouts = load_layouts()
+        arguments = layouts.write(layouts.LAYOUTS[args.write[0]], Path(args.write[1]), NUM_FEATURES, WIDTH)
+        print(json.dumps(arguments))
+        return
+    if args.measure:
+        load, name, folder, arguments = args.measure
+        print(json.dumps(measure(load, name, Path(folder), json.loads(arguments))))
+        return
+
+    import torch
+
+    print(f"{'layout':32}{'rows together':18}{'dtype':10}" + "".join(text.rjust(24) for text in LOADS.values()))
+    layouts = {}
+    for name in LAYOUTS:
+        layouts[name] = measure_layout(name, args.num_repeats)
+        print(row_of_table(name, layouts[name]), flush=True)
     report = {
-        "question": "Four features of a Qwen-Scope file against a full load: time and peak memory.",
-        "file": {"num_features": F, "width": D, "dtype": "float32", "bytes": file_bytes, "page_cache": "warm"},
+        "question": "Four features of an SAE against a full load, in every format: time and peak memory.",
+        "sizes": {"num_features": NUM_FEATURES, "width": WIDTH, "page_cache": "warm"},
         "features": FEATURES,
         "num_repeats": args.num_repeats,
         "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
-        "num_threads": torch.get_num_threads(),
-        "results": results,
-        "four_features_relative_to": {
-            load: {key: few[key]["median"] / results[load][key]["median"] for key in ("seconds", "peak_bytes")}
-            for load in ("full", "torch_load")
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
         },
+        "num_threads": torch.get_num_threads(),
+        "loads": LOADS,
+        "layouts": layouts,
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-
-    print(f"{'load':32} {'seconds: median (min to max)':32} peak MB: median (min to max)")
-    for load, name in LOADS.items():
-        seconds, peak = results[load]["seconds"], results[load]["peak_bytes"]
-        times = f"{seconds['median']:.3f} ({seconds['min']:.3f} to {seconds['max']:.3f})"
-        peaks = f"{peak['median'] / 1e6:.1f} ({peak['min'] / 1e6:.1f} to {peak['max'] / 1e6:.1f})"
-        print(f"{name:32} {times:32} {peaks}")
 
 
 if __name__ == "__main__":

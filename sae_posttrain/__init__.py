@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .features.calibrate import calibrate
     from .features.feature_set import FeatureSet
+    from .features.fit import measure_fit
     from .features.language import find_features
     from .features.repetition import find_repetition_features
-    from .hooks.record import record_blocks
+    from .hooks.record import record_blocks, record_sites
     from .hooks.steer import steer
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .rl.config import SteeredGRPOConfig
     from .rl.rewards import EndlessRepetitionReward, LanguageConsistencyReward
     from .rl.trainer import SteeredGRPOTrainer
+    from .saes.convert import convert_sae
+    from .saes.describe import describe_sae
     from .saes.frozen import FrozenSAE
     from .saes.loading import load_sae
     from .sft.config import SASFTConfig
@@ -37,13 +40,17 @@ __all__ = [
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
     "calibrate",
+    "convert_sae",
+    "describe_sae",
     "evaluate",
     "find_features",
     "find_loop",
     "find_repetition_features",
     "find_switches",
     "load_sae",
+    "measure_fit",
     "record_blocks",
+    "record_sites",
     "steer",
 ]
 
@@ -57,13 +64,17 @@ _MODULES = {
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
     "calibrate": "features.calibrate",
+    "convert_sae": "saes.convert",
+    "describe_sae": "saes.describe",
     "evaluate": "measure.evaluation",
     "find_features": "features.language",
     "find_loop": "measure.loops",
     "find_repetition_features": "features.repetition",
     "find_switches": "measure.code_switching",
     "load_sae": "saes.loading",
+    "measure_fit": "features.fit",
     "record_blocks": "hooks.record",
+    "record_sites": "hooks.record",
     "steer": "hooks.steer",
 }
 

@@ -1,5 +1,5 @@
 """
-The command line: `sae-posttrain demo | find-features | calibrate | evaluate | report | sft | grpo`.
+The command line: `sae-posttrain demo | inspect | convert | find-features | calibrate | evaluate | report | sft | grpo`
 
 Thin; each command is one public function.
 """
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from .cli_saes import add_convert, add_inspect
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         print(f"sae-posttrain: {error}", file=sys.stderr)
         return 2
     return 0
@@ -41,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands.add_parser("demo", help="see both methods at work on a small model that ships with this"))
+    add_inspect(commands.add_parser("inspect", help="say what an SAE is, and how well it fits a model"))
+    add_convert(commands.add_parser("convert", help="write an SAE in SAELens' layout"))
     _add_find_features(
         commands.add_parser("find-features", help="find the features that stand for a language or for loops")
     )
@@ -86,6 +90,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="active features per token, where the SAE's files do not say it")
     parser.add_argument("--format", help="format of the SAE's files (default: told from the files)")
     parser.add_argument("--revision", help="branch, tag or commit of the SAE's Hub repository")
+    parser.add_argument("--site", help="what the SAEs read in their blocks, e.g. mlp_out (default: what files say)")
     parser.add_argument("--seed", type=int, default=0, help="shuffles the texts or prompts (default: 0)")
     for kind, options in _OPTIONS_OF_KIND.items():
         group = parser.add_argument_group(f"only with --kind {kind}")

@@ -29,10 +29,10 @@ def parse_hook(hook: str) -> tuple[int, str] | None:
     `.output` means the module's output. The input of block n is the output of block n - 1, and is so called, but for
     block 0.
     """
-    if found := re.fullmatch(r"blocks\.(\d+)\.((?:attn\.|mlp\.)?hook_\w+)", hook):
+    if found := re.fullmatch(r"blocks\.(\d{1,4})\.((?:attn\.|mlp\.)?hook_\w+)", hook):
         block, site = int(found[1]), TRANSFORMER_LENS_SITES.get(found[2])
         return None if site is None else _canonical(block, site)
-    if found := re.fullmatch(r"(?:[A-Za-z_]\w*\.)*(?:layers|h)\.(\d+)((?:\.[A-Za-z_]\w*)*)", hook):
+    if found := re.fullmatch(r"(?:[A-Za-z_]\w*\.)*(?:layers|h)\.(\d{1,4})((?:\.[A-Za-z_]\w*)*)", hook):
         block, path = int(found[1]), found[2].removeprefix(".")
         if path.rpartition(".")[2] not in ("input", "output"):
             path = f"{path}.output".removeprefix(".")

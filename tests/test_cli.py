@@ -1,4 +1,4 @@
-"""The three commands from end to end, on a tiny model in a folder laid out as on the Hub."""
+"""The commands from end to end, on a tiny model in a folder laid out as on the Hub."""
 
 import json
 
@@ -250,7 +250,7 @@ def test_mistake_ends_in_one_line_and_writes_nothing(folder, capsys, extra, mess
 
 
 def test_help_of_every_command(capsys):
-    for command in ("find-features", "calibrate", "evaluate"):
+    for command in ("inspect", "convert", "find-features", "calibrate", "evaluate"):
         with pytest.raises(SystemExit) as exit_:
             main([command, "--help"])
         assert exit_.value.code == 0
@@ -280,3 +280,73 @@ def test_report_of_a_training_and_its_evaluations(folder, capsys, monkeypatch):
     assert (folder / "report.html").is_file()
     assert main(["report", str(folder / "sae")]) == 2
     assert "holds no run, nor does a folder in it" in capsys.readouterr().err
+
+
+def inspect(folder, *extra):
+    return main(["inspect", str(folder / "sae"), *extra])
+
+
+def test_inspect_lists_a_place_and_describes_an_sae(folder, capsys):
+    assert inspect(folder, "--json", str(folder / "list.json")) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split() == ["qwen_scope", "0", "resid_post", "layer0.sae.pt"]
+    assert [row["block"] for row in json.loads((folder / "list.json").read_text())] == [0, 1]
+
+    assert inspect(folder, "--block", "1", "--k", "8", "--json", str(folder / "sae.json")) == 0
+    printed = capsys.readouterr().out
+    assert "resid_post of block 1 (the block's output)" in printed
+    assert "topk: the 8 largest of each token, of any sign" in printed
+    (described,) = json.loads((folder / "sae.json").read_text())["saes"]
+    assert (described["num_features"], described["d_model"], described["file"]) == (64, 32, "layer1.sae.pt")
+
+    (folder / "sae" / "layer0.sae.pt").unlink()  # a place that holds one SAE needs no block
+    assert inspect(folder) == 0
+    assert "resid_post of block 1" in capsys.readouterr().out
+
+
+def test_inspect_measures_the_fit_on_a_model_and_its_base(folder, capsys, make_model):
+    make_model(seed=7).save_pretrained(folder / "other")
+    texts = ["--model", str(folder / "tiny"), "--data", str(folder / "texts.jsonl"), "--max-texts", "5"]
+    base = ["--base-model", str(folder / "tiny"), "--max-length", "20", "--json", str(folder / "fit.json")]
+    assert inspect(folder, "--blocks", "0", "1", "--k", "8", *texts, *base) == 0
+    printed = capsys.readouterr().out
+    assert "FVU by group of texts" in printed
+    assert "Block 0, resid_post: DOES NOT BELONG. It leaves" in printed
+    record = json.loads((folder / "fit.json").read_text())
+    assert [verdict["word"] for verdict in record["verdicts"]] == ["does not belong"] * 2
+    assert [fit["model"] for fit in record["fits"]] == ["tiny", "tiny"]
+    assert [fit["fvu"] for fit in record["fits"]] == [fit["fvu"] for fit in record["on_base_model"]]
+    assert str(folder) not in (folder / "fit.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "m"], "Give --model and --data, or neither."),
+        (["--max-texts", "3"], "--max-texts needs --model and --data."),
+        (["--model", "m", "--data", "d"], "Say with --blocks which to measure:"),
+        (["--blocks", "1", "1"], "--blocks names a block more than once"),
+        (["--block", "7"], "holds no SAE of block 7"),
+    ],
+)
+def test_inspect_says_what_is_missing(folder, capsys, arguments, message):
+    assert inspect(folder, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_convert_writes_saelens_layout_once(folder, capsys):
+    arguments = ["convert", str(folder / "sae"), str(folder / "lens"), "--block", "1", "--k", "8"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Note: SAELens sets negative values among the k largest to 0" in printed
+    assert f"Written: {folder / 'lens'} (SAELens, architecture topk)" in printed
+    assert main(["inspect", str(folder / "lens")]) == 0
+    assert "topk: the 8 largest of each token" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert "exists and is no empty folder" in capsys.readouterr().err
+
+
+def test_find_features_takes_a_site(folder, capsys):
+    assert find(folder, "--site", "mlp_out") == 2
+    assert "holds no SAE of mlp_out of block 0" in capsys.readouterr().err
+    assert find(folder, "--site", "resid_post") == 0

@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "hooks": set(),
     "measure": set(),
     "features": {"saes", "hooks", "measure"},
+    "sae_training": {"saes", "hooks", "features", "measure"},
     "penalty": {"hooks", "features.feature_set", "measure.scripts"},
     "sft": {"penalty", "features.feature_set"},
     "rl": {"hooks", "features.feature_set", "measure", "sft.script"},

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..hooks.edit import edit_blocks
+from ..hooks.edit import edit_sites
+from ..hooks.sites import Place, describe_place
 from .feature_set import FeatureSet
 from .texts import Text, TextBatch
 
@@ -70,7 +71,7 @@ def output_scores(
     model: nn.Module,
     prompts: Tensor,
     directions: Tensor,
-    block: int,
+    place: Place,
     tokens: Tensor,
     push: float,
     *,
@@ -80,7 +81,7 @@ def output_scores(
     Output score of each feature: rise of the target tokens' next-token probability when the feature is amplified.
 
     Features that read well do not always write well, and rarely do both (https://huggingface.co/papers/2505.20063).
-    The residual after the block becomes `h + push · d/‖d‖` at every position of the prompt.
+    What the site holds becomes `h + push · d/‖d‖` at every position of the prompt.
 
     Args:
         model (`torch.nn.Module`):
@@ -89,12 +90,12 @@ def output_scores(
             Token ids of texts that are not of the target group.
         directions (`torch.Tensor` of shape `(F, D)`):
             Decoder directions.
-        block (`int`):
-            The block whose output is pushed.
+        place (`Place`):
+            Block and site that is pushed.
         tokens (`torch.Tensor` of shape `(V,)`, bool):
             The target's tokens.
         push (`float`):
-            Length of the push, in units of the residual stream.
+            Length of the push, in units of what the site holds.
         directions_per_pass (`int`, *optional*, defaults to `8`):
             Features in one forward pass.
 
@@ -113,16 +114,16 @@ def output_scores(
         baseline = target_probability(prompts).mean()
         scores = []
         chunks = unit_FD.split(directions_per_pass)
-        for chunk in tqdm(chunks, desc=f"Amplifying features of block {block}", leave=False):
+        for chunk in tqdm(chunks, desc=f"Amplifying features of {describe_place(place)}", leave=False):
             added = (push * chunk).repeat_interleave(len(prompts), dim=0)[:, None]
-            with edit_blocks(model, {block: partial(_add, added)}):
+            with edit_sites(model, {place: partial(_as_dtype, added)}):
                 raised = target_probability(prompts.repeat(len(chunk), 1))
             scores.append(raised.unflatten(0, (len(chunk), len(prompts))).mean(dim=1) - baseline)
     return torch.cat(scores).cpu()
 
 
-def _add(added: Tensor, hidden: Tensor) -> Tensor:
-    return hidden + added.to(hidden.dtype)
+def _as_dtype(added: Tensor, hidden: Tensor) -> Tensor:
+    return added.to(hidden.dtype)
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,10 @@ def check_by_ablation(
     model: nn.Module, batches: Iterable[TextBatch], groups: Sequence[str], feature_set: FeatureSet
 ) -> AblationCheck:
     """
-    Remove the features' directions from the residual stream and compare the loss per group.
+    Remove the features' directions from what their sites hold and compare the loss per group.
 
-    Directional ablation as in https://huggingface.co/papers/2505.05111: the residual is projected off the directions
-    (off their span where a block has several). Only the target group should suffer.
+    Directional ablation as in https://huggingface.co/papers/2505.05111: what a site holds is projected off the
+    directions (off their span where a site has several). Only the target group should suffer.
 
     Args:
         model (`torch.nn.Module`):
@@ -164,17 +165,12 @@ def check_by_ablation(
             The features to remove.
     """
     device = next(model.parameters()).device
-    bases = {}
-    for block in sorted(set(feature_set.blocks)):
-        directions_DF = feature_set.select(block=block).directions.T
+    edits = {}
+    for block, site in feature_set.places:
+        directions_DF = feature_set.select(block=block, site=site).directions.T
         left_DF, singular_F, _ = torch.linalg.svd(directions_DF.double(), full_matrices=False)
         in_span = singular_F > 1e-6 * singular_F[0]  # parallel directions span less
-        bases[block] = left_DF[:, in_span].float().to(device)
-
-    def project_off(basis_DF: Tensor):
-        return lambda hidden: hidden - ((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)
-
-    edits = {block: project_off(basis) for block, basis in bases.items()}
+        edits[block, site] = partial(_off, left_DF[:, in_span].float().to(device))
     sums = torch.zeros(2, len(groups), dtype=torch.float64)
     counts = torch.zeros(len(groups), dtype=torch.float64)
     with torch.inference_mode():
@@ -182,7 +178,7 @@ def check_by_ablation(
             batch = batch.to(device)
             for row, edited in enumerate((False, True)):
                 if edited:
-                    with edit_blocks(model, edits):
+                    with edit_sites(model, edits):
                         loss_B, count_B = _token_losses(model, batch)
                 else:
                     loss_B, count_B = _token_losses(model, batch)
@@ -190,6 +186,11 @@ def check_by_ablation(
                 sums[row].index_add_(0, batch.groups.cpu(), loss_B.double().cpu())
     before, after = (sums / counts.clamp(min=1)).tolist()
     return AblationCheck(dict(zip(groups, before)), dict(zip(groups, after)))
+
+
+def _off(basis_DF: Tensor, hidden: Tensor) -> Tensor:
+    """What has to be added to take the basis out."""
+    return -((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)
 
 
 def _token_losses(model: nn.Module, batch: TextBatch) -> tuple[Tensor, Tensor]:

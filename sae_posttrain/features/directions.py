@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..hooks.record import record_blocks
+from ..hooks.record import record_sites
+from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import eval_mode
 from .feature_set import FeatureSet
 from .loading import model_name
@@ -14,9 +15,9 @@ from .texts import Text, batches
 
 def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
     """
-    Isotropic random unit directions in place of a set's own, at the same blocks, with the same residual norms.
+    Isotropic random unit directions in place of a set's own, at the same places, with the same residual norms.
 
-    Where a block has several features, the whole bundle is turned at random, so that the angles between them, and
+    Where a site has several features, the whole bundle is turned at random, so that the angles between them, and
     with these the length of the summed push at every strength, stay as they are.
 
     Args:
@@ -33,12 +34,13 @@ def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
     """
     generator = torch.Generator().manual_seed(seed)
     turned = torch.zeros(len(feature_set), feature_set.d_model, dtype=torch.float64)
-    for block in sorted(set(feature_set.blocks)):
-        rows = [i for i, other in enumerate(feature_set.blocks) if other == block]
+    place_of_feature = list(zip(feature_set.blocks, feature_set.sites))
+    for place in feature_set.places:
+        rows = [i for i, other in enumerate(place_of_feature) if other == place]
         own_DF = feature_set.directions[rows].double().T
         lengths_F = own_DF.norm(dim=0)
         if bool((lengths_F == 0).any()):
-            raise ValueError(f"A direction of block {block} is zero; it has no random counterpart.")
+            raise ValueError(f"A direction at {describe_place(place)} is zero; it has no random counterpart.")
         _, angles_FF = torch.linalg.qr(own_DF / lengths_F)
         drawn_DF = torch.randn(own_DF.shape, generator=generator, dtype=torch.float64)
         basis_DF, upper_FF = torch.linalg.qr(drawn_DF)
@@ -47,7 +49,8 @@ def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
     return FeatureSet.from_directions(
         turned.float(),
         blocks=feature_set.blocks,
-        names=[f"random{seed}.{block}.{i}" for i, block in enumerate(feature_set.blocks)],
+        sites=feature_set.sites,
+        names=[f"random{seed}.{place_name(place)}.{i}" for i, place in enumerate(place_of_feature)],
         residual_norms=feature_set.residual_norms,
         base_model=feature_set.base_model,
     )
@@ -59,10 +62,11 @@ def difference_of_means(
     negatives: Sequence[Text],
     *,
     blocks: Sequence[int],
+    site: str = "resid_post",
     batch_size: int = 16,
 ) -> FeatureSet:
     """
-    One direction a block: mean residual over the tokens of one kind less that over those of another.
+    One direction a block: mean of what a site holds over the tokens of one kind less that over those of another.
 
     For loops against normal text: `collect_samples` gathers both, and
     `difference_of_means(model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])`
@@ -75,58 +79,64 @@ def difference_of_means(
             Token ids with a mask each: the tokens that count.
         blocks (`Sequence[int]`):
             Decoder blocks, from 0.
+        site (`str`, *optional*, defaults to `"resid_post"`):
+            Site in each of them.
         batch_size (`int`, *optional*, defaults to `16`):
             Texts in one forward pass.
 
     Returns:
-        [`FeatureSet`]: the directions, of the length of the difference, with the median residual norm of the
-        negatives.
+        [`FeatureSet`]: the directions, of the length of the difference, with the median norm of the negatives
+        at the site.
 
     Raises:
         ValueError: If no token counts on one side, or the means are equal.
     """
-    means: list[dict[int, Tensor]] = []
-    norms: dict[int, float] = {}
+    places = [(block, site) for block in blocks]
+    means: list[dict[Place, Tensor]] = []
+    norms: dict[Place, float] = {}
     with eval_mode(model):
         for texts, kind in ((positives, "positives"), (negatives, "negatives")):
             if not any(any(text.counted) for text in texts):
                 raise ValueError(f"No token of the {kind} counts; there is no mean to compare.")
-            mean, norms = _mean_residuals(model, texts, blocks, batch_size)
+            mean, norms = _means(model, texts, places, batch_size)
             means.append(mean)
-    difference = torch.stack([means[0][block] - means[1][block] for block in blocks]).float()
-    for block, direction in zip(blocks, difference):
+    difference = torch.stack([means[0][place] - means[1][place] for place in places]).float()
+    for place, direction in zip(places, difference):
         if not bool(direction.any()):
-            raise ValueError(f"The means at block {block} are equal: positives and negatives are the same tokens.")
+            raise ValueError(
+                f"The means at {describe_place(place)} are equal: positives and negatives are the same tokens."
+            )
     return FeatureSet.from_directions(
         difference,
         blocks=blocks,
-        names=[f"difference_of_means.{block}" for block in blocks],
-        residual_norms=[norms[block] for block in blocks],
+        sites=[site] * len(places),
+        names=[f"difference_of_means.{place_name(place)}" for place in places],
+        residual_norms=[norms[place] for place in places],
         base_model=model_name(model),
     )
 
 
-def _mean_residuals(
-    model: nn.Module, texts: Sequence[Text], blocks: Sequence[int], batch_size: int
-) -> tuple[dict[int, Tensor], dict[int, float]]:
-    """Mean residual `(D,)` over the counted tokens, and the median of their norms, by block."""
+def _means(
+    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], batch_size: int
+) -> tuple[dict[Place, Tensor], dict[Place, float]]:
+    """Mean `(D,)` over the counted tokens of what a site holds, and the median of its norms, by place."""
     device = next(model.parameters()).device
-    sums: dict[int, Tensor] = {}
-    norms: dict[int, list[Tensor]] = {block: [] for block in blocks}
+    sums: dict[Place, Tensor] = {}
+    norms: dict[Place, list[Tensor]] = {place: [] for place in places}
     same_group = [Text("", text.ids, text.counted) for text in texts]
     with torch.inference_mode():
         for batch in batches(same_group, [""], batch_size, pad_token_id=0):
             batch = batch.to(device)
-            with record_blocks(model, blocks) as outputs:
+            with record_sites(model, places) as values:
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
-            for block in blocks:
-                residual_ND = outputs[block][0][batch.counted].float()
-                sums[block] = sums.get(block, 0) + residual_ND.double().sum(dim=0).cpu()
-                norms[block].append(residual_ND.norm(dim=1).cpu())
-    medians = {block: torch.cat(parts) for block, parts in norms.items()}
+            for place in places:
+                value_ND = values[place][0][batch.counted].float()
+                sums[place] = sums.get(place, 0) + value_ND.double().sum(dim=0).cpu()
+                norms[place].append(value_ND.norm(dim=1).cpu())
+    medians = {place: torch.cat(parts) for place, parts in norms.items()}
     return (
-        {block: total / len(medians[block]) for block, total in sums.items()},
-        {block: float(values.median()) for block, values in medians.items()},
+        {place: total / len(medians[place]) for place, total in sums.items()},
+        {place: float(values.median()) for place, values in medians.items()},
     )

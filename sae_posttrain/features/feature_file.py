@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FILE_NAME = "features.safetensors"
 """Name of the file inside a folder or a Hub repository."""
 
+MOST_HEADER_BYTES = 512 << 10
+"""Largest header that is written or read: a feature takes about 100 bytes, notes take some kB."""
+
 _HEADER_KEY = "sae_posttrain"
 _VERSION = 1
 _TENSORS = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
@@ -57,6 +60,11 @@ def write_feature_file(feature_set: "FeatureSet", path: str | os.PathLike) -> Pa
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header, ensure_ascii=False)})
+        if _header_bytes(temporary) > MOST_HEADER_BYTES:
+            raise ValueError(
+                f"The names and notes of the feature set take {_header_bytes(temporary)} bytes, at most "
+                f"{MOST_HEADER_BYTES} are written. Keep less in `notes`, or save fewer features in one file."
+            )
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -76,17 +84,32 @@ def find_feature_file(path: str | os.PathLike) -> Path:
 
 def read_feature_file(path: Path) -> dict[str, Any]:
     """The checked content of a file, as arguments of `FeatureSet`; `ValueError` if it is damaged or no feature set."""
+    if _header_bytes(path) > MOST_HEADER_BYTES:
+        raise ValueError(f"{path} is no feature set: its header declares {_header_bytes(path)} bytes.")
     try:
         with safe_open(path, framework="pt") as file:
             header = _read_header(file.metadata(), path)
             names = [*_TENSORS, *(f"scores.{name}" for name in header["scores"])]
             if set(file.keys()) != set(names):
-                raise ValueError(f"{path} holds the tensors {sorted(file.keys())}, expected {sorted(names)}.")
+                raise ValueError(f"{path} holds {shown(sorted(file.keys()))}, expected are {shown(sorted(names))}.")
+            if any(file.get_slice(name).get_dtype() != "F32" for name in names):
+                raise ValueError(f"{path} is no feature set: its tensors must be float32.")
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file: {shown(error)}") from error
     scores = {name: tensors.pop(f"scores.{name}") for name in header.pop("scores")}
     return {**tensors, "scores": scores, **header}
+
+
+def shown(content: object) -> str:
+    """The beginning of something read from a file, for messages, with what cannot be printed escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(content)[:1000])
+
+
+def _header_bytes(path: Path) -> int:
+    """What a safetensors file says of its header, before anything of it is read."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8), "little")
 
 
 def download_feature_file(repo: str | os.PathLike, revision: str | None) -> Path:
@@ -140,7 +163,9 @@ def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, An
         raise ValueError(f"{path}: the header is not valid JSON ({error}).") from error
     if not isinstance(header, dict) or header.get("version") != _VERSION:
         version = header.get("version") if isinstance(header, dict) else None
-        raise ValueError(f"{path} is a feature set of version {version}; this release reads version {_VERSION}.")
+        raise ValueError(
+            f"{path} is a feature set of version {shown(version)}; this release reads version {_VERSION}."
+        )
     kinds = {"blocks": int, "feature_ids": int, "names": str, "sites": str, "groups": str, "target_groups": str}
     kinds |= {"scores": str, "source_of_feature": int, "sources": dict}
     for name, kind in kinds.items():

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.blocks import find_blocks, get_width, unwrap
+from ..hooks.blocks import find_blocks, unwrap
+from ..hooks.sites import Place, place_name, require_width
 from .feature_file import FILE_NAME as FILE_NAME
 from .feature_file import (
     FeatureSource,
     download_feature_file,
     find_feature_file,
     read_feature_file,
+    shown,
     upload_feature_file,
     write_feature_file,
 )
@@ -32,11 +34,11 @@ class FeatureSet:
 
     Parameters:
         encoder_rows (`torch.Tensor` of shape `(F, D)`, float32):
-            A feature's pre-activation on a raw residual `x` is `encoder_rows @ x + encoder_bias`.
+            A feature's pre-activation on `x`, what its site holds, is `encoder_rows @ x + encoder_bias`.
         encoder_bias (`torch.Tensor` of shape `(F,)`, float32):
             In the same units; any input shift of the SAE's format is folded in.
         directions (`torch.Tensor` of shape `(F, D)`, float32):
-            What a unit of activation writes into the residual stream (decoder rows).
+            What a unit of activation writes at its site (decoder rows).
         blocks (`tuple[int, ...]`), sites (`tuple[str, ...]`), feature_ids (`tuple[int, ...]`):
             Decoder block (from 0), hook site in it, and index in its SAE, one per feature.
         names (`tuple[str, ...]`):
@@ -50,7 +52,7 @@ class FeatureSet:
         scores (`dict[str, torch.Tensor]`, each of shape `(F,)`):
             What chose the features.
         residual_norms (`torch.Tensor` of shape `(F,)`):
-            Median norm of the residual at the feature's site, first and special tokens left out; NaN if not measured.
+            Median norm of what the feature's site holds, first and special tokens left out; NaN if not measured.
         sources (`tuple[FeatureSource, ...]`):
             Where each feature was read from.
         base_model (`str`):
@@ -83,6 +85,11 @@ class FeatureSet:
         num_features, num_groups = len(self.feature_ids), len(self.groups)
         if num_features == 0:
             raise ValueError("A feature set needs at least one feature.")
+        if self.encoder_rows.ndim != 2:
+            raise ValueError(
+                f"`encoder_rows` of a feature set has shape {tuple(self.encoder_rows.shape)}, expected is a row for "
+                "each feature."
+            )
         shapes = {
             "encoder_bias": (num_features,),
             "encoder_rows": (num_features, self.encoder_rows.shape[-1]),
@@ -118,8 +125,13 @@ class FeatureSet:
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
+        """Width of what the features read; one for all, so sites of other widths need a set of their own."""
         return self.encoder_rows.shape[1]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Block and site of the features, each place once, in order of blocks."""
+        return tuple(sorted(set(zip(self.blocks, self.sites))))
 
     def __len__(self) -> int:
         return len(self.feature_ids)
@@ -133,17 +145,18 @@ class FeatureSet:
 
         Args:
             residual (`torch.Tensor` of shape `(..., D)`):
-                Raw residual stream at the features' site. A set with several blocks is sliced first:
-                `feature_set.select(block=20)`.
+                What the features' site holds, in raw units. A set with several blocks or sites is sliced first:
+                `feature_set.select(block=20, site="resid_post")`.
 
         Returns:
             `torch.Tensor` of shape `(..., F)`.
 
         Raises:
-            ValueError: If the width differs, or the set holds features of several blocks.
+            ValueError: If the width differs, or the set holds features of several blocks or sites.
         """
-        if len(set(zip(self.blocks, self.sites))) > 1:
-            raise ValueError(f"The set holds features of blocks {sorted(set(self.blocks))}; `select(block=…)` first.")
+        if len(self.places) > 1:
+            held = ", ".join(f"{site} of block {block}" for block, site in self.places)
+            raise ValueError(f"The set holds features of {held}; `select(block=…, site=…)` first.")
         if residual.shape[-1] != self.d_model:
             raise ValueError(f"The features read width {self.d_model}, the residual has {residual.shape[-1]}.")
         rows = self.encoder_rows.to(residual.device)
@@ -160,21 +173,17 @@ class FeatureSet:
                 Name of another model on which these features may be used, a fine-tuned copy for example.
 
         Raises:
-            ValueError: If the width differs, a block does not exist, or the name is another one and not allowed.
+            ValueError: If a block or site does not exist, its width differs, or the model's name is another one and
+                not allowed.
         """
-        width, num_blocks = get_width(model), len(find_blocks(model))
-        if width != self.d_model:
-            raise ValueError(
-                f"The features read width {self.d_model}, the model writes {width}; "
-                f"they were found on {self.base_model or 'another model'}."
-            )
+        num_blocks = len(find_blocks(model))
         if max(self.blocks) >= num_blocks:
             raise ValueError(
                 f"The features read block {max(self.blocks)}, the model has blocks 0 to {num_blocks - 1}."
             )
-        unsupported = sorted(set(self.sites) - {"resid_post"})
-        if unsupported:
-            raise ValueError(f"The features read the site {unsupported[0]!r}; only 'resid_post' is hooked so far.")
+        found_on = f"they were found on {self.base_model or 'another model'}."
+        for place in self.places:
+            require_width(model, place, self.d_model, "The features read", found_on)
         name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
         known = {_short_name(other) for other in (self.base_model, allow_base_model) if other}
         if self.base_model and name and _short_name(name) not in known:
@@ -184,10 +193,11 @@ class FeatureSet:
             )
 
     def __str__(self) -> str:
-        shown = ["block", "feature", "name", *self.scores, *(f"mean[{group}]" for group in self.groups)]
+        where = ["block"] if set(self.sites) == {"resid_post"} else ["block", "site"]
+        shown = [*where, "feature", "name", *self.scores, *(f"mean[{group}]" for group in self.groups)]
         rows = [
             [
-                str(self.blocks[i]),
+                *(str(self.blocks[i]), self.sites[i])[: len(where)],
                 str(self.feature_ids[i]),
                 self.names[i],
                 *(f"{score[i].item():.3f}" for score in self.scores.values()),
@@ -216,9 +226,11 @@ class FeatureSet:
         changes |= {name: getattr(self, name)[rows] for name in tensors}
         return replace(self, scores={name: score[rows] for name, score in self.scores.items()}, **changes)
 
-    def select(self, *, block: int | None = None, names: Sequence[str] | None = None) -> "FeatureSet":
+    def select(
+        self, *, block: int | None = None, site: str | None = None, names: Sequence[str] | None = None
+    ) -> "FeatureSet":
         """
-        The features of one block, or those with these names.
+        The features of one block, of one site, or those with these names; of several conditions, those that meet all.
 
         Raises:
             ValueError: If none is left, or a name is unknown.
@@ -229,10 +241,17 @@ class FeatureSet:
         picked = [
             i
             for i in range(len(self))
-            if (block is None or self.blocks[i] == block) and (names is None or self.names[i] in names)
+            if block in (None, self.blocks[i])
+            and site in (None, self.sites[i])
+            and (names is None or self.names[i] in names)
         ]
         if not picked:
-            raise ValueError(f"No feature of block {block} in the set; it holds blocks {sorted(set(self.blocks))}.")
+            asked = " and ".join(
+                [f"block {block}"] * (block is not None) + [f"the site {site!r}"] * (site is not None)
+                or ["these names"]
+            )
+            held = ", ".join(f"{site} of block {block}" for block, site in self.places)
+            raise ValueError(f"No feature of {asked} in the set; it holds features of {held}.")
         return self[picked]
 
     def merge(self, *others: "FeatureSet") -> "FeatureSet":
@@ -245,7 +264,9 @@ class FeatureSet:
         sets = [self, *others]
         for other in others:
             if other.d_model != self.d_model:
-                raise ValueError(f"Cannot merge features of width {self.d_model} and {other.d_model}.")
+                raise ValueError(
+                    f"Cannot merge features of width {self.d_model} and {other.d_model}: keep a set of each."
+                )
             if other.base_model != self.base_model:
                 raise ValueError(f"Cannot merge features of {self.base_model!r} and {other.base_model!r}.")
             if set(other.groups) != set(self.groups):
@@ -293,7 +314,7 @@ class FeatureSet:
         for feature in features:
             sae.direction(feature)  # an unknown feature is an error here
         rows = torch.tensor([held.index(feature) for feature in features], device=sae.W_enc.device)
-        num = len(features)
+        num, where = len(features), place_name((sae.block, sae.site))
         nan = torch.full((num,), math.nan)
         source = FeatureSource(
             repository=sae.source.repository,
@@ -308,7 +329,7 @@ class FeatureSet:
             directions=sae.directions[rows].float().cpu().contiguous(),
             blocks=(sae.block,) * num,
             feature_ids=tuple(features),
-            names=tuple(names) if names is not None else tuple(f"{sae.block}.{feature}" for feature in features),
+            names=tuple(names) if names is not None else tuple(f"{where}.{feature}" for feature in features),
             sites=(sae.site,) * num,
             thresholds=nan if sae.threshold is None else sae.threshold[rows].float().cpu(),
             groups=(),
@@ -328,6 +349,7 @@ class FeatureSet:
         *,
         blocks: Sequence[int],
         names: Sequence[str],
+        sites: Sequence[str] | None = None,
         residual_norms: Sequence[float] | Tensor | None = None,
         base_model: str = "",
     ) -> "FeatureSet":
@@ -338,13 +360,15 @@ class FeatureSet:
 
         Args:
             directions (`torch.Tensor` of shape `(F, D)`):
-                In the residual stream after a block; of any length.
+                Of any length.
             blocks (`Sequence[int]`):
                 Decoder block of each, from 0.
             names (`Sequence[str]`):
                 One each.
+            sites (`Sequence[str]`, *optional*):
+                Site of each in its block; `"resid_post"`, the block's output, if left out.
             residual_norms (`Sequence[float]` or `torch.Tensor` of shape `(F,)`, *optional*):
-                Median norm of the residual at each site, which steering in units of norms needs.
+                Median norm of what each site holds, which steering in units of norms needs.
             base_model (`str`, *optional*):
                 The model they belong to.
 
@@ -363,7 +387,7 @@ class FeatureSet:
             blocks=tuple(blocks),
             feature_ids=tuple(range(num)),
             names=tuple(names),
-            sites=("resid_post",) * num,
+            sites=("resid_post",) * num if sites is None else tuple(sites),
             thresholds=nan,
             groups=(),
             mean=torch.zeros(num, 0),
@@ -403,7 +427,7 @@ class FeatureSet:
         try:
             return cls(**arguments)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {shown(error)}") from error
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | os.PathLike, *, revision: str | None = None) -> "FeatureSet":

@@ -12,12 +12,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
-from ..hooks.record import record_blocks
+from ..hooks.record import record_sites
+from ..hooks.sites import Place, describe_place
 from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
 from .feature_set import FeatureSet
-from .loading import load_model, load_saes, model_name, require_fit
+from .loading import load_model, load_saes, model_name, place_of, require_fit, require_one_width
 from .statistics import GroupSums, auroc, collect_statistics
 from .texts import Text, batches, read_rows, split_held_out, tokenize
 
@@ -34,6 +35,7 @@ def find_features(
     *,
     target_group: str,
     blocks: Sequence[int] | None = None,
+    site: str | None = None,
     num_features: int = 2,
     rank_by: str = "monolinguality",
     num_candidates: int | None = None,
@@ -75,13 +77,16 @@ def find_features(
             The group to find features for.
         blocks (`Sequence[int]`, *optional*):
             Decoder blocks, from 0. Needed unless loaded SAEs are given.
+        site (`str`, *optional*):
+            What the SAEs read in these blocks, as [`load_sae`] names it; needed where a folder holds SAEs of several
+            sites, or several were loaded and one site is wanted.
         num_features (`int`, *optional*, defaults to `2`):
-            Features per block, as in the published settings.
+            Features per SAE, as in the published settings.
         rank_by (`str`, *optional*, defaults to `"monolinguality"`):
             What decides among the candidates: `"monolinguality"`, `"auroc"`, or `"output"`, which takes monolinguality
             times the output score (features that read the group and write it).
         num_candidates (`int`, *optional*):
-            Features per block, by monolinguality, that are measured further. Defaults to four times `num_features`,
+            Features per SAE, by monolinguality, that are measured further. Defaults to four times `num_features`,
             at least 32.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's, loaded from its folder if left out.
@@ -107,11 +112,11 @@ def find_features(
             As in [`load_sae`].
 
     Returns:
-        [`FeatureSet`]: the features, best first within each block, with mean and standard deviation of the
+        [`FeatureSet`]: the features, best first within each SAE, with mean and standard deviation of the
         pre-activation per group and their scores; `notes` holds the settings and the check.
 
     Raises:
-        ValueError: If the target group is absent, there is only one group, a block or the width does not fit, or no
+        ValueError: If the target group is absent, there is only one group, a block, site or width does not fit, or no
             feature tells the groups apart.
     """
     if rank_by not in RANKINGS:
@@ -121,9 +126,10 @@ def find_features(
     rows = read_rows(texts, split)
     _require_groups(rows, target_group, group_column)
     network, tokenizer = load_model(model, tokenizer)
-    saes = load_saes(sae, blocks, k=k, format=format, revision=revision)
+    saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     for each in saes:
         require_fit(each, network)
+    require_one_width(saes)
     all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
     kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
     groups = sorted({text.group for text in kept})
@@ -142,35 +148,35 @@ def find_features(
         )
         target = groups.index(target_group)
         wanted = num_candidates or max(4 * num_features, 32)
-        candidates = {block: _candidates(block_sums, target, wanted) for block, block_sums in sums.items()}
+        candidates = {place: _candidates(place_sums, target, wanted) for place, place_sums in sums.items()}
         areas = _held_out_auroc(network, held_out_batches, saes, candidates, target)
         tokens = target_tokens(kept, target_group, unwrap(network).get_output_embeddings().weight.shape[0])
         prompts = _output_prompts(held_out_texts + kept, target_group, tokens)
         found = []
         for each in saes:
-            block_sums, ids = sums[each.block], candidates[each.block]
-            scores = _scores(block_sums, target, ids) | {
-                "auroc": areas[each.block],
+            place_sums, ids = sums[place_of(each)], candidates[place_of(each)]
+            scores = _scores(place_sums, target, ids) | {
+                "auroc": areas[place_of(each)],
                 "output": torch.full((len(ids),), math.nan)
                 if prompts is None
                 else output_scores(
                     network,
                     prompts,
                     each.directions[ids.to(each.directions.device)],
-                    each.block,
+                    place_of(each),
                     tokens,
-                    push * float(block_sums.norms.median()),
+                    push * float(place_sums.norms.median()),
                 ),
             }
             best = _ranked(scores, rank_by)[:num_features]
             chosen = {name: score[best] for name, score in scores.items()}
-            found.append(_as_feature_set(each, ids[best], chosen, block_sums, groups))
+            found.append(_as_feature_set(each, ids[best], chosen, place_sums, groups))
         notes: dict[str, Any] = {
             "rank_by": rank_by,
             "push": push,
             "num_texts": {group: sum(text.group == group for text in kept) for group in groups},
             "num_held_out": {group: sum(text.group == group for text in held_out_texts) for group in groups},
-            "num_tokens": dict(zip(groups, map(int, sums[saes[0].block].num_tokens.tolist()))),
+            "num_tokens": dict(zip(groups, map(int, sums[place_of(saes[0])].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),
         }
         feature_set = found[0].merge(*found[1:])
@@ -178,7 +184,7 @@ def find_features(
             feature_set,
             base_model=model_name(network),
             target_groups=(target_group,),
-            names=tuple(f"{target_group}.{b}.{f}" for b, f in zip(feature_set.blocks, feature_set.feature_ids)),
+            names=tuple(f"{target_group}.{name}" for name in feature_set.names),
             notes=notes,
         )
         if check:
@@ -252,29 +258,29 @@ def _held_out_auroc(
     model: nn.Module,
     held_out_batches: Sequence[Any],
     saes: Sequence[FrozenSAE],
-    candidates: dict[int, Tensor],
+    candidates: dict[Place, Tensor],
     target: int,
-) -> dict[int, Tensor]:
+) -> dict[Place, Tensor]:
     """How well each candidate's mean pre-activation tells a held-out text of the target from another."""
     device = next(model.parameters()).device
-    means: dict[int, list[Tensor]] = {sae.block: [] for sae in saes}
+    means: dict[Place, list[Tensor]] = {place_of(sae): [] for sae in saes}
     groups = []
     with torch.inference_mode():
         for batch in held_out_batches:
             batch = batch.to(device)
-            with record_blocks(model, list(means)) as outputs:
+            with record_sites(model, list(means)) as values:
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
             counted = batch.counted.unsqueeze(-1).float()
             for sae in saes:
-                ids = candidates[sae.block]
+                ids = candidates[place_of(sae)]
                 rows, bias = sae.W_enc.T[ids].to(device), sae.b_enc[ids].to(device)
-                pre = outputs[sae.block][0].float() @ rows.T + bias
-                means[sae.block].append(((pre * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).cpu())
+                pre = values[place_of(sae)][0].float() @ rows.T + bias
+                means[place_of(sae)].append(((pre * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).cpu())
             groups.append(batch.groups.cpu())
     positive = torch.cat(groups) == target
-    return {block: auroc(torch.cat(parts), positive) for block, parts in means.items()}
+    return {place: auroc(torch.cat(parts), positive) for place, parts in means.items()}
 
 
 def _ranked(scores: dict[str, Tensor], rank_by: str) -> Tensor:
@@ -302,11 +308,11 @@ def _as_feature_set(
 
 def _warn_of_a_short_set(feature_set: FeatureSet, saes: Sequence[FrozenSAE], num_features: int) -> None:
     for sae in saes:
-        num_found = feature_set.blocks.count(sae.block)
+        num_found = list(zip(feature_set.blocks, feature_set.sites)).count(place_of(sae))
         if num_found < num_features:
             logger.warning(
-                "Block %d has %d features that fire more on the target than elsewhere, fewer than the %d asked for.",
-                sae.block,
+                "%s: %d features fire more on the target than elsewhere, fewer than the %d asked for.",
+                describe_place(place_of(sae)),
                 num_found,
                 num_features,
             )

@@ -7,8 +7,9 @@ from typing import Any
 from accelerate import PartialState
 from torch import nn
 
-from ..hooks.blocks import find_blocks, get_width, unwrap
-from ..saes.frozen import FrozenSAE
+from ..hooks.blocks import find_blocks, unwrap
+from ..hooks.sites import Place, describe_place, require_width
+from ..saes.frozen import COMPARING, FrozenSAE
 from ..saes.loading import load_sae
 
 
@@ -33,22 +34,31 @@ def model_name(model: nn.Module) -> str:
     return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
 
 
+def place_of(sae: FrozenSAE) -> Place:
+    """Block and site that an SAE reads."""
+    return sae.block, sae.site
+
+
 def load_saes(
     sae: str | os.PathLike | FrozenSAE | Sequence[str | os.PathLike | FrozenSAE],
     blocks: Sequence[int] | None,
+    site: str | None = None,
     **options: Any,
 ) -> list[FrozenSAE]:
-    """One SAE a block, loaded or as they are given; `find_features` says which forms `sae` takes."""
+    """One SAE a place, loaded or as they are given; `find_features` says which forms `sae` takes."""
     given = [sae] if isinstance(sae, str | os.PathLike | FrozenSAE) else list(sae)
     loaded = [each for each in given if isinstance(each, FrozenSAE)]
     paths = [each for each in given if not isinstance(each, FrozenSAE)]
     if loaded and paths:
         raise ValueError("Give loaded SAEs or paths of SAEs, not both.")
     if loaded:
-        held = [each.block for each in loaded]
-        if len(set(held)) < len(held) or not set(blocks or ()) <= set(held):
-            raise ValueError(f"Give one SAE for each block of {sorted(set(blocks or held))}; these read {held}.")
-        return [each for each in loaded if blocks is None or each.block in blocks]
+        chosen = [each for each in loaded if site in (None, each.site) and (blocks is None or each.block in blocks)]
+        places = [place_of(each) for each in chosen]
+        if not chosen or len(set(places)) < len(places) or not set(blocks or ()) <= {block for block, _ in places}:
+            asked = f"{f'{site} of ' if site else ''}each block of {sorted(set(blocks or (e.block for e in loaded)))}"
+            held = ", ".join(describe_place(place_of(each)) for each in loaded)
+            raise ValueError(f"Give one SAE for {asked}; these read {held}.")
+        return chosen
     if not blocks:
         raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
     if len(set(blocks)) < len(blocks):
@@ -59,22 +69,24 @@ def load_saes(
         raise ValueError(
             f"Give one SAE for all blocks or one for each: got {len(paths)} for the blocks {list(blocks)}."
         )
-    return [load_sae(path, block=block, **options) for path, block in zip(paths, blocks)]
+    return [load_sae(path, block=block, site=site, **options) for path, block in zip(paths, blocks)]
+
+
+def require_one_width(saes: Sequence[FrozenSAE]) -> None:
+    """Raises a `ValueError` if the SAEs' features cannot stand in one feature set."""
+    widths = {sae.d_model: describe_place(place_of(sae)) for sae in saes}
+    if len(widths) > 1:
+        held = ", ".join(f"{width} at {place}" for width, place in widths.items())
+        raise ValueError(f"A feature set holds features of one width, these SAEs read {held}. Search one by one.")
 
 
 def require_fit(sae: FrozenSAE, model: nn.Module) -> None:
     """Raises a `ValueError` if the SAE cannot have been trained on this model, or cannot encode."""
     sae.require_affine()
-    width, num_blocks = get_width(model), len(find_blocks(model))
+    num_blocks = len(find_blocks(model))
     if sae.block >= num_blocks:
         raise ValueError(f"The SAE reads block {sae.block}, the model has blocks 0 to {num_blocks - 1}.")
-    if sae.d_model != width:
-        raise ValueError(
-            f"The SAE reads width {sae.d_model}, block {sae.block} writes {width}; was it trained on this model?"
-        )
-    if sae.site != "resid_post":
-        raise ValueError(
-            f"The SAE reads the site {sae.site!r}; only 'resid_post', a block's output, is hooked so far."
-        )
-    if sae.activation == "topk" and sae.k is None:
+    require_width(model, place_of(sae), sae.d_model, "The SAE reads", "was it trained on this model?")
+    _ = sae.directions  # an SAE whose directions were left in the file says so here
+    if sae.activation in COMPARING and sae.k is None:
         raise ValueError("The SAE's files do not say how many features are active per token. Give it, e.g. `k=50`.")

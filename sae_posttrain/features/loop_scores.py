@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.record import record_blocks
+from ..hooks.record import record_sites
+from ..hooks.sites import Place
 from ..measure.loops import find_loop
 from ..saes.frozen import FrozenSAE
 from .answers import Question, Sampling, answer_all
 from .feature_set import FeatureSet
+from .loading import place_of
 from .loop_texts import RepeatedText
 from .texts import batches
 
@@ -51,13 +53,13 @@ def mean_increase(
     *,
     specials: Collection[int] = (),
     batch_size: int = 16,
-) -> dict[int, Tensor]:
+) -> dict[Place, Tensor]:
     """
     Activation at a token's last occurrence less that at its first, the same token compared with itself.
 
     Mean over the tokens that repeat, then over texts: the score of Qwen-Scope
     (https://huggingface.co/papers/2605.11887, section 8.1), which leaves the aggregation open. One forward pass a
-    batch serves all blocks, and only the residuals of these positions are encoded.
+    batch serves all SAEs, and only the values of their sites at these positions are encoded.
 
     Args:
         model (`torch.nn.Module`):
@@ -65,14 +67,14 @@ def mean_increase(
         texts (`Sequence[RepeatedText]`):
             Texts and where they repeat. Those in which no token repeats are left out of the mean.
         saes (`Sequence[FrozenSAE]`):
-            One a block.
+            One a place.
         specials (`Collection[int]`, *optional*):
             Tokens that do not count.
         batch_size (`int`, *optional*, defaults to `16`):
             Texts in one forward pass.
 
     Returns:
-        `dict[int, torch.Tensor]`: for each block `(F,)`, in units of activation.
+        `dict[Place, torch.Tensor]`: for each block and site `(F,)`, in units of activation.
 
     Raises:
         ValueError: If no token repeats in any text.
@@ -83,13 +85,13 @@ def mean_increase(
     kept = sorted(((text, pairs) for text, pairs in zip(texts, pairs_of) if pairs), key=lambda each: -len(each[0].ids))
     if not kept:
         raise ValueError("No token of these texts repeats.")
-    sums = {sae.block: torch.zeros(sae.num_features, dtype=torch.float64, device=device) for sae in saes}
+    sums = {place_of(sae): torch.zeros(sae.num_features, dtype=torch.float64, device=device) for sae in saes}
     plain = [text.as_text("repeated") for text, _ in kept]
     with torch.inference_mode():
         for number, batch in enumerate(batches(plain, ["repeated"], batch_size, pad_token_id=0)):
             batch = batch.to(device)
             members = [pairs for _, pairs in kept[number * batch_size : (number + 1) * batch_size]]
-            with record_blocks(model, list(sums)) as outputs:
+            with record_sites(model, list(sums)) as values:
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
@@ -97,9 +99,9 @@ def mean_increase(
             first, last = torch.tensor([pair for pairs in members for pair in pairs], device=device).T
             weights = torch.tensor([1 / len(pairs) for pairs in members for _ in pairs], device=device)
             for sae in saes:
-                residual = outputs[sae.block][0]
-                sums[sae.block] += increase(residual[rows, first], residual[rows, last], weights, sae)
-    return {block: (total / len(kept)).float().cpu() for block, total in sums.items()}
+                value = values[place_of(sae)][0]
+                sums[place_of(sae)] += increase(value[rows, first], value[rows, last], weights, sae)
+    return {place: (total / len(kept)).float().cpu() for place, total in sums.items()}
 
 
 def increase(first_PD: Tensor, last_PD: Tensor, weights: Tensor, sae: FrozenSAE) -> Tensor:
@@ -108,7 +110,7 @@ def increase(first_PD: Tensor, last_PD: Tensor, weights: Tensor, sae: FrozenSAE)
 
     Args:
         first_PD, last_PD (`torch.Tensor` of shape `(P, D)`):
-            Residuals of the SAE's site.
+            What the SAE's site holds.
         weights (`torch.Tensor` of shape `(P,)`):
             Weight of each pair.
         sae ([`FrozenSAE`]):

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hooks.record import record_blocks
+from ..hooks.record import record_sites
+from ..hooks.sites import Place
 from ..measure.generate import eval_mode
 from .feature_set import FeatureSet
 from .texts import batches, tokenize
@@ -43,7 +44,7 @@ def read_features(
             Texts in one forward pass.
 
     Returns:
-        `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the residual stream.
+        `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the feature's site.
 
     Raises:
         ValueError: If there are no rows, a column is missing, or no token of a group counts.
@@ -52,25 +53,25 @@ def read_features(
     groups = sorted({text.group for text in texts})
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = next(model.parameters()).device
-    of_block = {block: feature_set.select(block=block) for block in sorted(set(feature_set.blocks))}
-    values: dict[int, list[torch.Tensor]] = {block: [] for block in of_block}
+    of_place = {(block, site): feature_set.select(block=block, site=site) for block, site in feature_set.places}
+    pre_activations: dict[Place, list[torch.Tensor]] = {place: [] for place in of_place}
     members = []
     with torch.inference_mode(), eval_mode(model):
         for batch in batches(texts, groups, batch_size, pad):
             batch = batch.to(device)
-            with record_blocks(model, list(of_block)) as outputs:
+            with record_sites(model, list(of_place)) as values:
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
             members.append(batch.groups[:, None].expand_as(batch.counted)[batch.counted].cpu())
-            for block, features in of_block.items():
-                values[block].append(features.pre_activations(outputs[block][0][batch.counted]).cpu())
+            for place, features in of_place.items():
+                pre_activations[place].append(features.pre_activations(values[place][0][batch.counted]).cpu())
     group_of_token = torch.cat(members)
     if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
         raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")
     readings: dict[str, dict[str, tuple[float, float]]] = {}
-    for block, features in of_block.items():
-        read = torch.cat(values[block]).double()
+    for place, features in of_place.items():
+        read = torch.cat(pre_activations[place]).double()
         for column, name in enumerate(features.names):
             by_group = {group: read[group_of_token == number, column] for number, group in enumerate(groups)}
             readings[name] = {g: (float(v.mean()), float(v.std(correction=0))) for g, v in by_group.items()}

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import check_length, eval_mode
 from ..saes.frozen import FrozenSAE
 from .answers import Prompts, Question, Sampling, read_questions
 from .directions import random_directions
 from .feature_set import FeatureSet
-from .loading import load_model, load_saes, model_name, require_fit
+from .loading import load_model, load_saes, model_name, place_of, require_fit, require_one_width
 from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
 from .loop_texts import LoopSamples, benign_texts, collect_samples
 from .statistics import GroupSums, collect_statistics
@@ -37,6 +38,7 @@ def find_repetition_features(
     prompts: Prompts | None = None,
     loops: str | os.PathLike | Iterable[Mapping[str, Any] | str | Sequence[int]] | None = None,
     blocks: Sequence[int] | None = None,
+    site: str | None = None,
     num_features: int = 2,
     rank_by: str = "causal",
     num_candidates: int | None = None,
@@ -61,8 +63,8 @@ def find_repetition_features(
     activation at its last occurrence less that at its first; mean over tokens, then over loops. Second half: the best
     candidates are pushed up on normal prompts and down on looping ones, and ranked by what that does to the rate of
     endless answers: `causal = (rate pushed up − rate) on normal prompts + (rate − rate pushed down) on looping ones`,
-    −1 to 2; of equal ones, the same sum of mean loop shares decides. A random direction of each block is pushed along
-    beside them (`notes["random"]`).
+    −1 to 2; of equal ones, the same sum of mean loop shares decides. A random direction at each SAE's site is pushed
+    along beside them (`notes["random"]`).
 
     Benign repetition (a copied question, a list, a refrain) is built from the normal answers; features that rise there
     half as much as in loops or more are named in `notes["fires_on_benign"]`: to hold those down would be felt.
@@ -80,12 +82,14 @@ def find_repetition_features(
             ids. By default the loops that the model falls into itself when it answers the prompts.
         blocks (`Sequence[int]`, *optional*):
             Decoder blocks, from 0. Needed unless loaded SAEs are given.
+        site (`str`, *optional*):
+            As in [`find_features`].
         num_features (`int`, *optional*, defaults to `2`):
-            Features per block.
+            Features per SAE.
         rank_by (`str`, *optional*, defaults to `"causal"`):
             What decides among the candidates: `"causal"`, or `"increase"`, which generates nothing further.
         num_candidates (`int`, *optional*):
-            Features per block, by increase, that are pushed. Defaults to 16, or `num_features` if that is more.
+            Features per SAE, by increase, that are pushed. Defaults to 16, or `num_features` if that is more.
         num_loops (`int`, *optional*, defaults to `50`):
             Loops to look for, and normal answers beside them.
         num_prompts (`int`, *optional*, defaults to `16`):
@@ -110,12 +114,12 @@ def find_repetition_features(
             As in [`load_sae`].
 
     Returns:
-        [`FeatureSet`]: the features, best first within each block, for the target group `"loop"`, with mean and
+        [`FeatureSet`]: the features, best first within each SAE, for the target group `"loop"`, with mean and
         standard deviation of the pre-activation over the tokens of `"benign"` repetition, of loops (from their onset
-        on) and of `"normal"` answers; the residual norms are those of normal answers.
+        on) and of `"normal"` answers; the norms at the sites are those of normal answers.
 
     Raises:
-        ValueError: If a setting is out of range, a block or the width does not fit, too few loops or normal answers
+        ValueError: If a setting is out of range, a block, site or width does not fit, too few loops or normal answers
             are found, or no feature rises in loops.
     """
     if rank_by not in RANKINGS:
@@ -136,9 +140,10 @@ def find_repetition_features(
     sampling = Sampling(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
     normal_sampling = replace(sampling, temperature=normal_temperature)
     network, tokenizer = load_model(model, tokenizer)
-    saes = load_saes(sae, blocks, k=k, format=format, revision=revision)
+    saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     for each in saes:
         require_fit(each, network)
+    require_one_width(saes)
     questions = None if prompts is None else read_questions(prompts, tokenizer, chat_template=chat_template)
     if questions:
         check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)
@@ -167,10 +172,10 @@ def find_repetition_features(
         sets = [
             _candidates(
                 each,
-                on_loops[each.block],
-                on_benign[each.block],
-                sums[each.block],
-                norms[each.block],
+                on_loops[place_of(each)],
+                on_benign[place_of(each)],
+                sums[place_of(each)],
+                norms[place_of(each)],
                 num_candidates if rank_by == "causal" else num_features,
             )
             for each in saes
@@ -208,30 +213,29 @@ def find_repetition_features(
             name,
         )
     for each in saes:
-        if feature_set.blocks.count(each.block) < num_features:
-            logger.warning(
-                "Only %d features of block %d rise in loops.", feature_set.blocks.count(each.block), each.block
-            )
+        num_found = list(zip(feature_set.blocks, feature_set.sites)).count(place_of(each))
+        if num_found < num_features:
+            logger.warning("Only %d features of %s rise in loops.", num_found, describe_place(place_of(each)))
     return replace(feature_set, notes=notes | {"fires_on_benign": flagged})
 
 
 def _statistics(
     model: nn.Module, saes: Sequence[FrozenSAE], repeated: list[Text], normal: list[Text], batch_size: int
-) -> tuple[dict[int, list[GroupSums]], dict[int, float]]:
-    """Sums over benign and looping tokens, then over normal ones, by block; and the residual norm of normal text."""
+) -> tuple[dict[Place, list[GroupSums]], dict[Place, float]]:
+    """Sums over benign and looping tokens, then over normal ones, by place; and the norm on normal text."""
     of_repeated = collect_statistics(model, batches(repeated, GROUPS[:2], batch_size, 0), saes, 2)
     of_normal = collect_statistics(model, batches(normal, GROUPS[2:], batch_size, 0), saes, 1)
-    norms = {block: float(sums.norms.median()) for block, sums in of_normal.items()}
-    return {block: [of_repeated[block], of_normal[block]] for block in norms}, norms
+    norms = {place: float(sums.norms.median()) for place, sums in of_normal.items()}
+    return {place: [of_repeated[place], of_normal[place]] for place in norms}, norms
 
 
 def _candidates(
     sae: FrozenSAE, on_loops: Tensor, on_benign: Tensor, sums: list[GroupSums], norm: float, num_candidates: int
 ) -> FeatureSet:
-    """The features of one block that rise most in loops, with the statistics of the three groups."""
+    """The features of one SAE that rise most in loops, with the statistics of the three groups."""
     eligible = (on_loops > 0).nonzero().flatten()
     if len(eligible) == 0:
-        raise ValueError(f"No feature of block {sae.block} rises in loops. Try another block or SAE.")
+        raise ValueError(f"No feature of {describe_place(place_of(sae))} rises in loops. Try another block or SAE.")
     ids = eligible[on_loops[eligible].argsort(descending=True)][:num_candidates]
 
     def per_group(name: str) -> Tensor:
@@ -240,8 +244,9 @@ def _candidates(
 
     rates_FG = per_group("firing_rate")
     numbers = ids.tolist() if sae.features is None else [sae.features[i] for i in ids.tolist()]
+    where = place_name(place_of(sae))
     return replace(
-        FeatureSet.from_sae(sae, numbers, names=[f"repetition.{sae.block}.{number}" for number in numbers]),
+        FeatureSet.from_sae(sae, numbers, names=[f"repetition.{where}.{number}" for number in numbers]),
         groups=GROUPS,
         mean=per_group("mean_pre"),
         std=per_group("std_pre"),
@@ -265,12 +270,14 @@ def _causal_scores(
     num_prompts: int,
     strength: float,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Scores of the candidates, and the rates that they come from, with those of a random direction of each block."""
-    one_each = [candidates.blocks.index(block) for block in sorted(set(candidates.blocks))]
+    """Scores of the candidates, and the rates that they come from, with those of a random direction at each place."""
+    place_of_candidate = list(zip(candidates.blocks, candidates.sites))
+    one_each = [place_of_candidate.index(place) for place in candidates.places]
     random = random_directions(candidates[one_each], sampling.seed)
     pushed = FeatureSet.from_directions(
         torch.cat([torch.nn.functional.normalize(candidates.directions, dim=1), random.directions]),
         blocks=candidates.blocks + random.blocks,
+        sites=candidates.sites + random.sites,
         names=candidates.names + random.names,
         residual_norms=torch.cat([candidates.residual_norms, random.residual_norms]),
     )
@@ -297,8 +304,8 @@ def _causal_scores(
         "endless_normal": float(before_up.endless),
         "endless_looping": float(before_down.endless),
         "random": {
-            str(block): {"up": float(up.endless[num + i]), "down": float(down.endless[num + i])}
-            for i, block in enumerate(random.blocks)
+            place_name(place): {"up": float(up.endless[num + i]), "down": float(down.endless[num + i])}
+            for i, place in enumerate(candidates.places)
         },
     }
     return scores, rates
@@ -306,21 +313,19 @@ def _causal_scores(
 
 def _best(candidates: FeatureSet, rank_by: str, num_features: int) -> FeatureSet:
     order = ranking(candidates.scores, rank_by)
-    picked = [
-        i
-        for block in dict.fromkeys(candidates.blocks)
-        for i in [j for j in order if candidates.blocks[j] == block][:num_features]
-    ]
+    places = list(zip(candidates.blocks, candidates.sites))
+    picked = [i for place in dict.fromkeys(places) for i in [j for j in order if places[j] == place][:num_features]]
     return candidates[picked]
 
 
 def _warn_where_chance_does_as_much(feature_set: FeatureSet, notes: Mapping[str, Any]) -> None:
-    for block, chance in notes.get("random", {}).items():
-        best = float(feature_set.select(block=int(block)).scores["causal"][0])
+    for block, site in feature_set.places if "random" in notes else ():
+        chance = notes["random"][place_name((block, site))]
+        best = float(feature_set.select(block=block, site=site).scores["causal"][0])
         if best <= chance["up"] + chance["down"]:
             logger.warning(
-                "No candidate of block %s changes the rate of endless answers more than a random direction does "
+                "No candidate of %s changes the rate of endless answers more than a random direction does "
                 "(%.2f). Try other blocks, another `strength`, or a lower `normal_temperature`.",
-                block,
+                describe_place((block, site)),
                 chance["up"] + chance["down"],
             )

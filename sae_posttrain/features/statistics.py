@@ -1,7 +1,7 @@
 """
-How every feature of every block reads on each group, from one forward pass: sums that are streamed, nothing stored.
+How every feature of every SAE reads on each group, from one forward pass: sums that are streamed, nothing stored.
 
-Shape suffixes: N tokens, D residual width, F features, G groups.
+Shape suffixes: N tokens, D width of the site, F features, G groups.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,20 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..hooks.record import record_blocks
+from ..hooks.record import record_sites
+from ..hooks.sites import Place
 from ..saes.frozen import FrozenSAE
+from .loading import place_of
 from .texts import TextBatch
 
 _TILE_ELEMENTS = 1 << 24  # tokens × features of one dense tile of pre-activations: 64 MB
-_NORMS_KEPT = 200_000  # of each block, for the median
+_NORMS_KEPT = 200_000  # of each place, for the median
 
 
 @dataclass
 class GroupSums:
     """
-    Sums over the tokens of each group, for every feature of one block.
+    Sums over the tokens of each group, for every feature of one SAE.
 
     Attributes:
         num_tokens (`torch.Tensor` of shape `(G,)`):
@@ -32,7 +34,7 @@ class GroupSums:
         activation, fired, pre, pre_squared (`torch.Tensor` of shape `(G, F)`, float64):
             Sums of the activation, of whether it is above 0, of the pre-activation and of its square.
         norms (`torch.Tensor` of shape `(N,)`):
-            Norms of the residuals.
+            Norms of what the SAE's site holds.
     """
 
     num_tokens: Tensor
@@ -95,9 +97,9 @@ def collect_statistics(
     num_groups: int,
     *,
     num_tokens: int | None = None,
-) -> dict[int, GroupSums]:
+) -> dict[Place, GroupSums]:
     """
-    Sums of every feature of every SAE's block, from one forward pass per batch.
+    Sums of every feature of every SAE, each at its own site, from one forward pass per batch.
 
     Under `accelerate launch` each process gives its own batches, and the sums are added up over the processes.
 
@@ -107,32 +109,32 @@ def collect_statistics(
         batches (`Iterable[TextBatch]`):
             The texts.
         saes (`Sequence[FrozenSAE]`):
-            One SAE per block.
+            One SAE per place.
         num_groups (`int`):
             Number of groups.
         num_tokens (`int`, *optional*):
             Tokens in all batches, for the progress bar.
 
     Returns:
-        `dict[int, GroupSums]`: by block.
+        `dict[Place, GroupSums]`: by block and site.
     """
     device = next(model.parameters()).device
     saes = [sae.to(device) for sae in saes]
-    sums = {sae.block: GroupSums.zeros(num_groups, sae.num_features, device) for sae in saes}
+    sums = {place_of(sae): GroupSums.zeros(num_groups, sae.num_features, device) for sae in saes}
     progress = tqdm(total=num_tokens, unit="tok", unit_scale=True, desc="Reading texts", disable=not _is_main())
     with torch.inference_mode(), progress:
         for batch in batches:
             batch = batch.to(device)
-            with record_blocks(model, list(sums)) as outputs:
+            with record_sites(model, list(sums)) as values:
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
             groups_N = batch.groups[:, None].expand_as(batch.counted)[batch.counted]
             for sae in saes:
-                sums[sae.block].add(outputs[sae.block][0][batch.counted], groups_N, sae)
+                sums[place_of(sae)].add(values[place_of(sae)][0][batch.counted], groups_N, sae)
             progress.update(int(batch.attention_mask.sum()))
-    for block_sums in sums.values():
-        _add_over_processes(block_sums)
+    for place_sums in sums.values():
+        _add_over_processes(place_sums)
     return sums
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
@@ -20,17 +20,18 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
         `torch.nn.ModuleList`: the blocks.
 
     Raises:
-        ValueError: If the model has no decoder with a list of `layers`.
+        ValueError: If the model has no decoder with a list of `layers`, or `h` as GPT-2 calls it.
     """
     inner = unwrap(model)
     decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
-    blocks = getattr(decoder, "layers", None)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-        raise ValueError(
-            f"{type(inner).__name__} has no decoder blocks at `get_decoder().layers`. "
-            "Pass a causal language model of transformers, or one wrapped by PEFT."
-        )
-    return blocks
+    for name in ("layers", "h"):
+        blocks = getattr(decoder, name, None)
+        if isinstance(blocks, nn.ModuleList) and len(blocks) > 0:
+            return blocks
+    raise ValueError(
+        f"{type(inner).__name__} has no decoder blocks at `get_decoder().layers` or `.h`. "
+        "Pass a causal language model of transformers, or one wrapped by PEFT."
+    )
 
 
 def get_block(model: nn.Module, block: int) -> nn.Module:
@@ -57,13 +58,3 @@ def unwrap(model: Any) -> Any:
             model = model.get_base_model()
         else:
             return model
-
-
-def block_output(output: Tensor | tuple) -> Tensor:
-    """The hidden states in what a block returns: a plain tensor since Transformers 5, `(hidden, ...)` before."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def replace_output(output: Tensor | tuple, hidden: Tensor) -> Tensor | tuple:
-    """What a block returned, with other hidden states."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -1,40 +1,39 @@
-"""Change what decoder blocks write, for the passes made inside a context. Nothing is written in place."""
+"""Change what passes at sites of decoder blocks, for the passes made inside a context. Nothing is written in place."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from .blocks import block_output, get_block, replace_output
+from .sites import Place, describe_place, hook_sites
 
 
 @contextmanager
-def edit_blocks(model: nn.Module, edits: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def edit_sites(model: nn.Module, pushes: Mapping[Place, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """
-    Pass the output of each named block through a function, until the context exits.
+    Add to what passes at each named site, until the context exits.
 
     Args:
         model (`torch.nn.Module`):
             A causal language model, wrapped or not.
-        edits (`Mapping[int, Callable]`):
-            For each block a function from hidden states `(B, T, D)` to new ones of the same shape and dtype.
+        pushes (`Mapping[Place, Callable]`):
+            For each block and site a function from what passes there, `(B, T, D)`, to what is added to it, of the
+            same dtype and of a shape that broadcasts to it.
 
     Raises:
-        ValueError: If the model has no such block, or if no forward pass reached one of them.
+        ValueError: If the model has no such block or site, or if no forward pass reached one of them.
     """
-    reached: set[int] = set()
+    reached: set[Place] = set()
 
-    def hook(block: int, edit: Callable[[Tensor], Tensor]):
-        def apply(_module, _args, output):
-            reached.add(block)
-            return replace_output(output, edit(block_output(output)))
+    def noting(place: Place):
+        def push(value: Tensor) -> Tensor:
+            reached.add(place)
+            return pushes[place](value)
 
-        return apply
+        return push
 
-    with ExitStack() as hooks:
-        for block, edit in edits.items():
-            hooks.enter_context(get_block(model, block).register_forward_hook(hook(block, edit)))
+    with hook_sites(model, pushes, lambda site: site.on_write(noting(site.place))):
         yield
-    missed = sorted(set(edits) - reached)
+    missed = sorted(set(pushes) - reached)
     if missed:
-        raise ValueError(f"No forward pass of this model reached block {missed[0]}: nothing was edited.")
+        raise ValueError(f"No forward pass of this model reached {describe_place(missed[0])}: nothing was edited.")

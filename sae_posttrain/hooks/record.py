@@ -1,4 +1,4 @@
-"""Record what decoder blocks write. The hooks only store the tensor; arithmetic comes after the forward."""
+"""Record what passes at sites of decoder blocks. Hooks only store the tensor; arithmetic comes after the forward."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,43 +6,42 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .blocks import block_output, get_block
+from .sites import Place, describe_place, hook_sites
 
 
-class BlockRecorder:
+class SiteRecorder:
     """
-    Hooks on decoder blocks, registered once and armed when their outputs are wanted.
+    Hooks on sites of decoder blocks, registered once and armed when their values are wanted.
 
     A trainer builds it before the first forward: a hook that is added after `torch.compile` has seen the graph never
-    fires. The blocks' outputs are stored as they are, attached to the graph, so a loss on them reaches the model.
+    fires. The values are stored as they are, attached to the graph, so a loss on them reaches the model.
 
     Args:
         model (`torch.nn.Module`):
             The model to listen to, wrapped or not.
-        blocks (`Sequence[int]`):
-            Numbers of the decoder blocks, from 0.
+        places (`Sequence[Place]`):
+            Block and site of each.
 
     Raises:
-        ValueError: If the model has no such block.
+        ValueError: If the model has no such block or site.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[int]):
-        self._captures: dict[int, list[Tensor]] | None = None
-        modules = {block: get_block(model, block) for block in dict.fromkeys(blocks)}
-        self._handles = [module.register_forward_hook(self._hook(block)) for block, module in modules.items()]
-        self.blocks = tuple(modules)
+    def __init__(self, model: nn.Module, places: Sequence[Place]):
+        self._captures: dict[Place, list[Tensor]] | None = None
+        self.places = tuple(dict.fromkeys(places))
+        self._hooks = hook_sites(model, self.places, lambda site: site.on_read(self._store(site.place)))
 
-    def _hook(self, block: int):
-        def store(_module, _args, output):
+    def _store(self, place: Place):
+        def store(value: Tensor) -> None:
             if self._captures is not None:
-                self._captures[block].append(block_output(output))
+                self._captures[place].append(value)
 
         return store
 
     @contextmanager
-    def armed(self) -> Iterator[dict[int, list[Tensor]]]:
-        """Record every forward made inside, into the dictionary that is yielded: block to the list of its outputs."""
-        captures: dict[int, list[Tensor]] = {block: [] for block in self.blocks}
+    def armed(self) -> Iterator[dict[Place, list[Tensor]]]:
+        """Record every forward made inside, into the dictionary that is yielded: place to the list of its values."""
+        captures: dict[Place, list[Tensor]] = {place: [] for place in self.places}
         self._captures = captures
         try:
             yield captures
@@ -51,9 +50,45 @@ class BlockRecorder:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
+
+
+@contextmanager
+def record_sites(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, list[Tensor]]]:
+    """
+    Record what passes at some sites of decoder blocks, in every forward pass made inside the context.
+
+    ```python
+    with record_sites(model, [(10, "attn_z"), (20, "mlp.down_proj.input")]) as values:
+        model(**inputs)
+    heads = values[10, "attn_z"][0]  # (batch, tokens, width of the site)
+    ```
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model, wrapped or not.
+        places (`Sequence[tuple[int, str]]`):
+            Decoder block, from 0, and site in it: `"resid_pre"` (the block's input), `"resid_mid"` (between attention
+            and MLP), `"resid_post"` (the block's output), `"attn_z"` (input of the attention's output projection),
+            `"attn_out"` and `"mlp_out"` (what these add to the residual stream), or a module of the block with
+            `.input` or `.output`.
+
+    Yields:
+        `dict[tuple[int, str], list[torch.Tensor]]`: for each place its values, one of shape `(B, T, D)` per forward
+        pass.
+
+    Raises:
+        ValueError: If the model has no such block or site, or if no forward pass reached one of them.
+    """
+    recorder = SiteRecorder(model, places)
+    try:
+        with recorder.armed() as captures:
+            yield captures
+    finally:
+        recorder.remove()
+    silent = [place for place, values in captures.items() if not values]
+    if silent:
+        raise ValueError(f"No forward pass of this model reached {describe_place(silent[0])}: nothing was recorded.")
 
 
 @contextmanager
@@ -79,38 +114,33 @@ def record_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
     Raises:
         ValueError: If the model has no such block, or if no forward pass reached one of the blocks.
     """
-    recorder = BlockRecorder(model, blocks)
-    try:
-        with recorder.armed() as captures:
-            yield captures
-    finally:
-        recorder.remove()
-    silent = [block for block, outputs in captures.items() if not outputs]
-    if silent:
-        raise ValueError(f"No forward pass of this model reached block {silent[0]}: nothing was recorded.")
+    with record_sites(model, [(block, "resid_post") for block in blocks]) as captures:
+        yield {block: values for (block, _), values in captures.items()}
 
 
-def training_capture(captures: dict[int, list[Tensor]], block: int) -> Tensor:
+def training_capture(captures: dict[Place, list[Tensor]], place: Place) -> Tensor:
     """
-    The output to put a loss on: with gradients enabled the first capture that requires grad, else the first.
+    The value to put a loss on: with gradients enabled the first capture that requires grad, else the first.
 
     Some losses run a second forward without gradients (label smoothing after the first, preference losses before it).
 
     Raises:
-        ValueError: If the block was not reached, or no capture is attached to a trainable parameter.
+        ValueError: If the site was not reached, or no capture is attached to a trainable parameter.
     """
-    outputs = captures[block]
-    if not outputs:
+    values = captures[place]
+    where = describe_place(place)
+    if not values:
         raise ValueError(
-            f"Block {block} did not run in the forward pass of the loss, so its features cannot be penalised. "
+            f"The forward pass of the loss did not reach {where}, so its features cannot be penalised. "
             "Was the model replaced after the trainer was built?"
         )
     if not torch.is_grad_enabled():
-        return outputs[0]
-    attached = [output for output in outputs if output.requires_grad]
+        return values[0]
+    attached = [value for value in values if value.requires_grad]
     if not attached:
         raise ValueError(
-            f"The output of block {block} does not depend on a trainable parameter, so a penalty on it would change "
-            f"nothing. Train a layer up to block {block}, or choose features of a later block."
+            f"What passes at {where} does not depend on a trainable parameter, so a penalty on it would change "
+            f"nothing. Train a layer up to block {place[0]}, or choose features of a later block. With gradient "
+            "checkpointing, a site inside a block needs `gradient_checkpointing_kwargs={'use_reentrant': False}`."
         )
     return attached[0]

@@ -1,5 +1,7 @@
 """
-Push what decoder blocks write along some directions, for chosen rows and positions. Nothing is written in place.
+Push what passes at sites of decoder blocks along some directions, for chosen rows and positions.
+
+Nothing is written in place.
 
 Legend of the shapes: B rows, T positions of one forward pass, D width, F features.
 """
@@ -11,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .blocks import block_output, get_block, get_width, replace_output, unwrap
+from .blocks import find_blocks, unwrap
+from .sites import Place, describe_place, hook_sites, require_width
 
 MODES = ("add", "clamp")
 UNITS = ("norm", "raw")
@@ -32,6 +35,8 @@ class Directions(Protocol):
     @property
     def blocks(self) -> tuple[int, ...]: ...
     @property
+    def sites(self) -> tuple[str, ...]: ...
+    @property
     def names(self) -> tuple[str, ...]: ...
 
 
@@ -50,7 +55,7 @@ def steer(
     unit: str = "norm",
 ) -> Iterator[None]:
     """
-    Push the residual stream along the features' directions, in every forward pass made inside the context.
+    Push what passes at the features' sites along their directions, in every forward pass made inside the context.
 
     ```python
     with steer(model, features, strength=1.5, rows=[False, True]):
@@ -59,13 +64,13 @@ def steer(
 
     Additive steering writes `h + strength · norm · d / ‖d‖`, with the median residual norm of the site, as
     Qwen-Scope (https://huggingface.co/papers/2605.11887, section 3) up to the unit. Pushes of several features at one
-    block are summed, from the residual as the block wrote it, before they are added.
+    site are summed, from its value as the model computed it, before they are added.
 
     Args:
         model (`torch.nn.Module`):
             A causal language model, wrapped by PEFT or not.
         feature_set ([`FeatureSet`]):
-            Directions and their blocks. Any direction goes this way: see `FeatureSet.from_directions`.
+            Directions with their blocks and sites. Any direction goes this way: see `FeatureSet.from_directions`.
         strength (`float`, `torch.Tensor` of shape `(B,)` or `(B, F)`, or `Mapping[str, float]`):
             How far, for all rows and features, per row, per row and feature, or by feature name.
         rows (`Sequence[bool]` or `torch.Tensor` of shape `(B,)`, *optional*):
@@ -75,9 +80,9 @@ def steer(
             are padded on the left. `"all"`: the prompt too. A mask: those positions, in passes of that length.
         mode (`"add"` or `"clamp"`, *optional*, defaults to `"add"`):
             `"clamp"` moves a feature's pre-activation to `strength` (raw units) along its direction:
-            `h + (strength − pre(h)) · d`. That is exact where `W_enc · d = 1`, and for one feature at a block.
+            `h + (strength − pre(h)) · d`. That is exact where `W_enc · d = 1`, and for one feature at a site.
         unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
-            Of additive strength: median residual norms of the site, or lengths in the residual stream as it is.
+            Of additive strength: median residual norms of the site, or lengths in what passes there as it is.
 
     Raises:
         ValueError: If the features do not fit the model, a shape does not fit the batch, a norm is missing, or no
@@ -96,7 +101,7 @@ class Steerer:
     The hooks of [`steer`], registered once and armed when they shall push.
 
     A trainer builds it before the first forward: a hook that is added after `torch.compile` has seen the graph never
-    fires. Disarmed, the hooks return what the block wrote.
+    fires. Disarmed, the hooks change nothing.
 
     Args:
         model, feature_set, mode, unit:
@@ -109,12 +114,10 @@ class Steerer:
     def __init__(self, model: nn.Module, feature_set: Directions, *, mode: str = "add", unit: str = "norm"):
         _require_choice("mode", mode, MODES)
         _require_choice("unit", unit, UNITS)
-        width = get_width(model)
-        if feature_set.directions.shape[1] != width:
-            raise ValueError(
-                f"The directions have width {feature_set.directions.shape[1]}, the model writes {width}; "
-                "were they found on this model?"
-            )
+        self._of_place = _features_of_places(feature_set)
+        for place in self._of_place:
+            width = feature_set.directions.shape[1]
+            require_width(model, place, width, "The directions have", "were they found on this model?")
         lengths = feature_set.directions.norm(dim=1)
         if mode == "add":
             _require_pushable(feature_set, lengths, unit)
@@ -124,15 +127,11 @@ class Steerer:
             self._vectors_FD = feature_set.directions.float()
         self._features = feature_set
         self._mode = mode
-        self._of_block = {
-            block: [i for i, other in enumerate(feature_set.blocks) if other == block]
-            for block in dict.fromkeys(feature_set.blocks)
-        }
         self._pass: _SteeredPasses | None = None
-        modules = {block: get_block(model, block) for block in self._of_block}
-        self._handles = [module.register_forward_hook(self._hook(block)) for block, module in modules.items()]
+        self._blocks = find_blocks(model)
+        self._hooks = hook_sites(model, self._of_place, lambda site: site.on_write(self._push(site.place)))
         decoder = unwrap(model).get_decoder()
-        self._handles.append(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True))
+        self._hooks.enter_context(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True))
 
     @contextmanager
     def armed(
@@ -149,7 +148,7 @@ class Steerer:
         """
         if self._pass is not None:
             raise ValueError("This steerer is armed already. Leave the context before it is entered again.")
-        current = _SteeredPasses(strength, rows, positions, self._features, set(self._of_block))
+        current = _SteeredPasses(strength, rows, positions, self._features, set(self._of_place))
         self._pass = current
         try:
             yield
@@ -159,36 +158,45 @@ class Steerer:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
 
     def _before_forward(self, _decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self._pass is None:
             return
+        self._refuse_recomputed_blocks()
         given = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("inputs_embeds") if given is None else given
         if given is None:
             raise ValueError("Steering needs a forward pass with `input_ids` or `inputs_embeds`.")
         self._pass.begin(given.shape[0], given.shape[1], kwargs.get("past_key_values"))
 
-    def _hook(self, block: int):
-        features = self._of_block[block]
+    def _refuse_recomputed_blocks(self) -> None:
+        if not torch.is_grad_enabled():
+            return
+        for block, site in self._of_place:
+            module = self._blocks[block]
+            if site not in ("resid_pre", "resid_post") and module.training and _checkpoints(module):
+                raise ValueError(
+                    f"Gradient checkpointing runs block {block} again in the backward pass, where it is not steered "
+                    f"at {site}. Switch it off, or steer at the block's 'resid_pre' or 'resid_post'."
+                )
 
-        def push(_module, _args, output):
+    def _push(self, place: Place):
+        features = self._of_place[place]
+
+        def push(hidden: Tensor) -> Tensor | None:
             if self._pass is None or not self._pass.wants_any:
-                return output
-            hidden = block_output(output)
-            self._pass.reach(block)
+                return None
+            self._pass.reach(place)
             if self._mode == "clamp":
-                return replace_output(output, hidden + self._clamp_push(features, hidden).to(hidden.dtype))
-            key = (block, hidden.shape[1], hidden.device, hidden.dtype)
+                return self._clamp_push(features, hidden).to(hidden.dtype)
+            key = (place, hidden.shape[1], hidden.device, hidden.dtype)
             if hidden.shape[1] > 1 or key not in self._pass.pushes:  # every decoding step adds the same
                 strength_BF, mask_BT = self._pass.strength_and_mask(hidden)
                 vectors_FD = self._vectors_FD[features].to(hidden.device)
                 push_BTD = (strength_BF[:, features] @ vectors_FD)[:, None, :] * mask_BT[:, :, None]
                 self._pass.pushes[key] = push_BTD.to(hidden.dtype)
-            return replace_output(output, hidden + self._pass.pushes[key])
+            return self._pass.pushes[key]
 
         return push
 
@@ -211,7 +219,7 @@ class _SteeredPasses:
         rows: Tensor | Sequence[bool] | None,
         positions: str | Tensor,
         features: Directions,
-        blocks: set[int],
+        places: set[Place],
     ):
         self._rows = None if rows is None else torch.as_tensor(rows).bool().flatten().cpu()
         self._mask = positions.bool().cpu() if isinstance(positions, Tensor) else None
@@ -225,15 +233,15 @@ class _SteeredPasses:
         self._positions = positions
         self._strength = _as_strength(strength, features)
         self._num_features = len(features.names)
-        self._blocks = blocks
-        self._reached: set[int] = set()
+        self._places = places
+        self._reached: set[Place] = set()
         self._touched: Tensor | None = None
         self._prompt_length = 0
         self._num_seen = 0  # tokens before the end of the latest pass
         self._num_passes = 0
         self._from = 0  # first position of the running pass that is generated, or predicts what is
         self.pushes: dict[tuple, Tensor] = {}
-        """Latest push of each block `(B, T, D)`, by block, length, device and dtype."""
+        """Latest push at each place `(B, T, D)`, by place, length, device and dtype."""
         self.wants_any = self._rows is None or bool(self._rows.any())
 
     def begin(self, num_rows: int, num_tokens: int, cache: Any) -> None:
@@ -276,11 +284,11 @@ class _SteeredPasses:
             self.pushes.clear()
         self._num_passes += 1
 
-    def reach(self, block: int) -> None:
-        self._reached.add(block)
+    def reach(self, place: Place) -> None:
+        self._reached.add(place)
 
     def strength_and_mask(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Strength `(B, F)` and mask `(B, T)` for a block's output `(B, T, D)`."""
+        """Strength `(B, F)` and mask `(B, T)` for what passes at a site, `(B, T, D)`."""
         num_rows, num_tokens = hidden.shape[:2]
         rows = torch.ones(num_rows, dtype=torch.bool) if self._rows is None else self._rows
         if self._mask is not None:
@@ -297,17 +305,30 @@ class _SteeredPasses:
         return strength_BF.to(hidden.device), mask_BT.to(hidden.device)
 
     def require_touched(self) -> None:
-        """Raises a `ValueError` if a row was asked for and not pushed, or a block did not run."""
+        """Raises a `ValueError` if a row was asked for and not pushed, or a site was not reached."""
         if not self.wants_any:
             return
-        missed = sorted(self._blocks - self._reached)
+        missed = sorted(self._places - self._reached)
         if missed:
-            raise ValueError(f"No forward pass of this model reached block {missed[0]}: nothing was steered.")
+            raise ValueError(
+                f"No forward pass of this model reached {describe_place(missed[0])}: nothing was steered."
+            )
         assert self._touched is not None
         asked = torch.ones_like(self._touched) if self._rows is None else self._rows
         untouched = (asked & ~self._touched).nonzero().flatten().tolist()
         if untouched:
             raise ValueError(f"Row {untouched[0]} was to be steered, but no position of it was touched.")
+
+
+def _features_of_places(features: Directions) -> dict[Place, list[int]]:
+    of_place: dict[Place, list[int]] = {}
+    for i, place in enumerate(zip(features.blocks, features.sites)):
+        of_place.setdefault(place, []).append(i)
+    return of_place
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    return bool(getattr(module, "gradient_checkpointing", False))
 
 
 def _as_strength(strength: Strength, features: Directions) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..features.feature_set import FeatureSet
+from ..hooks.sites import Place
 from .groups import GroupTable
 from .loss import excess, excess_sum, pre_activations
 
@@ -21,7 +22,7 @@ class PenaltyReading:
 
     Attributes:
         excess_sum (`torch.Tensor` of shape `()`):
-            Sum over penalised tokens of the mean excess over features, summed over blocks; attached to the graph.
+            Sum over penalised tokens of the mean excess over features, summed over sites; attached to the graph.
         num_penalised (`torch.Tensor` of shape `()`):
             Tokens that were penalised.
         num_above (`torch.Tensor` of shape `(F,)`):
@@ -38,8 +39,8 @@ class PenaltyReading:
 
 class FeaturePenalty:
     """
-    The penalty on one set of features: `relu(pre − mean[group] − margin)`, averaged over the features of a block,
-    summed over blocks and over the tokens of every group but the target.
+    The penalty on one set of features: `relu(pre − mean[group] − margin)`, averaged over the features of a site,
+    summed over sites and over the tokens of every group but the target.
 
     Args:
         feature_set ([`FeatureSet`]):
@@ -49,7 +50,7 @@ class FeaturePenalty:
         penalty (`"sasft"` or `"zero"`):
             Level a feature may reach for free: the mean of the token's group, or 0 (the published variant).
         unit (`"std"` or `"raw"`):
-            Unit of excess and margin: standard deviations of that feature on that group, or raw residual units.
+            Unit of excess and margin: standard deviations of that feature on that group, or raw units of its site.
         margin (`float`):
             Height above the level that costs nothing, in that unit.
         hold (`str` or `Mapping[str, str]`):
@@ -71,7 +72,7 @@ class FeaturePenalty:
     ):
         self.groups = groups
         self.margin = margin
-        self.blocks: tuple[int, ...] = tuple(sorted(set(feature_set.blocks)))
+        self.places: tuple[Place, ...] = feature_set.places
         self.names: tuple[str, ...] = ()
         needs_statistics = penalty == "sasft" or unit == "std"
         missing = [name for name in groups.penalised if name not in feature_set.groups]
@@ -83,9 +84,9 @@ class FeaturePenalty:
         if needs_statistics and missing:
             raise ValueError(groups.missing_statistics(missing[0]))
         signs = _signs(feature_set.names, hold)
-        self._tables: list[_BlockTables] = []
-        for block in self.blocks:
-            features = feature_set.select(block=block)
+        self._tables: list[_SiteTables] = []
+        for place in self.places:
+            features = feature_set.select(block=place[0], site=place[1])
             self.names += features.names
             level_GF = groups.table(features, features.mean) if penalty == "sasft" else groups.zeros(len(features))
             scale_GF = groups.table(features, features.std) if unit == "std" else groups.zeros(len(features)) + 1
@@ -98,16 +99,16 @@ class FeaturePenalty:
                 )
             sign_F = torch.tensor([signs[name] for name in features.names])
             self._tables.append(
-                _BlockTables(block, features.encoder_rows, features.encoder_bias, level_GF, scale_GF, sign_F)
+                _SiteTables(place, features.encoder_rows, features.encoder_bias, level_GF, scale_GF, sign_F)
             )
 
-    def __call__(self, residuals: Mapping[int, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
+    def __call__(self, values: Mapping[Place, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         """
         Measure one micro-batch.
 
         Args:
-            residuals (`Mapping[int, torch.Tensor]`):
-                For each block its output, `(B, T, D)`.
+            values (`Mapping[Place, torch.Tensor]`):
+                For each block and site what passes there, `(B, T, D)`.
             group_ids (`torch.Tensor` of shape `(B, T)`):
                 Number of each token's group in the group table; −1 on padding.
             mask (`torch.Tensor` of shape `(B, T)`, bool):
@@ -116,7 +117,7 @@ class FeaturePenalty:
         mask_BT = mask & self.groups.is_penalised(group_ids)
         sums, above, pre_sums = [], [], []
         for tables in self._tables:
-            pre_BTF = pre_activations(residuals[tables.block], *tables.encoder(group_ids.device))
+            pre_BTF = pre_activations(values[tables.place], *tables.encoder(group_ids.device))
             level_GF, scale_GF, sign_F = tables.levels(group_ids.device)
             ids = group_ids.clamp(min=0)
             excess_BTF = excess(pre_BTF, level_GF[ids], scale_GF[ids], sign_F, self.margin)
@@ -128,10 +129,10 @@ class FeaturePenalty:
 
 
 @dataclass
-class _BlockTables:
+class _SiteTables:
     """Plain tensors, moved to the device of the batch on first use. Not on the model: they would be sharded, saved."""
 
-    block: int
+    place: Place
     encoder_rows: Tensor
     encoder_bias: Tensor
     level_GF: Tensor

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hooks.record import BlockRecorder, training_capture
+from ..hooks.record import SiteRecorder, training_capture
+from ..hooks.sites import Place
 from .feature_penalty import FeaturePenalty, PenaltyReading
 from .groups import GROUP_IDS
 
@@ -14,8 +15,8 @@ _MAX_FEATURES_LOGGED_BY_NAME = 32
 
 class FeaturePenaltyMixin:
     """
-    Put before a TRL trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on the
-    residual at the tokens that the loss is taken on. Everything else is the trainer's.
+    Put before a TRL trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on
+    what passes at the features' sites at the tokens that the loss is taken on. Everything else is the trainer's.
 
     The subclass calls [`start_feature_penalty`] at the end of its `__init__`, and sees to it that the batches hold
     `group_ids`.
@@ -44,16 +45,16 @@ class FeaturePenaltyMixin:
             weight (`float`):
                 Its weight beside the mean token loss.
             positions (`"response"` or `"predicting"`, *optional*, defaults to `"response"`):
-                Residuals at the tokens of the answer, or at the positions that predict them: one to the left, so that
-                the last position of the prompt, which chooses how the answer begins, is held too.
+                At the tokens of the answer, or at the positions that predict them: one to the left, so that the last
+                position of the prompt, which chooses how the answer begins, is held too.
 
         Raises:
-            ValueError: If the model has no such block.
+            ValueError: If the model has no such block or site.
         """
         self.feature_penalty = penalty
         self.penalty_weight = weight
         self.penalty_positions = positions
-        self._recorder = BlockRecorder(self.model, penalty.blocks)
+        self._recorder = SiteRecorder(self.model, penalty.places)
         self._penalty_sums: dict[str, Tensor] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -78,18 +79,18 @@ class FeaturePenaltyMixin:
         self._add_to_metrics("train" if training else "eval", reading, labels)
         return result
 
-    def _read_penalty(self, captures: dict[int, list[Tensor]], group_ids: Tensor, labels: Tensor) -> PenaltyReading:
+    def _read_penalty(self, captures: dict[Place, list[Tensor]], group_ids: Tensor, labels: Tensor) -> PenaltyReading:
         assert self.feature_penalty is not None
         num_tokens = labels.shape[1]
-        residuals = {}
-        for block in self.feature_penalty.blocks:
-            residual = training_capture(captures, block)
-            residuals[block] = residual[:, -num_tokens:]  # prompt tuning puts virtual tokens in front
+        values = {}
+        for place in self.feature_penalty.places:
+            value = training_capture(captures, place)
+            values[place] = value[:, -num_tokens:]  # prompt tuning puts virtual tokens in front
         mask = labels != -100
         mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
         if self.penalty_positions == "predicting":
             mask = mask.roll(-1, dims=1)  # as many positions, each one to the left
-        return self.feature_penalty(residuals, group_ids, mask)
+        return self.feature_penalty(values, group_ids, mask)
 
     def _scale(self, excess_sum: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Divide as `SFTTrainer.compute_loss` divides its token loss."""

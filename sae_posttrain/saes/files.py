@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .frozen import SAESource
+from .hub_repository import find_repository
+from .remote_file import NeedsWholeFile, RemoteFile
 from .safe_files import open_tensors
-from .stored_tensor import StoredTensor
+from .stored_tensor import StoredTensor, StoredTensors
 
 MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
 
-MOST_CONFIG_BYTES = 1 << 20
+MOST_FILES = 20_000
+"""Most files and folders that are looked at in a local folder."""
+
+MOST_CONFIG_BYTES = 256 << 10
 """Largest configuration that is read: real ones have a few kB."""
 
 
@@ -105,15 +110,27 @@ class SAEFiles:
             Files in it, relative, with `/`.
         fetch (`Callable[[str], Path]`):
             Local path of one of them; downloads it if need be.
+        remote (`Callable[[str], RemoteFile | None]`, *optional*):
+            One of them to be read in parts where it lies; `None` if it is on this machine.
     """
 
     place: str
     full_name: str
     names: tuple[str, ...]
     fetch: Callable[[str], Path]
+    remote: Callable[[str], RemoteFile | None] = lambda name: None
 
     def source(self, name: str, format: str) -> SAESource:
-        """Provenance of the file `name`."""
+        """Provenance of the file `name`; of one that was read in parts, as the Hub states it."""
+        if (remote := self.remote(name)) is not None:
+            return SAESource(
+                repository=remote.repository,
+                revision=remote.commit,
+                file=remote.file,
+                format=format,
+                path=Path(remote.file),
+                stated_sha256=remote.sha256,
+            )
         path = self.fetch(name)
         origin = _hub_origin(path)
         if origin is None:
@@ -121,8 +138,19 @@ class SAEFiles:
         repository, revision, file = origin
         return SAESource(repository=repository, revision=revision, file=file, format=format, path=path)
 
-    def tensors(self, name: str, *, part: bool) -> dict[str, StoredTensor]:
-        """Table of contents of the weight file `name`; if only a `part` of it will be read, without a download."""
+    def tensors(self, name: str, *, part: bool) -> StoredTensors:
+        """
+        Table of contents of the weight file `name`.
+
+        If only a `part` of it will be read, a file on the Hub stays there, and only what is asked for is fetched;
+        unless it is compressed or the server does not send parts of files.
+        """
+        remote = self.remote(name) if part else None
+        if remote is not None:
+            try:
+                return open_tensors(remote)
+            except NeedsWholeFile:
+                pass
         return open_tensors(self.fetch(name))
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -130,13 +158,19 @@ class SAEFiles:
         The JSON object in the file `name`.
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the file is larger than any configuration, damaged, or holds something else.
         """
         path = self.fetch(name)
-        if path.stat().st_size > MOST_CONFIG_BYTES:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}. Is the download complete?")
+        with open(path, "rb") as file:
+            stored = file.read(MOST_CONFIG_BYTES + 1)
+        if len(stored) > MOST_CONFIG_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration of an SAE is that large.")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(stored.decode("utf-8"))
+            json.dumps(content, ensure_ascii=False).encode()  # fails at halves of surrogate pairs, which JSON can hold
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is truncated or damaged: {error}. Download it again.") from error
         if not isinstance(content, dict):
@@ -181,38 +215,39 @@ def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None
 
 def _local_files(place: str, folder: Path) -> SAEFiles:
     folder = Path(os.path.abspath(folder))  # not resolved: links of the Hub cache say where a file came from
-    names = []
+    names: list[str] = []
+    num_seen = 0
     for parent, folders, files in os.walk(folder, followlinks=True):
         inside = Path(parent).relative_to(folder)
+        num_seen += len(folders) + len(files)
+        if num_seen > MOST_FILES:
+            raise ValueError(f"{place} holds more than {MOST_FILES} files. Give the folder that holds the SAEs.")
         if len(inside.parts) >= MOST_FOLDERS_DEEP:
             folders.clear()
+        above = [_identity(folder.joinpath(*inside.parts[:depth])) for depth in range(len(inside.parts) + 1)]
+        folders[:] = [name for name in folders if _identity(Path(parent, name)) not in above]  # links that lead back
         names += [(inside / file).as_posix() for file in files]
     return SAEFiles(place, folder.as_posix(), tuple(sorted(names)), lambda name: folder / name)
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for a folder and for a link to it."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
 def _hub_files(place: str, revision: str | None) -> SAEFiles:
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
     owner, name, *inside = place.split("/")
-    repository, prefix = f"{owner}/{name}", "".join(f"{part}/" for part in inside)
-    try:
-        if constants.HF_HUB_OFFLINE:
-            snapshot = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[])
-            files = list(_local_files(place, Path(snapshot)).names)
-        else:
-            files = HfApi().list_repo_files(repository, revision=revision)
-    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"There is no local folder {place}, and no Hub repository {repository} that can be reached from here "
-            f"({type(error).__name__})."
-        ) from error
-    names = tuple(sorted(file.removeprefix(prefix) for file in files if file.startswith(prefix)))
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(repository, prefix + file, revision=revision))
-
-    return SAEFiles(place, place, names, fetch)
+    repository = find_repository(f"{owner}/{name}", revision)
+    prefix = "".join(f"{part}/" for part in inside)
+    names = tuple(sorted(file.removeprefix(prefix) for file in repository.files if file.startswith(prefix)))
+    return SAEFiles(
+        place,
+        place,
+        names,
+        fetch=lambda file: repository.download(prefix + file),
+        remote=lambda file: repository.remote(prefix + file),
+    )
 
 
 def _hub_origin(path: Path) -> tuple[str, str, str] | None:

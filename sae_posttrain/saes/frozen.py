@@ -33,7 +33,9 @@ class SAESource:
         format (`str`):
             Name of the file format, as in `FORMATS`.
         path (`pathlib.Path`):
-            The file on this machine; not part of the identity.
+            The file on this machine; of one that was read in parts, its name. Not part of the identity.
+        stated_sha256 (`str`, *optional*):
+            SHA-256 of a file that was read in parts, as the Hub states it.
     """
 
     repository: str
@@ -41,12 +43,14 @@ class SAESource:
     file: str
     format: str
     path: Path = field(repr=False, compare=False)
+    stated_sha256: str | None = field(default=None, repr=False, compare=False)
 
     def sha256(self) -> str:
         """
         SHA-256 of the weight file, in hexadecimal digits.
 
-        In the Hub cache that is the name of the blob; a local file is hashed on the first call and not again.
+        In the Hub cache that is the name of the blob, and of a file that was read in parts it is what the Hub states;
+        a local file is hashed on the first call and not again.
 
         Raises:
             FileNotFoundError: If the file is gone.
@@ -55,6 +59,8 @@ class SAESource:
 
     @cached_property
     def _sha256(self) -> str:
+        if self.stated_sha256 is not None:
+            return self.stated_sha256
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is gone; its SHA-256 cannot be computed any more.")
         blob = self.path.resolve()

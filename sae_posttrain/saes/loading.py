@@ -3,6 +3,10 @@
 import operator
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor
 
 from ..sites import SITES, is_site
 from .files import SAEFile, SAEFiles, Wanted, find_files
@@ -88,7 +92,9 @@ def load_sae(
         )
     format, sae_file = next(iter(found.items()))
     wanted = Wanted(block, sae_file.site or site or "resid_post", chosen, k, input_scale, directions)
-    return FORMATS[format].read(files, sae_file, wanted)
+    sae = FORMATS[format].read(files, sae_file, wanted)
+    _require_finite(sae)
+    return sae
 
 
 def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEFile]]:
@@ -107,6 +113,17 @@ def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEF
         known = "; ".join(f"{name}: {reader.layout}" for name, reader in FORMATS.items())
         raise ValueError(f"{what} Found in {files.place}: {files.listing()}. Known formats: {known}.")
     return found
+
+
+def _require_finite(sae: FrozenSAE) -> None:
+    """What is stored is finite; what folding makes of huge values may not be."""
+    for field in fields(sae):
+        tensor = getattr(sae, field.name)
+        if isinstance(tensor, Tensor) and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+            raise ValueError(
+                f"{field.name} of {sae.source.file} leaves the range of float32 when the SAE is brought into raw "
+                "units. The file is damaged or its training diverged; download it again or use another SAE."
+            )
 
 
 def _checked(features: Iterable[int]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from sae_posttrain.features.causal import (
 from sae_posttrain.features.texts import Text, batches
 
 GROUPS = ["en", "zh"]
+LAST = (1, "resid_post")
 
 
 def plain(group: str, *ids: int) -> Text:
@@ -88,7 +89,9 @@ def test_direction_that_writes_the_target_tokens_scores_above_0_and_its_opposite
     tokens[40:50] = True
     writes = model.lm_head.weight[tokens].mean(dim=0).detach()
     tokens_elsewhere = model.lm_head.weight[100:110].mean(dim=0).detach()
-    up, down, other = output_scores(model, prompts, torch.stack([writes, -writes, tokens_elsewhere]), 1, tokens, 50.0)
+    up, down, other = output_scores(
+        model, prompts, torch.stack([writes, -writes, tokens_elsewhere]), LAST, tokens, 50.0
+    )
     assert up > 0.2
     assert -0.1 < down < 0
     assert other < up / 4
@@ -111,9 +114,34 @@ def test_output_scores_are_those_of_one_prompt_and_one_direction_at_a_time(make_
         for d in directions
     ]
     for per_pass in (1, 2, 8):
-        scores = output_scores(model, prompts, directions, block, tokens, push, directions_per_pass=per_pass)
+        scores = output_scores(
+            model, prompts, directions, (block, "resid_post"), tokens, push, directions_per_pass=per_pass
+        )
         assert scores.tolist() == pytest.approx(expected, abs=1e-5)
     assert not model.model.layers[block]._forward_hooks
+
+
+@pytest.mark.parametrize("site", ["attn_z", "mlp_out"])
+def test_output_scores_are_those_of_a_push_at_the_site(make_model, prompts, site):
+    model, push = make_model().eval(), 3.0
+    tokens = torch.rand(model.config.vocab_size, generator=torch.Generator().manual_seed(1)) < 0.2
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(2))
+    added = push * direction / direction.norm()
+    block = model.model.layers[0]
+
+    def probability() -> float:
+        with torch.no_grad():
+            return float(model(input_ids=prompts).logits[:, -4:].softmax(dim=-1)[..., tokens].sum(dim=-1).mean())
+
+    plain = probability()
+    if site == "attn_z":
+        handle = block.self_attn.o_proj.register_forward_pre_hook(lambda _m, args: (args[0] + added,))
+    else:
+        handle = block.mlp.register_forward_hook(lambda _m, _a, output: output + added)
+    with handle:
+        expected = probability() - plain
+    score = output_scores(model, prompts, direction[None], (0, site), tokens, push)
+    assert score.tolist() == pytest.approx([expected], abs=1e-5)
 
 
 def echoing_model(make_model, tokens_and_axes: dict[int, int]):
@@ -183,6 +211,17 @@ def test_check_is_the_loss_with_the_span_of_the_directions_projected_off(make_mo
     assert check.loss == pytest.approx(naive_losses(model, texts, {}), rel=1e-5)
     assert check.loss_without == pytest.approx(naive_losses(model, texts, directions), rel=1e-5)
     assert check.loss != pytest.approx(check.loss_without, rel=1e-2)
+
+
+def test_directions_are_removed_at_their_own_site(make_model, make_features):
+    model, texts = make_model().eval(), random_texts()
+    features = replace(make_features(blocks=(0,)), sites=("mlp_out", "mlp_out"))
+    check = check_by_ablation(model, batches(texts, GROUPS, 4, pad_token_id=0), GROUPS, features)
+    projection = torch.linalg.pinv(features.directions) @ features.directions
+    down = model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():  # what the MLP writes is linear in this matrix
+        down.copy_(down - projection @ down)
+    assert check.loss_without == pytest.approx(naive_losses(model, texts, {}), rel=1e-5)
 
 
 def test_parallel_directions_remove_no_more_than_their_span(make_model, make_features):

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.features.feature_file import FeatureSource
+from sae_posttrain.features.feature_file import MOST_HEADER_BYTES, FeatureSource
 
 
 def assert_same(one: FeatureSet, other: FeatureSet) -> None:
@@ -162,3 +162,25 @@ def test_truncated_or_foreign_file_is_an_error(make_features, tmp_path):
     save_file({"x": torch.zeros(2)}, file)
     with pytest.raises(ValueError, match="but no feature set"):
         FeatureSet.load(file)
+
+
+def test_header_beyond_all_bounds_is_neither_written_nor_read(make_features, tmp_path):
+    features = make_features()
+    features.notes["text"] = "x" * MOST_HEADER_BYTES
+    with pytest.raises(ValueError, match=r"names and notes of the feature set take \d+ bytes, at most 524288"):
+        features.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    file = tmp_path / "large.safetensors"
+    file.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="is no feature set: its header declares 4611686018427387904 bytes"):
+        FeatureSet.load(file)
+
+
+def test_tensors_of_another_precision_are_refused(make_features, tmp_path):
+    file = make_features().save(tmp_path)
+    with safe_open(file, framework="pt") as saved:
+        metadata = saved.metadata()
+    for dtype in (torch.float16, torch.float8_e4m3fn):
+        save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, tmp_path / "x", metadata)
+        with pytest.raises(ValueError, match="its tensors must be float32"):
+            FeatureSet.load(tmp_path / "x")

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet
+from sae_posttrain import FeatureSet, FrozenSAE
+from sae_posttrain.saes.frozen import SAESource
 
 
 def test_pre_activation_is_the_affine_value_in_raw_units(make_features):
@@ -13,7 +15,7 @@ def test_pre_activation_is_the_affine_value_in_raw_units(make_features):
 
 
 def test_pre_activation_over_several_blocks_is_an_error(make_features):
-    with pytest.raises(ValueError, match=r"select\(block=…\)"):
+    with pytest.raises(ValueError, match=r"resid_post of block 0, .*; `select\(block=…, site=…\)`"):
         make_features().pre_activations(torch.randn(1, 1, 32))
 
 
@@ -76,22 +78,29 @@ def test_another_width_or_base_model_is_refused(make_features, make_model):
     model.config._name_or_path = "/somewhere/else/base"
     features.check_model(model)
     model.config.hidden_size = 64
-    with pytest.raises(ValueError, match="The features read width 32, the model writes 64"):
+    with pytest.raises(ValueError, match="The features read width 32, block 0 writes 64"):
         features.check_model(model)
 
 
-def test_set_from_known_features_of_an_sae(make_features):
-    from sae_posttrain.saes.frozen import FrozenSAE, SAESource
+@pytest.fixture
+def sae_at():
+    def make(site: str) -> FrozenSAE:
+        return FrozenSAE(
+            W_enc=torch.randn(32, 8),
+            b_enc=torch.randn(8),
+            W_dec=torch.randn(8, 32),
+            b_dec=torch.zeros(32),
+            activation="topk",
+            block=1,
+            site=site,
+            source=SAESource("owner/sae", None, "layer1.sae.pt", "qwen_scope", Path("layer1.sae.pt")),
+        )
 
-    sae = FrozenSAE(
-        W_enc=torch.randn(32, 8),
-        b_enc=torch.randn(8),
-        W_dec=torch.randn(8, 32),
-        b_dec=torch.zeros(32),
-        activation="topk",
-        block=1,
-        source=SAESource("owner/sae", None, "layer1.sae.pt", "qwen_scope", Path("layer1.sae.pt")),
-    )
+    return make
+
+
+def test_set_from_known_features_of_an_sae(sae_at):
+    sae = sae_at("resid_post")
     features = FeatureSet.from_sae(sae, [5, 2], target_groups=["zh"])
     x = torch.randn(4, 32)
     assert torch.allclose(features.pre_activations(x), sae.pre_activations(x)[:, [5, 2]], atol=1e-5)
@@ -99,3 +108,53 @@ def test_set_from_known_features_of_an_sae(make_features):
     assert features.names == ("1.5", "1.2")
     with pytest.raises(ValueError, match="8"):
         FeatureSet.from_sae(sae, [8])
+
+
+# Sites beside a block's output ---------------------------------------------------------------------------------------
+
+SITES = ("resid_post", "mlp_out", "attn_z", "mlp_out")
+
+
+def test_features_of_one_block_are_told_apart_by_their_site(make_features):
+    features = replace(make_features(), sites=SITES)  # blocks 0, 0, 1, 1
+    assert features.places == ((0, "mlp_out"), (0, "resid_post"), (1, "attn_z"), (1, "mlp_out"))
+    assert features.select(site="mlp_out").feature_ids == features.feature_ids[1::2]
+    assert features.select(block=0, site="mlp_out").feature_ids == features.feature_ids[1:2]
+    with pytest.raises(
+        ValueError, match="No feature of block 0 and the site 'attn_z' in the set; it holds .*attn_z of"
+    ):
+        features.select(block=0, site="attn_z")
+    with pytest.raises(ValueError, match="resid_post of block 0.*first"):
+        features.select(block=0).pre_activations(torch.randn(1, 32))
+    features.select(block=0, site="mlp_out").pre_activations(torch.randn(1, 32))
+
+
+def test_print_names_the_site_where_one_is_not_a_blocks_output(make_features):
+    assert "mlp_out" in str(replace(make_features(), sites=SITES)).splitlines()[3]
+    assert "site" not in str(make_features())
+
+
+def test_sites_are_saved_and_loaded(make_features, tmp_path):
+    replace(make_features(), sites=SITES).save(tmp_path)
+    assert FeatureSet.load(tmp_path).sites == SITES
+
+
+def test_features_of_any_site_that_the_model_has_belong_to_it(make_features, make_model):
+    model, features = make_model(), make_features()
+    replace(features, sites=SITES).check_model(model)
+    replace(features, sites=("self_attn.v_proj.input",) * 4).check_model(model)
+    with pytest.raises(
+        ValueError, match="The features read width 32, mlp.down_proj.input of block 1 has 48; they were"
+    ):
+        replace(features, sites=("resid_mid",) * 3 + ("mlp.down_proj.input",)).check_model(model)
+    with pytest.raises(ValueError, match="The Qwen3MLP of block 0 has no module 'up'"):
+        replace(features, sites=("mlp.up.input",) * 4).check_model(model)
+    with pytest.raises(ValueError, match="Unknown site '../../x'"):
+        replace(features, sites=("../../x",) * 4).check_model(model)
+
+
+def test_names_of_features_at_other_sites_hold_the_site(sae_at):
+    assert FeatureSet.from_sae(sae_at("mlp_out"), [5]).names == ("1.mlp_out.5",)
+    merged = FeatureSet.from_sae(sae_at("mlp_out"), [5]).merge(FeatureSet.from_sae(sae_at("resid_post"), [5]))
+    assert merged.names == ("1.mlp_out.5", "1.5")
+    assert merged.sites == ("mlp_out", "resid_post")

@@ -2,18 +2,21 @@ import gzip
 import json
 import logging
 import random
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.texts import split_held_out, tokenize
 from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.sites import transformer_lens_hook
 
 WIDTH, NUM_FEATURES, PLANTED = 32, 24, 17
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
@@ -104,6 +107,16 @@ def save_qwen_scope(sae: FrozenSAE, folder: Path) -> None:
     torch.save({**stored, "b_enc": sae.b_enc, "b_dec": sae.b_dec}, folder / f"layer{sae.block}.sae.pt")
 
 
+def save_saelens(sae: FrozenSAE, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    config = {"architecture": "standard", "d_in": WIDTH, "d_sae": NUM_FEATURES, "apply_b_dec_to_input": False}
+    config |= {"normalize_activations": "none", "dtype": "float32"}
+    config["metadata"] = {"hook_name": transformer_lens_hook(sae.block, sae.site), "sae_lens_version": "6.20.0"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    tensors = {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    save_file(tensors, folder / "sae_weights.safetensors")
+
+
 def assert_same_set(one: FeatureSet, other: FeatureSet, rtol: float = 1e-6, atol: float = 1e-6) -> None:
     close = {"rtol": rtol, "atol": atol, "equal_nan": True}
     for name in ("blocks", "feature_ids", "names", "groups", "target_groups", "base_model", "notes"):
@@ -134,6 +147,59 @@ def test_planted_feature_is_found_first_in_every_block(model, tokenizer, find):
     assert found.encoder_bias[0] == sae.b_enc[PLANTED]
     assert found.directions[0].equal(sae.W_dec[PLANTED])
     assert (found.groups, found.target_groups) == (("en", "ko", "zh"), ("zh",))
+
+
+@pytest.mark.parametrize("site", ["mlp_out", "attn_z", "resid_mid"])
+def test_features_of_another_site_are_found_and_measured_there(model, tokenizer, find, site):
+    sae = replace(random_sae(1), site=site)
+    found = find([sae], num_features=2, check=True)
+    assert found.places == ((1, site),)
+    assert found.names[0] == f"zh.1.{site}.{found.feature_ids[0]}"
+    block, seen = model.model.layers[1], []
+    with torch.no_grad(), ExitStack() as hooks:
+        see = {
+            "mlp_out": lambda: block.mlp.register_forward_hook(lambda _m, _a, output: seen.append(output)),
+            "attn_z": lambda: block.self_attn.o_proj.register_forward_pre_hook(lambda _m, args: seen.append(args[0])),
+            "resid_mid": lambda: block.post_attention_layernorm.register_forward_pre_hook(
+                lambda _m, args: seen.append(args[0])
+            ),
+        }
+        hooks.enter_context(see[site]())
+        kept, _ = split_held_out(
+            tokenize(ROWS, tokenizer, group_column="lang", text_column="text", max_length=512), 0.2, None, 0
+        )
+        for text in kept:
+            model(input_ids=torch.tensor([text.ids]))
+    values = torch.cat([value[0, 1:] for value in seen])
+    zh = torch.cat([value[0, 1:] for value, text in zip(seen, kept) if text.group == "zh"])
+    torch.testing.assert_close(found.residual_norms[0], values.norm(dim=1).median())
+    pre = found.pre_activations(zh)
+    torch.testing.assert_close(found.mean[:, found.groups.index("zh")], pre.mean(dim=0), rtol=1e-4, atol=1e-4)
+    assert not found.scores["output"].isnan().any()
+    assert found.notes["check"]["loss"] != found.notes["check"]["loss_without"]
+    found.check_model(model)
+
+
+def test_saes_of_several_sites_are_searched_at_once_or_one_of_them(find):
+    saes = [replace(random_sae(1), site=site) for site in ("mlp_out", "resid_post")]
+    both = find(saes, num_features=1)
+    assert both.places == ((1, "mlp_out"), (1, "resid_post"))
+    assert len(set(both.names)) == 2
+    assert find(saes, num_features=1, site="mlp_out").places == ((1, "mlp_out"),)
+    with pytest.raises(
+        ValueError, match=r"one SAE for attn_z of each block of \[1\]; these read mlp_out of block 1, bl"
+    ):
+        find(saes, site="attn_z")
+    with pytest.raises(ValueError, match=r"one SAE for each block of \[1\]; these read mlp_out of block 1, mlp_out"):
+        find([saes[0], saes[0]])
+
+
+def test_site_tells_which_of_a_folders_saes_is_meant(find, tmp_path):
+    for site in ("mlp_out", "resid_post"):
+        save_saelens(replace(random_sae(1), site=site), tmp_path / site)
+    assert find(tmp_path, blocks=[1], site="mlp_out").places == ((1, "mlp_out"),)
+    with pytest.raises(ValueError, match="holds 2 SAEs of block 1"):
+        find(tmp_path, blocks=[1])
 
 
 def test_groups_need_not_be_languages(model, tokenizer, find):
@@ -379,9 +445,9 @@ def test_block_that_the_model_or_the_files_lack_is_named(model, tokenizer, find,
 
 
 def test_every_block_needs_one_sae(find, tmp_path):
-    with pytest.raises(ValueError, match=r"Give one SAE for each block of \[0, 1\]; these read \[0\]"):
+    with pytest.raises(ValueError, match=r"Give one SAE for each block of \[0, 1\]; these read block 0"):
         find([random_sae(0)], blocks=[0, 1])
-    with pytest.raises(ValueError, match=r"Give one SAE for each block of \[1\]; these read \[1, 1\]"):
+    with pytest.raises(ValueError, match=r"Give one SAE for each block of \[1\]; these read block 1, block 1"):
         find([random_sae(1), random_sae(1)])
     with pytest.raises(ValueError, match=r"`blocks` names a block more than once: \[1, 1\]"):
         find(tmp_path, blocks=[1, 1])
@@ -396,6 +462,28 @@ def test_sae_of_another_width_is_refused(find):
     narrow = replace(sae, W_enc=sae.W_enc[:16], W_dec=sae.W_dec[:, :16], b_dec=sae.b_dec[:16])
     with pytest.raises(ValueError, match="The SAE reads width 16, block 1 writes 32; was it trained on this model"):
         find(narrow)
+
+
+def test_site_that_the_model_does_not_have_or_of_another_width_is_refused(find):
+    at_heads = replace(random_sae(1), site="mlp.down_proj.input")
+    with pytest.raises(ValueError, match="The SAE reads width 32, mlp.down_proj.input of block 1 has 48; was it"):
+        find(at_heads)
+    with pytest.raises(ValueError, match="Block 1 has no module 'post_feedforward_layernorm'; it has self_attn, mlp"):
+        find(replace(at_heads, site="post_feedforward_layernorm.output"))
+
+
+def test_saes_of_two_widths_are_refused_before_any_text_is_read(model, find):
+    wide = random_sae(1, site="mlp.down_proj.input")
+    wide = replace(wide, W_enc=torch.randn(48, 24), W_dec=torch.randn(24, 48), b_dec=torch.zeros(48))
+    with pytest.raises(
+        ValueError, match="features of one width, these SAEs read 32 at block 1, 48 at mlp.down_proj.inp"
+    ):
+        find([random_sae(1), wide])
+
+
+def test_sae_whose_directions_were_left_in_its_file_is_refused(find):
+    with pytest.raises(ValueError, match="The directions of layer1.sae.pt were left"):
+        find(replace(random_sae(1), W_dec=None))
 
 
 def test_topk_without_k_is_answered_with_how_to_give_it(find):

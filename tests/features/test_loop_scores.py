@@ -1,5 +1,6 @@
 """The maths of the scores, on cases worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,18 @@ def test_mean_is_over_the_tokens_of_a_loop_and_then_over_loops_however_texts_are
         pairs = repeated_tokens(text)
         by_hand += sum(encoded[last] - encoded[first] for first, last in pairs) / len(pairs) / 2
     for batch_size in (1, 3):
-        torch.testing.assert_close(mean_increase(model, texts, [sae], batch_size=batch_size)[1], by_hand)
+        torch.testing.assert_close(mean_increase(model, texts, [sae], batch_size=batch_size)[1, "resid_post"], by_hand)
+
+
+def test_increase_is_read_at_the_saes_own_site(make_model):
+    model, sae = make_model().eval(), replace(relu_sae(torch.randn(32, 6), bias=0.5), site="mlp_out")
+    text = RepeatedText((3, *([40, 41, 42] * 5)), start=1, end=16, question=NO_QUESTION)
+    seen = []
+    with torch.no_grad(), model.model.layers[1].mlp.register_forward_hook(lambda _m, _a, output: seen.append(output)):
+        model(torch.tensor([text.ids]))
+    encoded, pairs = sae.encode(seen[0][0]), repeated_tokens(text)
+    by_hand = sum(encoded[last] - encoded[first] for first, last in pairs) / len(pairs)
+    torch.testing.assert_close(mean_increase(model, [text], [sae])[1, "mlp_out"], by_hand)
 
 
 def test_texts_in_which_nothing_repeats_are_an_error(make_model):

@@ -1,5 +1,7 @@
 """What features read on texts, on a tiny model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,6 +26,23 @@ def test_mean_and_spread_are_those_of_a_groups_tokens(make_model, make_features,
     mean, std = read[features.names[0]]["ko"]
     assert mean == pytest.approx(float(expected[:, 0].mean()), abs=1e-4)
     assert std == pytest.approx(float(expected[:, 0].std(correction=0)), abs=1e-4)
+
+
+def test_each_feature_is_read_at_its_own_site(make_model, make_features, tokenizer):
+    model, features = make_model().eval(), make_features(blocks=(1,))
+    features = replace(features, sites=("mlp_out", "attn_z"))
+    read = read_features(model, features, ROWS, tokenizer)
+    seen = {}
+    block = model.model.layers[1]
+    with (
+        torch.no_grad(),
+        block.mlp.register_forward_hook(lambda _m, _a, output: seen.update(mlp_out=output)),
+        block.self_attn.o_proj.register_forward_pre_hook(lambda _m, args: seen.update(attn_z=args[0])),
+    ):
+        model(input_ids=torch.tensor([tokenizer(ROWS[0]["text"])["input_ids"]]))
+    for name, site in zip(features.names, features.sites):
+        expected = features.select(names=[name]).pre_activations(seen[site][0, 1:]).mean()
+        assert read[name]["ko"][0] == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_batches_do_not_change_what_is_read(make_model, make_features, tokenizer):

@@ -126,6 +126,15 @@ def test_several_blocks_are_searched_at_once(model, sae, tokenizer):
     assert set(found.notes["random"]) == {"0", "1"}
 
 
+def test_features_of_another_site_are_searched_and_pushed_there(model, sae, tokenizer):
+    others = [FrozenSAE(**{**vars(sae), "site": site, "W_enc": torch.randn(32, 6)}) for site in ("mlp_out", "attn_z")]
+    found = find(model, others, tokenizer, num_features=1, num_candidates=1, num_prompts=2)
+    assert found.places == ((1, "attn_z"), (1, "mlp_out"))
+    assert found.names[0] == f"repetition.1.mlp_out.{found.feature_ids[0]}"
+    assert set(found.notes["random"]) == {"1.mlp_out", "1.attn_z"}
+    assert find(model, others, tokenizer, rank_by="increase", site="attn_z").places == ((1, "attn_z"),)
+
+
 def test_features_that_rise_in_benign_repetition_are_named(model, sae, tokenizer, caplog, monkeypatch):
     found = find(model, sae, tokenizer, rank_by="increase")
     shares = (found.scores["benign"] / found.scores["increase"]).tolist()
@@ -212,7 +221,7 @@ def test_too_few_loops_say_how_many_and_what_to_do(make_model, sae, tokenizer, m
         ({"prompts": "none.jsonl"}, "There is no file none.jsonl"),
         ({"max_new_tokens": 0}, "`max_new_tokens` and `batch_size` must be 1 or more, got 0"),
         ({"max_new_tokens": 300}, "do not fit the 256 positions of the model"),
-        ({"blocks": [0]}, r"Give one SAE for each block of \[0\]; these read \[1\]"),
+        ({"blocks": [0]}, r"Give one SAE for each block of \[0\]; these read block 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(model, tokenizer, options, message):

@@ -2,7 +2,7 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -58,11 +58,15 @@ def activate_one_token(sae: FrozenSAE, pre_F: Tensor) -> Tensor:
     return torch.stack([max(x, torch.zeros(())) for x in pre_F])
 
 
-def written_by(model, block: int, ids: tuple[int, ...]) -> Tensor:
-    written = []
-    with model.model.layers[block].register_forward_hook(lambda _m, _a, output: written.append(output)):
+def read_by(model, sae: FrozenSAE, ids: tuple[int, ...]) -> Tensor:
+    """What passes at the SAE's site; an attention's is the input of its projection."""
+    block, seen = model.model.layers[sae.block], []
+    module = {"resid_post": block, "mlp_out": block.mlp, "attn_z": block.self_attn.o_proj}[sae.site]
+    with module.register_forward_hook(
+        lambda _m, args, output: seen.append(args[0] if sae.site == "attn_z" else output)
+    ):
         model(input_ids=torch.tensor([ids]))
-    return written[0][0]
+    return seen[0][0]
 
 
 @torch.no_grad()
@@ -70,7 +74,7 @@ def naive(model, texts, sae: FrozenSAE) -> dict[str, Tensor]:
     """One unpadded text at a time, one token at a time; everything is kept, and reduced in the end."""
     pre, acts, norms = ({group: [] for group in GROUPS} for _ in range(3))
     for text in texts:
-        for token, residual_D in enumerate(written_by(model, sae.block, text.ids)):
+        for token, residual_D in enumerate(read_by(model, sae, text.ids)):
             if text.counted[token]:
                 pre_F = residual_D @ sae.W_enc + sae.b_enc
                 pre[text.group].append(pre_F)
@@ -99,9 +103,18 @@ def test_statistics_are_those_of_the_dense_computation_per_group(make_model, kin
     model, texts = make_model().eval(), some_texts()
     saes = [make_sae(kind, 0), make_sae(kind, 1)]
     sums = collect_statistics(model, batches(texts, GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
-    assert list(sums) == [0, 1]
+    assert list(sums) == [(0, "resid_post"), (1, "resid_post")]
     for sae in saes:
-        assert_same_statistics(sums[sae.block], naive(model, texts, sae))
+        assert_same_statistics(sums[sae.block, "resid_post"], naive(model, texts, sae))
+
+
+def test_each_sae_is_read_at_its_own_site(make_model):
+    model, texts = make_model().eval(), some_texts()
+    saes = [replace(make_sae("relu", 1), site=site) for site in ("mlp_out", "attn_z", "resid_post")]
+    sums = collect_statistics(model, batches(texts, GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
+    assert list(sums) == [(1, "mlp_out"), (1, "attn_z"), (1, "resid_post")]
+    for sae in saes:
+        assert_same_statistics(sums[1, sae.site], naive(model, texts, sae))
 
 
 def test_one_forward_pass_per_batch_serves_all_blocks(make_model):
@@ -110,7 +123,8 @@ def test_one_forward_pass_per_batch_serves_all_blocks(make_model):
     with model.register_forward_pre_hook(lambda *_: passes.append(1)):
         sums = collect_statistics(model, batches(some_texts(), GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
     assert len(passes) == 3  # 9 texts, 4 to a batch
-    assert sums[0].num_tokens.equal(sums[1].num_tokens)
+    first, second = sums.values()
+    assert first.num_tokens.equal(second.num_tokens)
 
 
 def test_what_stands_at_padding_and_uncounted_positions_does_not_matter():
@@ -133,7 +147,8 @@ def test_what_stands_at_padding_and_uncounted_positions_does_not_matter():
 
     batch = TextBatch(torch.zeros(2, 3, dtype=torch.long), counted.long(), counted, torch.tensor([1, 0]))
     spoiled = torch.where(counted[..., None], residual, 1e6)
-    clean, other = (collect_statistics(Writer(r), [batch], [make_sae("relu", 0)], 2)[0] for r in (residual, spoiled))
+    sae, place = make_sae("relu", 0), (0, "resid_post")
+    clean, other = (collect_statistics(Writer(r), [batch], [sae], 2)[place] for r in (residual, spoiled))
     assert clean.num_tokens.tolist() == [1, 2]
     for each in fields(GroupSums):
         assert getattr(clean, each.name).equal(getattr(other, each.name)), each.name
@@ -144,7 +159,8 @@ def test_tile_size_does_not_change_the_sums(make_model, monkeypatch, tokens_per_
     model, sae = make_model().eval(), make_sae("topk", 1)
 
     def collect() -> GroupSums:
-        return collect_statistics(model, batches(some_texts(), GROUPS, 4, pad_token_id=0), [sae], len(GROUPS))[1]
+        sums = collect_statistics(model, batches(some_texts(), GROUPS, 4, pad_token_id=0), [sae], len(GROUPS))
+        return sums[1, "resid_post"]
 
     whole = collect()
     monkeypatch.setattr(statistics, "_TILE_ELEMENTS", int(tokens_per_tile * NUM_FEATURES))

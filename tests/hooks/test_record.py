@@ -4,10 +4,11 @@ from peft import LoraConfig, get_peft_model
 
 from sae_posttrain import record_blocks
 from sae_posttrain.hooks.blocks import find_blocks, get_width
-from sae_posttrain.hooks.edit import edit_blocks
-from sae_posttrain.hooks.record import BlockRecorder, training_capture
+from sae_posttrain.hooks.edit import edit_sites
+from sae_posttrain.hooks.record import SiteRecorder, training_capture
 
 IDS = torch.arange(12).reshape(2, 6)
+OUTPUT = (0, "resid_post")
 
 
 def test_recorded_output_is_the_hidden_state_after_the_block(make_model):
@@ -29,7 +30,7 @@ def test_blocks_are_found_inside_wrappers(make_model, wrap):
 
 def test_unknown_block_is_an_error_that_names_the_known_ones(make_model):
     with pytest.raises(ValueError, match="Unknown block 2: the model has blocks 0 to 1"):
-        BlockRecorder(make_model(), [2])
+        SiteRecorder(make_model(), [(2, "resid_post")])
 
 
 def test_model_without_decoder_blocks_is_an_error():
@@ -54,49 +55,49 @@ def test_recording_nothing_is_an_error(make_model):
 
 def test_recorder_stores_only_while_armed(make_model):
     model = make_model()
-    recorder = BlockRecorder(model, [0, 0])
+    recorder = SiteRecorder(model, [OUTPUT, OUTPUT])
     model(IDS)
     with recorder.armed() as captures:
         model(IDS)
         model(IDS)
     model(IDS)
-    assert len(captures[0]) == 2
+    assert len(captures[OUTPUT]) == 2
     recorder.remove()
     assert not find_blocks(model)[0]._forward_hooks
 
 
 def test_loss_is_put_on_the_first_capture_that_requires_grad(make_model):
     model = make_model()
-    recorder = BlockRecorder(model, [0])
+    recorder = SiteRecorder(model, [OUTPUT])
     with recorder.armed() as captures:
         with torch.no_grad():  # as a reference pass of a preference loss
             model(IDS)
         model(IDS)
         with torch.no_grad():  # as the metrics pass of label smoothing
             model(IDS)
-    assert training_capture(captures, 0) is captures[0][1]
+    assert training_capture(captures, OUTPUT) is captures[OUTPUT][1]
     with torch.no_grad():
-        assert training_capture(captures, 0) is captures[0][0]
+        assert training_capture(captures, OUTPUT) is captures[OUTPUT][0]
 
 
 def test_block_without_trainable_parameters_is_an_error(make_model):
     model = make_model().requires_grad_(False)
-    recorder = BlockRecorder(model, [0])
+    recorder = SiteRecorder(model, [OUTPUT])
     with recorder.armed() as captures:
         model(IDS)
     with pytest.raises(ValueError, match="does not depend on a trainable parameter"):
-        training_capture(captures, 0)
+        training_capture(captures, OUTPUT)
 
 
 def test_edit_changes_what_later_blocks_read_and_ends_with_the_context(make_model):
     model = make_model().eval()
     plain = model(IDS).logits
-    with edit_blocks(model, {0: lambda hidden: hidden + 1.0}):
+    with edit_sites(model, {OUTPUT: torch.ones_like}):
         edited = model(IDS).logits
     assert not torch.allclose(plain, edited)
     assert torch.equal(plain, model(IDS).logits)
 
 
 def test_edit_that_touched_nothing_is_an_error(make_model):
-    with pytest.raises(ValueError, match="nothing was edited"), edit_blocks(make_model(), {0: lambda hidden: hidden}):
+    with pytest.raises(ValueError, match="nothing was edited"), edit_sites(make_model(), {OUTPUT: torch.ones_like}):
         pass

@@ -239,7 +239,7 @@ def test_features_that_do_not_fit_are_refused(make_model, make_features):
     model, features = make_model(), make_features()
     narrow = FeatureSet.from_directions(torch.ones(1, 16), blocks=[0], names=["a"], residual_norms=[1.0])
     for bad, message in (
-        (narrow, "The directions have width 16, the model writes 32"),
+        (narrow, "The directions have width 16, block 0 writes 32"),
         (make_features(blocks=(5,)), "Unknown block 5"),
         (FeatureSet.from_directions(torch.ones(1, 32), blocks=[0], names=["a"]), "residual norm at the site of 'a'"),
     ):

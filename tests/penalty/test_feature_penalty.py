@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from sae_posttrain.hooks.record import SiteRecorder, training_capture
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable
 
@@ -11,7 +14,7 @@ def build(features, unknown_group="error", targets=("zh",), **kwargs) -> Feature
 
 def batch():
     torch.manual_seed(1)
-    residuals = {0: torch.randn(2, 3, 32), 1: torch.randn(2, 3, 32)}
+    residuals = {(0, "resid_post"): torch.randn(2, 3, 32), (1, "resid_post"): torch.randn(2, 3, 32)}
     group_ids = torch.tensor([[1, 1, 1], [0, 2, -1]])  # ko ko ko / zh en padding
     mask = torch.tensor([[False, True, True], [True, True, False]])
     return residuals, group_ids, mask
@@ -24,7 +27,7 @@ def test_penalty_is_mean_over_features_sum_over_blocks_and_tokens(make_features)
     for block in (0, 1):
         part = features.select(block=block)
         for row, token, group in ((0, 1, 1), (0, 2, 1), (1, 1, 2)):  # the zh token is not penalised
-            pre = part.pre_activations(residuals[block][row, token])
+            pre = part.pre_activations(residuals[block, "resid_post"][row, token])
             excess = ((pre - part.mean[:, group]) / part.std[:, group] - 0.1).clamp(min=0)
             expected += excess.mean().item()
     reading = build(features, margin=0.1)(residuals, group_ids, mask)
@@ -38,7 +41,7 @@ def test_zero_variant_in_raw_units_needs_no_statistics(make_features):
     residuals, group_ids, mask = batch()
     penalty = build(features, unknown_group="mean", penalty="zero", unit="raw")
     expected = sum(
-        features.select(block=b).pre_activations(residuals[b][row, token]).clamp(min=0).mean().item()
+        features.select(block=b).pre_activations(residuals[b, "resid_post"][row, token]).clamp(min=0).mean().item()
         for b in (0, 1)
         for row, token in ((0, 1), (0, 2))
     )
@@ -69,3 +72,47 @@ def test_hold_by_name_refuses_unknown_features(make_features):
     assert up(residuals, group_ids, mask).num_above[1] == mixed(residuals, group_ids, mask).num_above[1]
     with pytest.raises(ValueError, match="`hold` names the feature 'nobody'. Known: 0.3"):
         build(features, hold={"nobody": "up"})
+
+
+# Sites beside a block's output ---------------------------------------------------------------------------------------
+
+
+def test_penalty_is_mean_over_the_features_of_a_site_and_sum_over_sites(make_features):
+    features = replace(make_features(blocks=(0,)), sites=("attn_z", "mlp_out"))
+    _, group_ids, mask = batch()
+    values = {place: torch.randn(2, 3, 32) for place in features.places}
+    penalty = build(features)
+    assert penalty.places == ((0, "attn_z"), (0, "mlp_out"))
+    both = penalty(values, group_ids, mask).excess_sum.item()
+    alone = [
+        build(features.select(site=site))(values, group_ids, mask).excess_sum.item() for _, site in penalty.places
+    ]
+    assert both == pytest.approx(sum(alone))
+    assert min(alone) > 0
+
+
+def test_feature_of_the_attention_input_can_be_penalised_and_its_gradient_arrives(make_model, make_features):
+    features = replace(make_features(blocks=(1,), per_block=1), sites=("attn_z",))
+    model, penalty = make_model(), build(features, penalty="zero", unit="raw")
+    ids, group_ids = torch.arange(5, 11)[None], torch.ones(1, 6, dtype=torch.long)
+    recorder = SiteRecorder(model, penalty.places)
+    with recorder.armed() as captures:
+        model(input_ids=ids)
+    values = {place: training_capture(captures, place) for place in penalty.places}
+    penalty(values, group_ids, torch.ones(1, 6, dtype=torch.bool)).excess_sum.backward()
+    last = model.model.layers[1]
+    assert last.self_attn.v_proj.weight.grad.abs().max() > 0
+    assert model.model.layers[0].mlp.down_proj.weight.grad.abs().max() > 0
+    assert last.self_attn.o_proj.weight.grad is None  # it reads the site
+
+    # the site is what the projection reads, so an identity in its place shows it
+    other = make_model()
+    other.model.layers[1].self_attn.o_proj = torch.nn.Identity()
+    recorder = SiteRecorder(other, [(1, "attn_out")])
+    with recorder.armed() as captures:
+        other(input_ids=ids)
+    pre = features.pre_activations(captures[1, "attn_out"][0])
+    pre.relu().sum().backward()
+    torch.testing.assert_close(
+        other.model.layers[1].self_attn.v_proj.weight.grad, last.self_attn.v_proj.weight.grad, rtol=1e-4, atol=1e-5
+    )

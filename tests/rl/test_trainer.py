@@ -1,7 +1,7 @@
 """What a user of SteeredGRPOTrainer can rely on: which rollouts are steered, and that nothing else is."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -39,6 +39,21 @@ def test_without_steered_rollouts_it_trains_exactly_like_grpo(train):
     assert logged(plain, "loss") == logged(ours, "loss")
     assert len(logged(ours, "steer/hit_rate_plain")) > 0
     assert logged(ours, "steer/hit_rate") == []
+
+
+def test_rollouts_are_steered_at_another_site_than_a_blocks_output(train, keep_batches, make_model, make_loop_feature):
+    model = make_model()
+    trainer = train(
+        model=model,
+        feature_set=replace(make_loop_feature(model), sites=("mlp_out",)),
+        fit=False,
+        num_steered=1,
+        **GREEDY,
+    )
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    assert torch.equal(ends_looping(batches[0]), batches[0]["steered"])
+    assert batches[0]["steered"].tolist() == [False, False, False, True] * 2
 
 
 @pytest.mark.parametrize("num_steered", [1, 2])

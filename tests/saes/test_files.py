@@ -3,12 +3,12 @@
 import hashlib
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
 
 from sae_posttrain.saes import load_sae
+from sae_posttrain.saes.files import find_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "Qwen/SAE-Res-Tiny-W1K-L0_5"
@@ -29,6 +29,7 @@ def cache(tmp_path, monkeypatch, weights) -> Path:
         (root / "saved").rename(root / "blobs" / digest)
         (root / "snapshots" / COMMIT / file).symlink_to(root / "blobs" / digest)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return root
 
 
@@ -64,31 +65,65 @@ def test_snapshot_given_as_a_local_folder_keeps_its_provenance(cache):
     assert (sae.source.repository, sae.source.revision) == (REPOSITORY, COMMIT)
 
 
-def test_only_the_blocks_file_is_downloaded_and_at_the_revision(cache, monkeypatch):
-    asked = []
-
-    def list_files(self, repository, revision=None):
-        asked.append((repository, revision))
-        return ["README.md", *(f"layer{block}.sae.pt" for block in range(28))]
-
-    def download(repository, file, revision=None):
-        asked.append((repository, file, revision))
-        return str(cache / "snapshots" / COMMIT / file)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_files)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+def test_only_the_blocks_file_is_downloaded_and_at_the_revision(hub, tmp_path, weights):
+    folder = tmp_path / "pushed"
+    folder.mkdir()
+    stored = {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
+    for block in range(3):
+        torch.save({**stored, "b_enc": weights["b_enc"], "b_dec": weights["b_dec"]}, folder / f"layer{block}.sae.pt")
+    commit = hub.push(REPOSITORY, folder, branch="v1")
     sae = load_sae(REPOSITORY, block=2, revision="v1")
-    assert set(asked) == {(REPOSITORY, "v1"), (REPOSITORY, "layer2.sae.pt", "v1")}
-    assert sae.source.revision == COMMIT
+    assert sae.source.revision == commit
+    asked = [request.path for request in hub.requests if "/resolve/" in request.path or "/cdn/" in request.path]
+    assert asked
+    assert all(path.endswith(f"{commit}/layer2.sae.pt") for path in asked)
     with pytest.raises(FileNotFoundError, match="no SAE of block 28"):
         load_sae(REPOSITORY, block=28, revision="v1")
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/cfg.json").touch()
+    for number in range(30):
+        (tmp_path / f"a/b/{number}").symlink_to(tmp_path)
+        (tmp_path / f"{number}").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert find_files(tmp_path).names == ("a/cfg.json", "link/cfg.json")
+
+
+def test_folder_of_everything_is_refused(tmp_path):
+    for first in range(30):
+        (tmp_path / f"{first}").mkdir()
+        for second in range(30):
+            (tmp_path / f"{first}/{second}").symlink_to(tmp_path / f"{second}")
+    with pytest.raises(ValueError, match="more than 20000 files. Give the folder"):
+        find_files(tmp_path)
+
+
+def test_configuration_that_is_no_small_json_object_is_an_error(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, content in {
+        "long": b"{}" + b" " * (1 << 20),
+        "list": b"[]",
+        "cut": b'{"a": ',
+        "deep": b"[" * 100_000,
+        "binary": b"\xff\xfe",
+        "half": b'{"a": "\\ud800"}',
+        "digits": b'{"a": ' + b"9" * 5000 + b"}",
+    }.items():
+        (tmp_path / f"{name}.json").write_bytes(content)
+        with pytest.raises(ValueError, match="no configuration|truncated or damaged"):
+            find_files(tmp_path).read_json(f"{name}.json")
+    for name in ("missing.json", "folder"):
+        with pytest.raises(FileNotFoundError, match="There is no file"):
+            find_files(tmp_path).read_json(name)
 
 
 def test_name_that_is_neither_folder_nor_repository_is_an_error(cache, offline):
     for name in ("nowhere", "./nowhere", "../some/where", "/some/where", "a b/c"):
         with pytest.raises(FileNotFoundError, match="neither a local folder nor the name of a Hub repository"):
             load_sae(name, block=0)
-    with pytest.raises(FileNotFoundError, match="no local folder some/where, and no Hub repository some/where"):
+    with pytest.raises(FileNotFoundError, match="no local folder some/where, and of the Hub repository some/where"):
         load_sae("some/where", block=0)
 
 

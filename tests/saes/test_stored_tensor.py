@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_posttrain.saes.safe_files import open_tensors
-from sae_posttrain.saes.stored_tensor import StoredTensor, check_tensors
+from sae_posttrain.saes.stored_tensor import StoredTensor, StoredTensors, check_tensors
 
 
 def test_rows_columns_and_whole_tensors_are_read_as_saved(container, matrix, monkeypatch, write_tensors):
@@ -69,8 +69,10 @@ def test_values_that_overflow_float32_are_an_error(tmp_path, write_tensors):
 LAYOUT = {"W_enc": "FD", "b_enc": "F"}
 
 
-def stored(**tensors: tuple[tuple[int, ...], torch.dtype]) -> dict[str, StoredTensor]:
-    return {name: StoredTensor(name, shape, dtype, Path("w.pt"), 0) for name, (shape, dtype) in tensors.items()}
+def stored(**tensors: tuple[tuple[int, ...], torch.dtype]) -> StoredTensors:
+    return StoredTensors(
+        {name: StoredTensor(name, shape, dtype, Path("w.pt"), 0) for name, (shape, dtype) in tensors.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,51 @@ def stored(**tensors: tuple[tuple[int, ...], torch.dtype]) -> dict[str, StoredTe
 def test_names_shapes_and_dtypes_are_checked_before_reading(tensors, message):
     with pytest.raises(ValueError, match=message):
         check_tensors(Path("w.pt"), tensors, LAYOUT)
+
+
+WHOLE = {"W_enc": ((4, 3), torch.float32), "b_enc": ((4,), torch.float32)}
+MORE = LAYOUT | {"k": "", "sizes": "G", "W_skip": "DD?", "scale": "?"}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"k": ((), torch.int32), "sizes": ((2,), torch.int64)},
+        {"k": ((), torch.float32), "sizes": ((9,), torch.float32), "scale": ((), torch.uint8)},
+        {"k": ((), torch.int64), "sizes": ((1,), torch.int64), "W_skip": ((3, 3), torch.bfloat16)},
+    ],
+)
+def test_scalars_and_counts_may_be_integers_and_some_tensors_may_be_missing(others):
+    check_tensors(Path("w.pt"), stored(**WHOLE, **others), MORE)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"k": ((), torch.int32)}, r"expected are exactly W_enc .*W_skip \(D, D\), scale \(\) \(W_skip, scale may be"),
+        ({"k": ((1,), torch.int32), "sizes": ((2,), torch.int64)}, r"k .* has shape \(1,\)"),
+        ({"k": ((), torch.bool), "sizes": ((2,), torch.int64)}, "k .* stored as torch.bool"),
+        (
+            {"k": ((), torch.int32), "sizes": ((2,), torch.int64), "W_skip": ((3, 3), torch.int64)},
+            "W_skip .* as torch.int64; it must be one of torch.float32",
+        ),
+        ({"k": ((), torch.int32), "sizes": ((2,), torch.int64), "W_skip": ((3, 4), torch.float32)}, "W_skip .* shape"),
+    ],
+)
+def test_other_scalars_and_optional_tensors_are_refused(others, message):
+    with pytest.raises(ValueError, match=message):
+        check_tensors(Path("w.pt"), stored(**WHOLE, **others), MORE)
+
+
+def test_plain_values_must_be_known_to_the_format():
+    tensors = StoredTensors(stored(**WHOLE), {"activation": "ReLU", "step": 3})
+    check_tensors(Path("w.pt"), tensors, LAYOUT, plain=("activation", "step", "absent"))
+    with pytest.raises(ValueError, match="beside its tensors it holds step. If it is a training checkpoint"):
+        check_tensors(Path("w.pt"), tensors, LAYOUT, plain=("activation",))
+
+
+def test_messages_name_some_of_many_tensors():
+    many = stored(**{f"tensor{number}": ((1,), torch.float32) for number in range(1000)})
+    with pytest.raises(ValueError, match=r"tensor19 \(1,\), … \(1000\); expected") as refused:
+        check_tensors(Path("w.pt"), many, LAYOUT)
+    assert len(str(refused.value)) < 1000

@@ -5,9 +5,16 @@ from typing import NamedTuple
 
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
+from .dictionary_learning import list_dictionary_learning, read_dictionary_learning
 from .gemma_scope import list_gemma_scope, read_gemma_scope
+from .gemma_scope_2 import list_gemma_scope_2, read_gemma_scope_2
+from .goodfire import list_goodfire, read_goodfire
+from .llama_scope import list_llama_scope, read_llama_scope
+from .llamascopium import list_llamascopium, read_llamascopium
+from .openai import list_openai, read_openai
 from .qwen_scope import list_qwen_scope, read_qwen_scope
 from .saelens import list_saelens, read_saelens
+from .sparsify import list_sparsify, read_sparsify
 
 
 class SAEFormat(NamedTuple):
@@ -35,6 +42,19 @@ FORMATS: dict[str, SAEFormat] = {
     "saelens": SAEFormat(list_saelens, read_saelens, "cfg.json with sae_weights.safetensors"),
     "gemma_scope": SAEFormat(
         list_gemma_scope, read_gemma_scope, "layer_{block}/width_*/average_l0_*/params.npz, or params.npz"
+    ),
+    "sparsify": SAEFormat(list_sparsify, read_sparsify, "cfg.json with sae.safetensors, in a folder a hookpoint"),
+    "dictionary_learning": SAEFormat(list_dictionary_learning, read_dictionary_learning, "ae.pt with config.json"),
+    "goodfire": SAEFormat(list_goodfire, read_goodfire, "*-l{block}.pth or *-l{block}.pt"),
+    "openai": SAEFormat(list_openai, read_openai, "{location}/autoencoders/{block}.pt"),
+    "gemma_scope_2": SAEFormat(
+        list_gemma_scope_2, read_gemma_scope_2, "{site}/layer_{block}_*/params.safetensors, or params.safetensors"
+    ),
+    "llama_scope": SAEFormat(
+        list_llama_scope, read_llama_scope, "hyperparams.json with checkpoints/final.safetensors"
+    ),
+    "llamascopium": SAEFormat(
+        list_llamascopium, read_llamascopium, "config.json with sae_weights.safetensors or sae_weights.pt"
     ),
 }
 """Lister and reader of each file format, by the name users write. Add yours: `FORMATS["mine"] = SAEFormat(...)`."""

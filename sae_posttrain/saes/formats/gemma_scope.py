@@ -5,6 +5,7 @@ import re
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
 from ..stored_tensor import check_tensors
+from .checks import refuse_input_scale
 
 SITES = {"res": "resid_post", "att": "attn_z", "mlp": "mlp_out"}
 """Site of each kind of repository, `gemma-scope-2b-pt-res` for example."""
@@ -37,6 +38,7 @@ def read_gemma_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
             f"{full_name} is of the kind {other[1] or other[2]}: it does not read and write one site of a block. Use "
             "a repository gemma-scope-…-res, -att or -mlp."
         )
+    refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)
     layout = {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"}
     check_tensors(found.file, tensors, layout, wanted.features)

@@ -5,6 +5,7 @@ import re
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
 from ..stored_tensor import check_tensors
+from .checks import refuse_input_scale
 
 
 def list_qwen_scope(files: SAEFiles) -> list[SAEFile]:
@@ -23,6 +24,7 @@ def read_qwen_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSA
     `x̂ = acts · W_decᵀ + b_dec`. The file holds `W_enc` as (F, D) and `W_dec` as (D, F). `k` stands only in the name
     of the repository (`…-L0_50`).
     """
+    refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)
     check_tensors(found.file, tensors, {"W_enc": "FD", "W_dec": "DF", "b_enc": "F", "b_dec": "D"}, wanted.features)
     return FrozenSAE(

@@ -7,84 +7,125 @@ import torch
 from ...sites import parse_hook
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import StoredTensor, check_tensors
+from ..stored_tensor import StoredTensor, StoredTensors, check_tensors
+from .checks import agreed_k, refuse_input_scale, whole_number
+from .saelens_config import SAELensConfig, parse_config, site_of
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
+_COMMON = {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "scaling_factor": "F?"}
+
 LAYOUTS = {
-    "standard": {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D"},
-    "topk": {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D"},
-    "jumprelu": {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"},
-    "gated": {"W_enc": "DF", "W_dec": "FD", "b_dec": "D", "b_gate": "F", "b_mag": "F", "r_mag": "F"},
+    "standard": _COMMON,
+    "topk": _COMMON,
+    "abstopk": _COMMON,
+    "jumprelu": {**_COMMON, "threshold": "F"},
+    "gated": {
+        "W_enc": "DF",
+        "W_dec": "FD",
+        "b_dec": "D",
+        "b_gate": "F",
+        "b_mag": "F",
+        "r_mag": "F",
+        "scaling_factor": "F?",
+    },
 }
 """Tensors of each architecture. Batch TopK and Matryoshka SAEs are saved as `jumprelu`."""
 
 
 def list_saelens(files: SAEFiles) -> list[SAEFile]:
-    folders = [name.removesuffix(WEIGHTS) for name in files.names if name.rpartition("/")[2] == WEIGHTS]
+    """Folders with a configuration; one whose name is a TransformerLens hook point is taken at its word, unread."""
+    there = set(files.names)
     listed = []
-    for folder in folders:
-        if folder + CONFIG in files.names:
-            block, site = parse_hook(_hook_name(_read_config(files, folder))) or (None, None)
-            listed.append(SAEFile(folder + WEIGHTS, block, site))
+    for name in files.names:
+        sae = SAEFile(name)
+        if name == sae.folder + WEIGHTS and sae.folder + CONFIG in there:
+            innermost = f"/{sae.folder}".split("/")[-2]
+            named = parse_hook(innermost) if innermost.startswith("blocks.") else None
+            block, site = named or site_of(_read_config(files, sae.folder))
+            listed.append(SAEFile(name, block, site))
     return listed
 
 
 def read_saelens(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
-    Read a SAELens folder: architectures standard, topk, jumprelu and gated, without input normalisation.
+    Read a SAELens folder.
 
-    With `x' = x - b_dec` if `apply_b_dec_to_input` (the default) else `x`, and `pre = x' · W_enc + b_enc`:
+    With `x' = norm(x) - b_dec` if `apply_b_dec_to_input` (the default), else `norm(x)`, and `pre = x' · W_enc +
+    b_enc` (formulas: https://github.com/jbloomAus/SAELens/tree/main/sae_lens/saes):
 
     - standard: `relu(pre)`; jumprelu: `relu(pre)` where `pre > threshold`
-    - topk: `relu(topk(pre))`; with `rescale_acts_by_decoder_norm`, `relu(topk(pre · ‖W_dec‖))`, and decoding divides
-      by `‖W_dec‖`
+    - topk: `relu(topk(pre))`; abstopk: the `k` of largest magnitude, with their sign; with
+      `rescale_acts_by_decoder_norm`, of `pre · ‖W_dec‖`, and decoding divides by `‖W_dec‖`
     - gated: `relu(x' · W_enc · exp(r_mag) + b_mag)` where `pre = x' · W_enc + b_gate` is above 0. The magnitude is
       `pre · exp(r_mag) + b_mag - b_gate · exp(r_mag)`.
+
+    `norm`, of `normalize_activations`: layer_norm and constant_norm_rescale stay with the SAE as its `input_norm`;
+    expected_average_only_in is `x · input_scale`, folded into the weights. If the SAE reads a model of which
+    TransformerLens centred what its blocks write, the mean that is missing there is folded into `W_enc`; what such an
+    SAE reconstructs has mean 0.
     """
     config_name = found.folder + CONFIG
-    config = _read_config(files, found.folder)
-    architecture = _architecture(config, config_name)
-    if found.block is None:
-        raise ValueError(f"{config_name}: the SAE reads {_hook_name(config)!r}, which is no site of a decoder block.")
+    raw = _read_config(files, found.folder)
+    config = parse_config(raw, config_name, files.full_name)
+    if (found.block, found.site) != site_of(raw):
+        block, site = site_of(raw)
+        raise ValueError(
+            f"{found.folder} is named after {found.site} of block {found.block}, but its {CONFIG} says {site} of "
+            f"block {block}. Download it again, or rename the folder."
+        )
+    scale = _input_scale(config, wanted, config_name)
 
     tensors = files.tensors(found.file, part=wanted.features is not None)
-    _drop_scaling_factor(tensors)
-    check_tensors(found.file, tensors, LAYOUTS[architecture], wanted.features)
-    for key, size in zip(("d_in", "d_sae"), tensors["W_enc"].shape):
-        if config.get(key, size) != size:
-            raise ValueError(
-                f"{config_name} says {key} = {config[key]}, {found.file} holds {size}. Download both again."
-            )
-
-    W_enc = wanted.encoder(tensors["W_enc"], "DF")
-    rescale = architecture == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False))
-    W_dec = wanted.decoder(tensors["W_dec"], "FD", needed=rescale)
-    b_dec = tensors["b_dec"].read().float()
-    b_pre = wanted.vector(tensors["b_gate" if architecture == "gated" else "b_enc"])
-    shift = -b_dec @ W_enc if config.get("apply_b_dec_to_input", True) else torch.zeros_like(b_pre)
-    sae: dict[str, Any] = {"activation": "relu" if architecture == "standard" else architecture, "k": wanted.k}
-    if architecture == "topk":
-        sae["k"] = _k(config, wanted.k, config_name)
-        sae["decoder_norm"] = W_dec.norm(dim=-1) if rescale else None
-    elif architecture == "jumprelu":
-        sae["threshold"] = wanted.vector(tensors["threshold"])
-    elif architecture == "gated":
-        scale = wanted.vector(tensors["r_mag"]).exp()
-        sae["magnitude_scale"] = scale
-        sae["magnitude_shift"] = wanted.vector(tensors["b_mag"]) - b_pre * scale
+    check_tensors(found.file, tensors, LAYOUTS[config.architecture], wanted.features)
+    _refuse_scaling_factor(found.file, tensors.get("scaling_factor"))
+    for name, size in zip(("d_in", "d_sae"), tensors["W_enc"].shape):
+        said = whole_number(config.sizes, name, size, config_name)
+        if said != size:
+            raise ValueError(f"{config_name} says {name} = {said}, {found.file} holds {size}. Download both again.")
     return FrozenSAE(
-        W_enc=W_enc,
-        b_enc=b_pre + shift,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **_folded(found.file, tensors, config, scale, wanted),
+        activation="relu" if config.architecture == "standard" else config.architecture,
+        k=agreed_k({config_name: config.k}, wanted, tensors["W_enc"].shape[1]),
+        input_norm=config.input_norm,
         block=wanted.block,
         site=wanted.site,
-        base_model=_text(config.get("metadata", {}).get("model_name") or config.get("model_name")),
+        base_model=config.base_model,
         features=wanted.features,
         source=files.source(found.file, "saelens"),
-        **sae,
     )
+
+
+def _folded(
+    file: str, tensors: StoredTensors, config: SAELensConfig, scale: float | None, wanted: Wanted
+) -> dict[str, Any]:
+    """The wanted weights in raw units of the site, by their names in [`FrozenSAE`]."""
+    W_enc = wanted.encoder(tensors["W_enc"], "DF")
+    W_dec = wanted.decoder(tensors["W_dec"], "FD", needed=config.use_decoder_norm)
+    b_dec = tensors["b_dec"].read().float()
+    b_pre = wanted.vector(tensors["b_gate" if config.architecture == "gated" else "b_enc"])
+    b_enc = b_pre
+    if config.subtract_b_dec:
+        b_enc = b_pre - b_dec @ W_enc  # both still in scaled units
+    computed = {"b_enc": b_enc}
+    if config.centred:
+        W_enc = computed["W_enc"] = W_enc - W_enc.mean(dim=0)  # (x - mean(x)) · w = x · (w - mean(w))
+    if scale is not None:  # as SAELens' `fold_activation_norm_scaling_factor`
+        W_enc, b_dec = W_enc * scale, b_dec / scale
+        W_dec = None if W_dec is None else W_dec / scale
+        computed |= {"W_enc": W_enc, "b_dec": b_dec} | ({} if W_dec is None else {"W_dec": W_dec})
+    if config.architecture == "gated":
+        computed["magnitude_scale"] = wanted.vector(tensors["r_mag"]).exp()
+        computed["magnitude_shift"] = wanted.vector(tensors["b_mag"]) - b_pre * computed["magnitude_scale"]
+    if config.use_decoder_norm:
+        computed["decoder_norm"] = W_dec.norm(dim=-1)
+    for name, part in computed.items():
+        if not all(bound.isfinite() for bound in torch.aminmax(part)):
+            raise ValueError(f"{file}: {name} is not finite in raw units: its weights or the scale are out of range.")
+    parts = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": b_dec, **computed}
+    if config.architecture == "jumprelu":
+        parts["threshold"] = wanted.vector(tensors["threshold"])
+    return parts
 
 
 def _read_config(files: SAEFiles, folder: str) -> dict[str, Any]:
@@ -94,45 +135,22 @@ def _read_config(files: SAEFiles, folder: str) -> dict[str, Any]:
     return config
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _hook_name(config: dict[str, Any]) -> str:
-    """What the SAE reads: in `metadata` since version 6, before that in the configuration itself."""
-    return str(config.get("metadata", {}).get("hook_name") or config.get("hook_name") or config.get("hook_point"))
-
-
-def _architecture(config: dict[str, Any], path: str) -> str:
-    architecture = config.get("architecture", "standard")
-    activation = config.get("activation_fn_str", config.get("activation_fn", "relu"))
-    if architecture == "standard" and activation == "topk":  # so written before topk became an architecture
-        architecture = "topk"
-    if architecture not in LAYOUTS:
-        raise ValueError(f"{path}: unknown architecture {architecture!r}. Known: {', '.join(LAYOUTS)}.")
-    if activation not in ("relu", "topk"):
-        raise ValueError(f"{path}: unknown activation {activation!r}. Known: relu, topk.")
-    if config.get("normalize_activations") not in (None, False, "none"):
+def _input_scale(config: SAELensConfig, wanted: Wanted, path: str) -> float | None:
+    if not config.scaled:
+        refuse_input_scale(wanted, path)
+    elif wanted.input_scale is None:
         raise ValueError(
-            f"{path}: the SAE reads normalised activations ({config['normalize_activations']!r}), which is not "
-            "supported. Use an SAE with `normalize_activations` 'none'."
+            f"{path}: the SAE was trained on inputs times a factor (expected_average_only_in) that is not in its "
+            "files. Give it: `load_sae(..., input_scale=…)`. SAELens keeps it as `norm_scaling_factor` in its "
+            "pretrained_saes.yaml; for a checkpoint of a training it is `scaling_factor` in activation_scaler.json."
         )
-    if config.get("reshape_activations", "none") not in (None, "none"):
-        raise ValueError(f"{path}: `reshape_activations` {config['reshape_activations']!r} is not supported.")
-    return architecture
+    return wanted.input_scale
 
 
-def _k(config: dict[str, Any], k: int | None, path: str) -> int:
-    stored = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k", k))
-    if isinstance(stored, bool) or not isinstance(stored, int):
-        raise ValueError(f"{path} does not say how many features are active per token (k = {stored!r}); give `k`.")
-    if k not in (None, stored):
-        raise ValueError(f"{path} says k = {stored}, given was k={k}. Leave it out.")
-    return stored
-
-
-def _drop_scaling_factor(tensors: dict[str, StoredTensor]) -> None:
-    """Old versions saved one for every SAE; it means something only where it is not 1."""
-    factor = tensors.pop("scaling_factor", None)
+def _refuse_scaling_factor(file: str, factor: StoredTensor | None) -> None:
+    """Old versions saved a factor of each activation with every SAE; it means something only where it is not 1."""
     if factor is not None and not (factor.read() == 1).all():
-        raise ValueError(f"{factor.path} holds a finetuned `scaling_factor`, which is not supported.")
+        raise ValueError(
+            f"{file} holds a `scaling_factor` of finetuned activations, which SAELens dropped in version 6 and which "
+            "is not supported."
+        )

@@ -1,0 +1,83 @@
+"""`sae-posttrain train-sae`: the command's options, and how it says what was reached."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `train-sae`; what is left out keeps the default of `train_sae`."""
+    parser.description = (
+        "Train a sparse autoencoder of one or more blocks of a model with SAELens' trainer "
+        "(pip install 'sae_posttrain[train]'), and measure it on held-out texts."
+    )
+    parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
+    parser.add_argument("--texts", required=True, help="JSONL file (or .gz, or folder of them) or `datasets` id")
+    parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the SAEs and training.json")
+
+    def option(name: str, of_type: Callable[[str], Any], help_text: str) -> None:
+        parser.add_argument(name, type=of_type, default=argparse.SUPPRESS, help=help_text)
+
+    option("--site", str, "what to read in the blocks, e.g. attn_z or mlp_out (default: resid_post, the output)")
+    option("--architecture", str, "topk (default), batchtopk, matryoshka_batchtopk, jumprelu, standard or gated")
+    size = parser.add_mutually_exclusive_group()
+    for name, help_text in {
+        "--num-features": "features of each SAE",
+        "--expansion": "features per dimension of the site (default: 8)",
+    }.items():
+        size.add_argument(name, type=int, default=argparse.SUPPRESS, help=help_text)
+    option("--k", int, "active features per token (default: 32); not for standard and gated")
+    option("--l1", float, "weight of the L1 loss of standard and gated (default: 5)")
+    option("--num-tokens", _count, "tokens to train on, such as 2e6 (the default)")
+    option("--batch-size", _count, "tokens in a step (default: 4096)")
+    option("--lr", float, "peak learning rate (default: 3e-3)")
+    option("--text-column", str, "column with the text (default: text)")
+    option("--split", str, "split of a `datasets` id (default: train)")
+    option("--max-length", int, "tokens of each text (default: 512)")
+    option("--texts-per-pass", int, "texts in one forward pass of the model (default: 16)")
+    option("--buffer-tokens", _count, "tokens whose activations are mixed in memory (default: 131072)")
+    option("--held-out", float, "share of the texts to measure on instead (default: 0.05)")
+    option("--seed", int, "of weights and order (default: 0)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and print what the SAEs reached on tokens that they were not trained on."""
+    from .folder import REPORT, read_report
+    from .trainer import train_sae
+
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
+    options = {_RENAMED.get(name, name): value for name, value in given.items()}
+    folders = train_sae(options.pop("model"), options.pop("texts"), **options)
+    report = read_report(arguments.out)
+    print(format_figures({folder.name: report[folder.name] for folder in folders}))
+    print("Written: " + ", ".join(map(str, [*folders, arguments.out / REPORT])))
+
+
+def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table with a row for each SAE of a report."""
+    width = max(map(len, report))
+    tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
+    lines = [
+        f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token):",
+        f"{'':{width}}     FVU     L0  dead features  loss recovered",
+    ]
+    for name, entry in report.items():
+        fit = entry["measured"]
+        recovered = "-" if fit["loss_recovered"] is None else f"{fit['loss_recovered']:.3f}"
+        lines.append(
+            f"{name:{width}}  {fit['fvu']:6.3f}  {fit['l0']:5.1f}  {fit['dead_features']:13.3f}  {recovered:>14}"
+        )
+    return "\n".join(lines)
+
+
+def _count(text: str) -> int:
+    """A whole number, also in the form `2e6`."""
+    number = float(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+    return int(number)

@@ -1,0 +1,77 @@
+"""The folder of trained SAEs: what is there already, and what appears in it when a training is complete."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..measure.folder import write_json
+
+REPORT = "training.json"
+
+
+def require_new(folder: Path, names: Iterable[str]) -> None:
+    """
+    Check that these SAEs can be written: none of them is there, and the report is one that they can be added to.
+
+    Raises:
+        ValueError: If that is not so.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Name a folder, which may exist.")
+    for name in names:
+        if (folder / name).exists():
+            raise ValueError(f"{folder} holds {name} already. Name another folder, or remove that one.")
+    read_report(folder)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """
+    How the SAEs of a folder were trained and how well they do, by their names; empty if there is none yet.
+
+    Raises:
+        ValueError: If there is a file of this name that is something else.
+    """
+    file = folder / REPORT
+    if not file.is_file():
+        return {}
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON ({error}). Name another folder, or remove it.") from error
+    if not isinstance(report, dict):
+        raise ValueError(f"{file} is no report of a training of SAEs. Name another folder, or remove it.")
+    return report
+
+
+@contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """A folder on the same disk that is gone afterwards, for files that are not complete yet."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        yield Path(temporary)
+
+
+def publish(finished: Path, folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """
+    Move finished SAEs to where they belong, each as a whole, and add what is said of them to the report.
+
+    Args:
+        finished (`pathlib.Path`):
+            Where they are, on the same disk.
+        folder (`pathlib.Path`):
+            Where they shall be.
+        report (`Mapping`):
+            What is said of each SAE, by its name.
+
+    Returns:
+        `list[pathlib.Path]`: where they are.
+    """
+    folder.mkdir(exist_ok=True)
+    for name in report:
+        os.rename(finished / name, folder / name)
+    write_json(folder / REPORT, read_report(folder) | dict(report))
+    return [folder / name for name in report]

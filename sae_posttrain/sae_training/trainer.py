@@ -1,0 +1,227 @@
+"""[`train_sae`]: an SAE of any site of a model, trained by SAELens on what our recorder hears."""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from torch import nn
+
+from ..features.fit import measure_fit
+from ..features.loading import load_model, model_name
+from ..features.texts import Text, read_rows, tokenize
+from ..hooks.sites import Place, describe_place, find_site
+from ..measure.generate import eval_mode
+from ..saes.loading import load_sae
+from ..sites import SITES, is_site, parse_hook, transformer_lens_hook
+from .activations import activation_batches, num_counted, split_texts
+from .folder import folder_beside, publish, require_new
+from .saelens import SPARSITY_OF, Recipe, fit, require_saelens, save
+
+_MOST_HELD_OUT = 200  # texts
+_FEWEST_HELD_OUT = 100  # tokens: of fewer, no figure says anything
+_GROUP = "\0group"  # a column that no row has: texts for an SAE need no groups
+
+
+def train_sae(
+    model: nn.Module | str,
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
+    *,
+    blocks: Sequence[int],
+    output_dir: str | os.PathLike,
+    site: str = "resid_post",
+    architecture: str = "topk",
+    num_features: int | None = None,
+    expansion: int = 8,
+    k: int | None = None,
+    l1_coefficient: float | None = None,
+    num_tokens: int = 2_000_000,
+    batch_size: int = 4096,
+    learning_rate: float = 3e-3,
+    tokenizer: Any = None,
+    text_column: str = "text",
+    split: str = "train",
+    max_length: int = 512,
+    texts_per_pass: int = 16,
+    buffer_tokens: int = 131_072,
+    held_out: float = 0.05,
+    seed: int = 0,
+) -> list[Path]:
+    """
+    Train a sparse autoencoder of one or more blocks, and measure it on tokens that it was not trained on.
+
+    SAELens' trainer does the training (`pip install 'sae_posttrain[train]'`); nothing is sent anywhere. One forward
+    pass serves all blocks, and their SAEs are trained side by side: on the accelerator there is room needed for four
+    times the weights of all of them. Where that is too much, train a block at a time into the same folder.
+
+    Left out are first positions and special tokens, whose activations are outliers in most models, and prompts.
+    Activations are scaled to variance 1 for the training, and the SAEs that are written read raw ones.
+
+    Args:
+        model (`torch.nn.Module` or `str`):
+            A causal language model, or its path or Hub id.
+        texts (`str`, `os.PathLike` or iterable of rows):
+            JSONL file (or `.jsonl.gz`, or a folder of them), `datasets` id, or rows. A row has a text, or `messages`,
+            or `prompt` and `completion` (then only the answer counts). All are tokenized at the start, which takes
+            about 50 bytes a token: give a sample of a very large corpus.
+        blocks (`Sequence[int]`):
+            Decoder blocks, from 0.
+        output_dir (`str` or `os.PathLike`):
+            Folder for the SAEs, which may hold SAEs of other blocks and sites.
+        site (`str`, *optional*, defaults to `"resid_post"`):
+            What to read in these blocks, as in [`load_sae`].
+        architecture (`str`, *optional*, defaults to `"topk"`):
+            `"topk"`, `"batchtopk"`, `"matryoshka_batchtopk"`, `"jumprelu"`, `"standard"` or `"gated"`. Batch TopK and
+            Matryoshka SAEs are saved as JumpReLU ones with the same threshold for all features.
+        num_features (`int`, *optional*):
+            Features of each SAE. Defaults to `expansion` times the width of the site.
+        expansion (`int`, *optional*, defaults to `8`):
+            Features per dimension.
+        k (`int`, *optional*):
+            Active features per token, 32 by default: exactly (topk), on average (batchtopk, matryoshka_batchtopk), or
+            as a target (jumprelu).
+        l1_coefficient (`float`, *optional*):
+            Weight of the L1 loss of standard and gated, 5 by default.
+        num_tokens (`int`, *optional*, defaults to `2_000_000`):
+            Tokens to train on. Texts that hold fewer are read again.
+        batch_size (`int`, *optional*, defaults to `4096`):
+            Tokens in a training step.
+        learning_rate (`float`, *optional*, defaults to `3e-3`):
+            Peak learning rate of Adam.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            The model's, loaded from its folder if left out.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column of the rows.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a `datasets` id.
+        max_length (`int`, *optional*, defaults to `512`):
+            Tokens of each text.
+        texts_per_pass (`int`, *optional*, defaults to `16`):
+            Texts in one forward pass.
+        buffer_tokens (`int`, *optional*, defaults to `131_072`):
+            Tokens whose activations are mixed in memory: 1 GB a block at width 4096 in bfloat16.
+        held_out (`float`, *optional*, defaults to `0.05`):
+            Share of the texts that the SAEs are measured on and not trained on; at most 200 texts.
+        seed (`int`, *optional*, defaults to `0`):
+            Of the first weights, of which texts are held out and of the order of the others.
+
+    Returns:
+        `list[pathlib.Path]`: a folder for each block, in SAELens' layout, for `load_sae(output_dir, block=...)`.
+        `training.json` in `output_dir` holds for each its settings, versions and the figures of [`measure_fit`] on
+        the held-out texts.
+
+    Raises:
+        ImportError: If SAELens is missing.
+        ValueError: If a setting is out of range or does not belong to the architecture, the model has no such block
+            or site, the texts are too few, or there is an SAE of this block and site already.
+    """
+    recipe = Recipe(
+        architecture, num_features, expansion, k, l1_coefficient, num_tokens, batch_size, learning_rate, seed
+    )
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must be in (0, 1), got {held_out}.")
+    for name, value in {"max_length": max_length, "texts_per_pass": texts_per_pass}.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+    hook_names = _hook_names(blocks, site)
+    require_new(Path(output_dir), hook_names.values())
+    require_saelens()
+    if PartialState().num_processes > 1:
+        raise ValueError("An SAE is trained in one process: start this without `accelerate launch`.")
+
+    rows = read_rows(texts, split)
+    network, tokenizer = load_model(model, tokenizer)
+    for place in hook_names:
+        width = find_site(network, place).width
+        if width is not None:
+            recipe.features_of(width)
+    tokenized = _tokenize(rows, tokenizer, text_column, max_length)
+    kept, measured_on = split_texts(tokenized, held_out, _MOST_HELD_OUT, seed)
+    num_measured = num_counted([tokenized[number] for number in measured_on])
+    if num_measured < _FEWEST_HELD_OUT:
+        raise ValueError(
+            f"The held-out texts hold {num_measured} tokens that count, too few to measure an SAE on. Give more texts "
+            "or a larger `held_out`."
+        )
+    kept_texts = [tokenized[number] for number in kept]
+    batches = activation_batches(
+        network,
+        kept_texts,
+        list(hook_names),
+        batch_size=batch_size,
+        buffer_tokens=buffer_tokens,
+        texts_per_pass=texts_per_pass,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        seed=seed,
+    )
+    about = {
+        "model_name": model_name(network),
+        "context_size": max_length,
+        "prepend_bos": False,
+        "exclude_special_tokens": True,
+    }
+    with eval_mode(network), folder_beside(Path(output_dir)) as unfinished:
+        started = time.perf_counter()
+        trained = fit(recipe, batches, hook_names, about)
+        seconds = time.perf_counter() - started
+        for place, hook in hook_names.items():
+            save(trained[place], unfinished / hook)
+        saes = [load_sae(unfinished / hook, block=block, site=site) for (block, _), hook in hook_names.items()]
+        fits = measure_fit(
+            network,
+            [rows[number] for number in measured_on],
+            saes,
+            tokenizer=tokenizer,
+            text_column=text_column,
+            max_texts=None,
+            max_length=max_length,
+            batch_size=texts_per_pass,
+            seed=seed,
+        )
+        settings = asdict(recipe) | {"max_length": max_length, "held_out": held_out, "buffer_tokens": buffer_tokens}
+        settings[SPARSITY_OF[architecture]] = recipe.sparsity
+        report = {
+            hook: {
+                "measured": measured.as_dict(),
+                "settings": settings | {"num_features": sae.num_features},
+                "data": {"num_texts": len(kept_texts), "num_tokens": num_counted(kept_texts)},
+                "seconds": round(seconds, 1),
+                "device": str(next(network.parameters()).device),
+                "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
+            }
+            for hook, sae, measured in zip(hook_names.values(), saes, fits)
+        }
+        return publish(unfinished, Path(output_dir), report)
+
+
+def _hook_names(blocks: Sequence[int], site: str) -> dict[Place, str]:
+    """What SAELens calls the site of each block: TransformerLens' name or, for a module of the block, its path."""
+    if not blocks:
+        raise ValueError("Say which `blocks` to train an SAE of: a list of decoder blocks, counted from 0.")
+    if min(blocks) < 0 or len(set(blocks)) < len(blocks):
+        raise ValueError(f"`blocks` counts decoder blocks from 0, and names each once; got {list(blocks)}.")
+    if not is_site(site):
+        raise ValueError(
+            f"Unknown site {site!r}. Known: {', '.join(SITES)}, or a module of the block with '.input' or '.output', "
+            "such as 'mlp.down_proj.input'."
+        )
+    names = {(block, site): transformer_lens_hook(block, site) or f"layers.{block}.{site}" for block in blocks}
+    for place, name in names.items():
+        found_as = parse_hook(name)
+        if found_as is not None and found_as != place:
+            raise ValueError(
+                f"{describe_place(place)} is what is called {found_as[1]} of block {found_as[0]}; give that block and "
+                "site, by which the SAE will be found."
+            )
+    return names
+
+
+def _tokenize(rows: Sequence[Mapping[str, Any]], tokenizer: Any, text_column: str, max_length: int) -> list[Text]:
+    if not rows:
+        raise ValueError("There are no texts to train an SAE on.")
+    grouped = [{**row, _GROUP: ""} for row in rows]
+    return tokenize(grouped, tokenizer, group_column=_GROUP, text_column=text_column, max_length=max_length)

@@ -1,0 +1,310 @@
+"""[`describe_sae`]: what an SAE's files hold, and what it can be used for; and what lies in a place."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ..sites import SITES
+from .files import find_files
+from .frozen import COMPARING, FrozenSAE
+from .loading import list_saes
+from .safe_files import open_tensors
+from .stored_tensor import StoredTensor
+
+FEATURES_AT_ONCE = 4096  # of the encoder and decoder together, while their cosines are taken
+
+
+class ListedSAE(NamedTuple):
+    """One SAE in a place: its format, its weight file, and block and site as far as the files say them."""
+
+    format: str
+    file: str
+    block: int | None
+    site: str | None
+
+
+def list_place(
+    path_or_repo: str | os.PathLike[str], *, format: str | None = None, revision: str | None = None
+) -> list[ListedSAE]:
+    """
+    The SAEs in a local folder or Hub repository, by block.
+
+    Args:
+        path_or_repo (`str` or `os.PathLike`):
+            As in [`load_sae`].
+        format (`str`, *optional*):
+            Only those of this format.
+        revision (`str`, *optional*):
+            Branch, tag or commit of the Hub repository.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository.
+        ValueError: If it holds no SAE, or the format is unknown.
+    """
+    found = list_saes(find_files(path_or_repo, revision), format)
+    listed = [ListedSAE(name, *sae) for name, saes in found.items() for sae in saes]
+    return sorted(listed, key=lambda sae: (sae.block is None, sae.block or 0, sae.site or "", sae.format, sae.file))
+
+
+def format_listing(listed: list[ListedSAE]) -> str:
+    """A table of [`list_place`]'s rows, for a terminal."""
+    rows = [("format", "block", "site", "file")]
+    for sae in listed:
+        block = "?" if sae.block is None else str(sae.block)
+        rows.append((sae.format, block, sae.site or "?", sae.file))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]) for row in rows]
+    return "\n".join(printable(line) for line in lines)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of one value a feature, and the share of features at which it is 0."""
+
+    min: float
+    median: float
+    max: float
+    zero: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Spread":
+        low, high = torch.aminmax(values)
+        return cls(float(low), float(values.median()), float(high), float((values == 0).float().mean()))
+
+    def __str__(self) -> str:
+        zero = f"; {100 * self.zero:.2g} % are 0" if self.zero else ""
+        return f"{self.median:.4g} (median; {self.min:.4g} to {self.max:.4g}{zero})"
+
+
+@dataclass(frozen=True)
+class DescribedTensor:
+    """
+    A tensor as it lies in the file.
+
+    Attributes:
+        reads_alone (`bool` or `None`):
+            Whether the values of one feature lie together, so that a few features are read without the rest; `None`
+            for what is no matrix over features, or where the shape does not tell.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+    reads_alone: bool | None
+
+
+@dataclass(frozen=True)
+class SAEDescription:
+    """
+    What an SAE's files say and hold. Made by [`describe_sae`]; printed, it is a page for a terminal.
+
+    Attributes:
+        format, repository, revision, file, sha256 (`str`):
+            Where it came from, as in [`SAESource`].
+        block (`int`), site (`str`), base_model (`str`):
+            What it reads; the model is what its files name, or empty.
+        num_features, d_model (`int`):
+            Sizes.
+        tensors (`tuple[DescribedTensor, ...]`):
+            As stored.
+        activation (`str`), k (`int` or `None`), relu_after_topk, norm_in_acts, scales_by_decoder_norm (`bool`), \
+input_norm (`str` or `None`):
+            As in [`FrozenSAE`].
+        thresholds (`dict[str, float]` or `None`):
+            Quantiles of the JumpReLU thresholds, in units of the pre-activation.
+        encoder_norms, decoder_norms (`Spread`):
+            Of the features' encoder columns and directions, in raw units of the site.
+        encoder_decoder_cosine (`float`):
+            Median cosine of a feature's encoder column and its direction.
+        uses (`dict[str, str]`):
+            For each purpose, why the SAE cannot serve it; empty if it can.
+    """
+
+    format: str
+    repository: str
+    revision: str
+    file: str
+    sha256: str
+    block: int
+    site: str
+    base_model: str
+    num_features: int
+    d_model: int
+    tensors: tuple[DescribedTensor, ...]
+    activation: str
+    k: int | None
+    relu_after_topk: bool
+    scales_by_decoder_norm: bool
+    norm_in_acts: bool
+    input_norm: str | None
+    thresholds: dict[str, float] | None
+    encoder_norms: Spread
+    decoder_norms: Spread
+    encoder_decoder_cosine: float
+    uses: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        stored = sum(tensor.num_bytes for tensor in self.tensors)
+        where = f"{self.repository} at {self.revision}" if self.repository else "a local folder"
+        alone = [_reading(t, self.num_features) for t in self.tensors if t.reads_alone is not None]
+        facts = {
+            "reads": f"{self.site} of block {self.block} ({SITES.get(self.site, 'a module of the block')})",
+            "of the model": self.base_model or "not said in its files",
+            "format": self.format,
+            "file": f"{self.file} ({_bytes(stored)} of weights), from {where}",
+            "sha256": self.sha256,
+            "features": f"{self.num_features}, of width {self.d_model}",
+            "activation": self._activation(),
+            "input": "as it is" if self.input_norm is None else f"each token normalised first ({self.input_norm})",
+            "encoder norms": str(self.encoder_norms),
+            "decoder norms": str(self.decoder_norms),
+            "cosine": f"{self.encoder_decoder_cosine:.3f} (median, of a feature's encoder column and direction)",
+            "stored": "\n".join(f"{t.name} {_shape(t.shape)} {t.dtype}" for t in self.tensors),
+            "few features": "\n".join(alone) or "not told by the shapes in this file",
+            **{purpose: "yes" if not reason else f"no: {reason}" for purpose, reason in self.uses.items()},
+        }
+        return format_facts(facts)
+
+    def _activation(self) -> str:
+        if self.activation in COMPARING:
+            kept = {
+                "topk": f"the {self.k or '?'} largest of each token"
+                + ("" if self.relu_after_topk else ", of any sign"),
+                "abstopk": f"the {self.k or '?'} of largest magnitude of each token",
+                "groupmax": f"the largest of each of {self.k or '?'} groups",
+            }[self.activation]
+        elif self.thresholds is not None:
+            quantiles = ", ".join(f"{name} {value:.4g}" for name, value in self.thresholds.items())
+            kept = f"what is above its feature's threshold ({quantiles})"
+        else:
+            kept = "what is above 0" if self.activation == "relu" else "what its gate lets through"
+        return f"{self.activation}: {kept}" + (", after its decoder norm" if self.scales_by_decoder_norm else "")
+
+
+def describe_sae(sae: FrozenSAE) -> SAEDescription:
+    """
+    What an SAE's file holds, and what it can be used for.
+
+    Args:
+        sae ([`FrozenSAE`]):
+            All of an SAE, as `load_sae(..., directions=True)` returns it.
+
+    Returns:
+        `SAEDescription`.
+
+    Raises:
+        FileNotFoundError: If its weight file is gone.
+        ValueError: If only some of its features, or no directions, were loaded.
+    """
+    if sae.features is not None:
+        raise ValueError(f"Only {sae.num_features} features were loaded. Load the SAE without `features`.")
+    directions_FD = sae.directions
+    cosines = [
+        cosine_similarity(rows_FD, columns_FD)
+        for rows_FD, columns_FD in zip(directions_FD.split(FEATURES_AT_ONCE), sae.W_enc.T.split(FEATURES_AT_ONCE))
+    ]
+    decoder_norms = Spread.of(directions_FD.norm(dim=1))
+    return SAEDescription(
+        format=sae.source.format,
+        repository=sae.source.repository,
+        revision=sae.source.revision or "",
+        file=sae.source.file,
+        sha256=sae.source.sha256(),
+        block=sae.block,
+        site=sae.site,
+        base_model=sae.base_model,
+        num_features=sae.num_features,
+        d_model=sae.d_model,
+        tensors=tuple(_described(tensor, sae) for tensor in open_tensors(sae.source.path).values()),
+        activation=sae.activation,
+        k=sae.k,
+        relu_after_topk=sae.relu_after_topk,
+        scales_by_decoder_norm=sae.decoder_norm is not None,
+        norm_in_acts=sae.norm_in_acts,
+        input_norm=sae.input_norm,
+        thresholds=_quantiles(sae.threshold),
+        encoder_norms=Spread.of(sae.W_enc.norm(dim=0)),
+        decoder_norms=decoder_norms,
+        encoder_decoder_cosine=float(torch.cat(cosines).median()),
+        uses=_uses(sae, decoder_norms),
+    )
+
+
+def _described(stored: StoredTensor, sae: FrozenSAE) -> DescribedTensor:
+    """A square matrix does not tell which of its sides counts features."""
+    alone = None
+    if sorted(stored.shape) == sorted((sae.d_model, sae.num_features)) and sae.d_model != sae.num_features:
+        alone = stored.member is None and (stored.shape[0] == sae.num_features) != stored.transposed
+    dtype = str(stored.dtype).removeprefix("torch.")
+    return DescribedTensor(stored.name, stored.shape, dtype, stored.num_bytes, alone)
+
+
+def _quantiles(thresholds: Tensor | None) -> dict[str, float] | None:
+    if thresholds is None:
+        return None
+    ordered = thresholds.sort().values  # torch.quantile refuses more than 2^24 values
+    places = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
+    return {name: float(ordered[round(place * (len(ordered) - 1))]) for name, place in places.items()}
+
+
+def _uses(sae: FrozenSAE, decoder_norms: Spread) -> dict[str, str]:
+    """For each purpose why the SAE cannot serve it, or an empty text."""
+    encode = (
+        ""
+        if sae.k is not None or sae.activation not in COMPARING
+        else ("its files do not say how many features are active per token; give `k`")
+    )
+    try:
+        sae.require_affine()
+        penalty = ""
+    except ValueError as error:
+        penalty = str(error)
+    return {
+        "find features": penalty or encode,
+        "penalty": penalty,
+        "steering": "all of its directions are 0" if decoder_norms.zero == 1 else "",
+        "encode": encode,
+    }
+
+
+def format_facts(facts: Mapping[str, str]) -> str:
+    """Names on the left, facts on the right; further lines of a fact below it."""
+    width = max(map(len, facts))
+    lines = []
+    for name, fact in facts.items():
+        first, *others = fact.split("\n")
+        lines += [f"{name.ljust(width)}  {first}", *(f"{' ' * width}  {line}" for line in others)]
+    return "\n".join(printable(line) for line in lines)
+
+
+def printable(line: str) -> str:
+    """A line with text from a file, without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "�" for character in line)
+
+
+def _reading(tensor: DescribedTensor, num_features: int) -> str:
+    if tensor.reads_alone:
+        return f"{tensor.name}: read without the rest, {_bytes(tensor.num_bytes // num_features)} each"
+    return f"{tensor.name}: a feature's values lie apart or compressed; {_bytes(tensor.num_bytes)} pass by"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

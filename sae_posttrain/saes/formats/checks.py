@@ -1,0 +1,111 @@
+"""Checks that readers share: of what a configuration file or the user says, and of the SAE that comes of it."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..files import Wanted
+from ..frozen import FrozenSAE
+
+MOST_NAME_CHARACTERS = 200
+"""Longest name of a model or module that is taken from a file."""
+
+MOST_COUNTED = 1 << 40
+"""Largest size that a configuration may declare: with it, products and messages stay small."""
+
+
+def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -> int:
+    """
+    A number that counts something; `default` where the configuration does not have it.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNTED:
+        raise ValueError(f"{path} says {key} = {shown(value)}; it must be a whole number, 0 or more.")
+    return value
+
+
+def flag(config: Mapping[str, Any], key: str, path: str) -> bool:
+    """
+    Whether a switch is on; off where the configuration does not have it.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{path} says {key} = {shown(value)}; it must be true or false.")
+    return value
+
+
+def short_text(value: Any) -> str:
+    """A name, or `""` if it is none."""
+    return value if isinstance(value, str) and len(value) <= MOST_NAME_CHARACTERS else ""
+
+
+def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int | None:
+    """
+    Active features per token, on which everything that says it must agree; `None` if nothing does.
+
+    Args:
+        said (`Mapping[str, Any]`):
+            What each file says, by the file's name; `None` where it says nothing.
+        wanted (`Wanted`):
+            Holds the user's word.
+        num_features (`int`):
+            Number of features in the file: the most that `k` can be.
+
+    Raises:
+        ValueError: If it is no number from 1 to `num_features`, or two of them differ.
+    """
+    found = {path: value for path, value in said.items() if value is not None}
+    for path, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= num_features:
+            raise ValueError(f"{path} says k = {shown(value)}; the SAE has {num_features} features.")
+    if wanted.k is not None:
+        for path, value in found.items():
+            if wanted.k != value:
+                raise ValueError(f"{path} says k = {value}, given was k={wanted.k}. Leave it out.")
+        return wanted.k
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{' and '.join(f'{path} (k = {value})' for path, value in found.items())} do not agree.")
+    return next(iter(found.values()), None)
+
+
+def refuse_input_scale(wanted: Wanted, file: str) -> None:
+    """
+    Refuse the user's `input_scale`, for a format whose SAEs read the activations as they are.
+
+    Raises:
+        ValueError: If it is given.
+    """
+    if wanted.input_scale is not None:
+        raise ValueError(f"{file} reads its site as it is; `input_scale` does not apply to it. Leave it out.")
+
+
+def shown(value: Any) -> str:
+    """A value from a file, for messages: short, however large it is."""
+    if isinstance(value, int) and abs(value) > MOST_COUNTED:
+        return "a huge number"  # Python refuses to print more than some thousand digits
+    return reprlib.repr(value)
+
+
+def finite(sae: FrozenSAE, *folded: str) -> FrozenSAE:
+    """
+    The SAE, if the tensors that its reader computed from stored ones (which are finite) are finite too.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name in folded:
+        tensor = getattr(sae, name)
+        if tensor is not None and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+            raise ValueError(
+                f"{name} of {sae.source.file} is not finite in raw units of its site: its weights are out of range. "
+                "The file is damaged or its training diverged; download it again or use another SAE."
+            )
+    return sae

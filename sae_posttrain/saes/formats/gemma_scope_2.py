@@ -1,0 +1,154 @@
+"""Gemma Scope 2: JumpReLU SAEs of Gemma 3, `config.json` and `params.safetensors` in a folder an SAE."""
+
+import re
+from typing import Any
+
+from ...sites import parse_hook
+from ..files import SAEFile, SAEFiles, Wanted
+from ..frozen import FrozenSAE
+from ..stored_tensor import StoredTensors, check_tensors
+from .checks import flag, refuse_input_scale, short_text, shown, whole_number
+
+CONFIG, WEIGHTS = "config.json", "params.safetensors"
+
+SITES = {"resid_post": "resid_post", "attn_out": "attn_z", "mlp_out": "mlp_out"}
+"""Site of each kind of folder; `attn_out` is the concatenated heads, the input of the output projection."""
+
+GEMMA_SITES = {"post_feedforward_layernorm.output": "mlp_out"}
+"""Modules of Gemma that are a site: what its MLP adds to the residual stream is normed first."""
+
+_FOLDER = re.compile(r".*/(resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(\d{1,4})_[^/]*")
+_CROSS_LAYER = re.compile(r".*gemma-scope-2-.*/clt/.*layer_(\d{1,4})\.safetensors")
+
+
+def list_gemma_scope_2(files: SAEFiles) -> list[SAEFile]:
+    """
+    Block and site stand in the folders' names; a configuration is read only where they do not.
+
+    Transcoders are listed where there is nothing else, to be refused with the reason.
+    """
+    there = set(files.names)
+    saes, others = [], []
+    for name in files.names:
+        folder, _, file = f"/{files.full_name}/{name}".rpartition("/")
+        if file == WEIGHTS:
+            named = _FOLDER.fullmatch(folder)
+            if named and named[1] in SITES:
+                saes.append(SAEFile(name, int(named[2]), SITES[named[1]]))
+            elif named:
+                others.append(SAEFile(name, int(named[2])))
+            else:
+                config = SAEFile(name).folder + CONFIG
+                saes.append(SAEFile(name, *(_place(files.read_json(config)) if config in there else ())))
+        elif named := _CROSS_LAYER.fullmatch(f"{folder}/{file}"):
+            others.append(SAEFile(name, int(named[1])))
+    return saes or others
+
+
+def read_gemma_scope_2(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
+    """
+    Read a Gemma Scope 2 folder.
+
+    `pre = x · w_enc + b_enc`; `acts = relu(pre)` where `pre > threshold`; `x̂ = acts · w_dec + b_dec`. `b_dec` is not
+    subtracted from the input. The file holds `w_enc` as (D, F) and `w_dec` as (F, D). `hf_hook_point_in` says what it
+    reads, as a path of modules of the transformers model. Some folders have no configuration: then the folders' names
+    say it.
+
+    Raises:
+        ValueError: If it is a transcoder, or if names, configuration and weights do not fit together.
+    """
+    full_name = f"/{files.full_name}/{found.file}"
+    named = _FOLDER.fullmatch(full_name.removesuffix(f"/{WEIGHTS}"))
+    if (named and named[1] == "transcoder") or _CROSS_LAYER.fullmatch(full_name):
+        raise _is_transcoder(found.file, "by the folders' names")
+    config_name = found.folder + CONFIG
+    config = files.read_json(config_name) if config_name in files.names else {}
+    _check_config(config, found, config_name)
+    refuse_input_scale(wanted, found.file)
+
+    tensors = files.tensors(found.file, part=wanted.features is not None)
+    if "affine_skip_connection" in tensors:
+        raise _is_transcoder(found.file, "it holds an affine_skip_connection")
+    layout = {"w_enc": "DF", "w_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"}
+    check_tensors(found.file, tensors, layout, wanted.features)
+    _check_width(config, tensors, config_name)
+    return FrozenSAE(
+        W_enc=wanted.encoder(tensors["w_enc"], "DF"),
+        b_enc=wanted.vector(tensors["b_enc"]),
+        W_dec=wanted.decoder(tensors["w_dec"], "FD"),
+        b_dec=tensors["b_dec"].read().float(),
+        activation="jumprelu",
+        threshold=wanted.vector(tensors["threshold"]),
+        k=wanted.k,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=_base_model(config, files.full_name),
+        features=wanted.features,
+        source=files.source(found.file, "gemma_scope_2"),
+    )
+
+
+def _place(config: dict[str, Any]) -> tuple[int | None, str | None]:
+    """Block and site by the configuration; `None` twice if it names no site of a block."""
+    hook = config.get("hf_hook_point_in")
+    place = parse_hook(hook) if isinstance(hook, str) else None
+    return (place[0], GEMMA_SITES.get(place[1], place[1])) if place else (None, None)
+
+
+def _check_config(config: dict[str, Any], found: SAEFile, path: str) -> None:
+    """Check everything in it but the width; an empty one stands for a folder without."""
+    if not config:
+        return
+    hook = config.get("hf_hook_point_in")
+    if config.get("hf_hook_point_out") not in (None, hook):
+        raise _is_transcoder(path, f"it reads {shown(hook)} and writes {shown(config['hf_hook_point_out'])}")
+    if config.get("type") not in (None, "sae"):
+        raise _is_transcoder(path, f"its type is {shown(config['type'])}, not 'sae'")
+    if flag(config, "affine_connection", path):
+        raise _is_transcoder(path, "it has an affine connection")
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise ValueError(f"{path}: unknown architecture {shown(config['architecture'])}. Known: jump_relu.")
+    l0 = config.get("l0")
+    if l0 is not None and (isinstance(l0, bool) or not isinstance(l0, int | float) or not l0 > 0):
+        raise ValueError(f"{path} says l0 = {shown(l0)}; it must be a number above 0. Download it again.")
+    if hook is None:  # the folders' names are all there is
+        return
+    block, site = _place(config)
+    if site is None:
+        raise ValueError(f"{path}: the SAE reads {shown(hook)}, which is no site of a decoder block.")
+    if (block, site) != (found.block, found.site):
+        raise ValueError(
+            f"{path} says that the SAE reads {site} of block {block}; by the folders' names it is {found.site} of "
+            f"block {found.block}. Download both again, or rename the folder."
+        )
+
+
+def _check_width(config: dict[str, Any], tensors: StoredTensors, path: str) -> None:
+    num_features = tensors["w_enc"].shape[1]
+    width = whole_number(config, "width", num_features, path)
+    if width != num_features:
+        raise ValueError(
+            f"{path} says {width} features, {WEIGHTS} beside it holds {num_features}. Download both again."
+        )
+
+
+def _is_transcoder(path: str, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} belongs to a transcoder ({reason}): it reads one site and writes another, which is not supported. "
+        "Use an SAE of a folder resid_post, attn_out or mlp_out."
+    )
+
+
+def _base_model(config: dict[str, Any], full_name: str) -> str:
+    """
+    The model's Hub id.
+
+    Some configurations write Gemma 3 as `gemma-v3` and leave out the owner; without one, the repository's name says
+    it. The smallest model is published without the `-pt` of the others.
+    """
+    name = short_text(config.get("model_name"))
+    in_repository = re.findall(r"gemma-scope-2-(\d+[bm]-(?:pt|it))(?=/)", f"{full_name}/")
+    if not name and in_repository:
+        name = f"gemma-3-{in_repository[-1]}"
+    known = re.fullmatch(r"(?:google/)?gemma-v?3-(\d+[bm](?:-(?:pt|it))?)", name)
+    return f"google/gemma-3-{known[1]}".replace("270m-pt", "270m") if known else name

@@ -1,0 +1,64 @@
+"""Goodfire's SAEs of Llama 3 (https://huggingface.co/Goodfire) and alike: one file, with the block in its name."""
+
+import re
+
+from ..files import SAEFile, SAEFiles, Wanted
+from ..frozen import FrozenSAE
+from ..stored_tensor import check_tensors
+from .checks import refuse_input_scale
+
+MODELS = {
+    "Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "Llama-3.3-70B-Instruct": "meta-llama/Llama-3.3-70B-Instruct",
+    "DeepSeek-R1-Distill-Llama-8B": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+}
+"""Model of each published file, by the name that stands before `-SAE-l19.pth`."""
+
+
+def list_goodfire(files: SAEFiles) -> list[SAEFile]:
+    return [
+        SAEFile(name, int(found[1]), "resid_post")
+        for name in files.names
+        if (found := re.search(r"-l(\d{1,4})\.pth?$", name))
+    ]
+
+
+def read_goodfire(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
+    """
+    Read a Goodfire file, or one of qresearch's in the same layout.
+
+    `acts = relu(x · encoder.weightᵀ + encoder.bias)`; `x̂ = acts · decoder.weightᵀ + decoder.bias`. The decoder's bias
+    is not subtracted from the input. The file holds `encoder.weight` as (F, D) and `decoder.weight` as (D, F);
+    Goodfire calls them `encoder_linear` and `decoder_linear`. The block stands in the file's name (`…-SAE-l19.pth`):
+    the SAE reads its output.
+
+    Goodfire's SAEs of DeepSeek-R1 (`…-SAE-l37.pt`) have another layout (one matrix `W` for both directions) and pick
+    features over a whole batch, so that a token's activations depend on the others; they are refused.
+
+    Raises:
+        ValueError: If the file holds other tensors, or `k` or `input_scale` is given.
+    """
+    refuse_input_scale(wanted, found.file)
+    tensors = files.tensors(found.file, part=wanted.features is not None)
+    linear = "_linear" if any(name.startswith("encoder_linear") for name in tensors) else ""
+    encoder, decoder = f"encoder{linear}", f"decoder{linear}"
+    layout = {f"{encoder}.weight": "FD", f"{encoder}.bias": "F", f"{decoder}.weight": "DF", f"{decoder}.bias": "D"}
+    check_tensors(found.file, tensors, layout, wanted.features)
+    return FrozenSAE(
+        W_enc=wanted.encoder(tensors[f"{encoder}.weight"], "FD"),
+        b_enc=wanted.vector(tensors[f"{encoder}.bias"]),
+        W_dec=wanted.decoder(tensors[f"{decoder}.weight"], "DF"),
+        b_dec=tensors[f"{decoder}.bias"].read().float(),
+        activation="relu",
+        k=wanted.k,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=_model_in_name(found.file),
+        features=wanted.features,
+        source=files.source(found.file, "goodfire"),
+    )
+
+
+def _model_in_name(file: str) -> str:
+    name = re.sub(r"-SAE-l\d+\.pth?$", "", file.rpartition("/")[2])
+    return MODELS.get(name, "")

@@ -1,0 +1,112 @@
+"""Llama Scope (https://huggingface.co/papers/2410.20526): SAEs of Llama 3.1 8B, as published in 2024."""
+
+import reprlib
+from typing import Any
+
+import torch
+
+from ..files import SAEFile, SAEFiles, Wanted
+from ..frozen import FrozenSAE
+from ..stored_tensor import check_tensors
+from .llamascopium_config import (
+    base_model_of,
+    check_folded,
+    check_sizes,
+    number,
+    parse_config,
+    place_of,
+)
+
+CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
+
+
+def list_llama_scope(files: SAEFiles) -> list[SAEFile]:
+    names = set(files.names)
+    folders = [name.removesuffix(WEIGHTS) for name in files.names if f"/{name}".endswith(f"/{WEIGHTS}")]
+    return [
+        SAEFile(folder + WEIGHTS, *place_of(files, folder, CONFIG)) for folder in folders if folder + CONFIG in names
+    ]
+
+
+def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
+    """
+    Read a Llama Scope folder, `Llama3_1-8B-Base-L{block}{R,A,M}-{8,32}x`.
+
+    The SAE was trained on activations times `s = √D / (their mean norm)`. As when the releasing code loads it
+    (https://github.com/OpenMOSS/Language-Model-SAEs at f0058a58, `SparseAutoEncoder.from_config`), with each feature's
+    decoder norm `m = ‖W_dec‖` moved from the decoder to the encoder where the training included it:
+
+    - `pre = m · (x · W_enc + b_enc / s)`; `acts = pre` where `pre > θ`, one `θ` for all features
+    - `x̂ = acts · W_dec / m + b_dec / s`
+
+    SAELens leaves `m` out, so that its pre-activations are `s · pre / m`; the published `m` are about 1.5.
+    """
+    folder = found.file.removesuffix(WEIGHTS)
+    settings = files.read_json(folder + CONFIG)
+    config = parse_config(settings, folder + CONFIG)
+    config.require_place(found)
+    threshold = settings.get("jump_relu_threshold")
+    theta = 0.0 if threshold is None else number(threshold, "jump_relu_threshold", config.path, above_zero=False)
+    if config.activation == "jumprelu" and threshold is None:
+        raise ValueError(f"{config.path}: act_fn is 'jumprelu', but there is no jump_relu_threshold.")
+    if config.activation == "topk" and theta > 0:  # estimated after training, so that features do not compete
+        config = config._replace(activation="jumprelu")
+
+    tensors = files.tensors(found.file, part=wanted.features is not None)
+    layout = {"encoder.weight": "FD", "encoder.bias": "F", "decoder.weight": "DF"}
+    layout |= {"decoder.bias": "D"} if config.use_decoder_bias else {}
+    check_tensors(found.file, tensors, layout, wanted.features)
+    num_features, width = tensors["encoder.weight"].shape
+    check_sizes(settings, config.path, {"d_model": width, "d_sae": num_features})
+    ratio_in, ratio_out = (
+        config.mean_norm_ratio(norm, width, wanted)
+        for norm in _mean_norms(settings.get("dataset_average_activation_norm"), config.path)
+    )
+
+    # Scaled in place: these tensors were read for nobody else, and they are large.
+    W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
+    b_enc = wanted.vector(tensors["encoder.bias"]) * ratio_in
+    b_dec = W_enc.new_zeros(width)
+    if config.use_decoder_bias:
+        b_dec = tensors["decoder.bias"].read().float() * ratio_out
+    if config.subtract_b_dec:
+        b_enc = b_enc - b_dec @ W_enc
+    W_dec = wanted.decoder(tensors["decoder.weight"], "DF", needed=config.use_decoder_norm)
+    if W_dec is not None and ratio_out != ratio_in:
+        W_dec.mul_(ratio_out / ratio_in)
+    if config.use_decoder_norm:
+        norm = W_dec.norm(dim=-1)
+        W_enc.mul_(norm)
+        b_enc.mul_(norm)
+        W_dec.div_(norm.clamp_min(torch.finfo(norm.dtype).tiny)[:, None])
+    jumprelu = config.activation == "jumprelu"
+    check_folded(found.file, {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec})
+    return FrozenSAE(
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation=config.activation,
+        threshold=b_enc.new_full(b_enc.shape, theta) if jumprelu else None,
+        k=config.agreed_k(wanted, num_features),
+        input_norm="constant_norm" if config.normalisation == "token-wise" else None,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=base_model_of(files, folder, settings),
+        features=wanted.features,
+        source=files.source(found.file, "llama_scope"),
+    )
+
+
+def _mean_norms(norms: Any, path: str) -> tuple[float | None, float | None]:
+    """Mean norm in the data set of what the SAE reads and of what it writes; the same for the second if left out."""
+    if norms is None:
+        return None, None
+    if not isinstance(norms, dict) or "in" not in norms:
+        raise ValueError(
+            f"{path}: dataset_average_activation_norm is {reprlib.repr(norms)}, expected are 'in' and 'out'."
+        )
+    read = number(norms["in"], "dataset_average_activation_norm.in", path, above_zero=True)
+    if "out" not in norms:
+        return read, read
+    return read, number(norms["out"], "dataset_average_activation_norm.out", path, above_zero=True)

@@ -1,0 +1,140 @@
+"""llamascopium (https://github.com/OpenMOSS/Llamascopium), until 2026 lm-saes: `config.json` beside `sae_weights`."""
+
+from typing import NamedTuple
+
+import torch
+
+from ..files import SAEFile, SAEFiles, Wanted
+from ..frozen import FrozenSAE
+from ..stored_tensor import StoredTensors, check_tensors
+from .llamascopium_config import (
+    LlamascopiumConfig,
+    base_model_of,
+    check_folded,
+    check_sizes,
+    number,
+    parse_config,
+    place_of,
+)
+
+CONFIG, SAELENS_CONFIG = "config.json", "cfg.json"
+DISTRIBUTED = "sae_weights.dcp/.metadata"
+WEIGHTS = ("sae_weights.safetensors", "sae_weights.pt", DISTRIBUTED)
+"""Weight files in the order in which the library looks for them."""
+
+
+class Names(NamedTuple):
+    """Names of the tensors, and how the two matrices are stored."""
+
+    W_enc: str
+    b_enc: str
+    W_dec: str
+    b_dec: str
+    log_threshold: str
+    encoder_dims: str
+    decoder_dims: str
+
+
+PRESENT = Names("W_E", "b_E", "W_D", "b_D", "activation_function.log_jumprelu_threshold", "DF", "FD")
+EARLY_2025 = Names(
+    "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "log_jumprelu_threshold", "FD", "DF"
+)
+"""As in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
+
+
+def list_llamascopium(files: SAEFiles) -> list[SAEFile]:
+    names = set(files.names)
+    listed = []
+    for folder in [name.removesuffix(CONFIG) for name in files.names if f"/{name}".endswith(f"/{CONFIG}")]:
+        weights = [folder + file for file in WEIGHTS if folder + file in names]
+        if weights and folder + SAELENS_CONFIG not in names:  # there, `sae_weights.safetensors` is SAELens'
+            listed.append(SAEFile(weights[0], *place_of(files, folder, CONFIG)))
+    return listed
+
+
+def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
+    """
+    Read an SAE of llamascopium 2, or of lm-saes since 2025 (Llama Scope R1).
+
+    The SAE was trained on `x · s` with `s = √D / (mean norm of x)` (`norm_activation` dataset-wise), on `x · √D / ‖x‖`
+    (token-wise), or its scale is in its weights (inference: `s = 1`). With `m = ‖W_dec‖` of each feature where
+    `sparsity_include_decoder_norm`, else 1, the library's `x · s · W_enc + b_enc` is `s · pre` here:
+
+    - `pre = x · W_enc + b_enc / s`
+    - relu: `relu(pre)`; topk: the `k` largest of `relu(pre · m)`, divided by `m`; jumprelu: `pre` where
+      `pre > θ / (s · m)`, `θ = exp(log_jumprelu_threshold)`
+    - `x̂ = acts · W_dec + b_dec / s`
+
+    This is what the SAE computed when it was trained. The library's own `fold_activation_scale` leaves `θ` of an SAE
+    as it is where it divides that of a cross-layer transcoder by `s`.
+
+    The state of the weights is taken from `config.json`. The library's training writes it first and may fold the
+    scale in afterwards; then `norm_activation` has to be changed to "inference" there by hand.
+    """
+    file = next(file for file in WEIGHTS if f"/{found.file}".endswith(f"/{file}"))
+    folder = found.file.removesuffix(file)
+    if file == DISTRIBUTED:
+        raise ValueError(
+            f"{folder}sae_weights.dcp is a distributed checkpoint, which is not read. Convert it with llamascopium: "
+            f"`SparseDictionary.from_pretrained(folder).save_pretrained(folder)` writes {WEIGHTS[0]} beside it."
+        )
+    settings = files.read_json(folder + CONFIG)
+    config = parse_config(settings, folder + CONFIG)
+    config.require_place(found)
+    jumprelu = config.activation == "jumprelu"
+
+    tensors = files.tensors(found.file, part=wanted.features is not None)
+    if file.endswith(".pt"):
+        tensors = tensors.below("sae")  # beside it lies the library's version
+    names = EARLY_2025 if EARLY_2025.W_enc in tensors else PRESENT
+    mean_norm = f"dataset_average_activation_norm.{config.hook}"
+    layout = {names.W_enc: names.encoder_dims, names.b_enc: "F", names.W_dec: names.decoder_dims, mean_norm: "?"}
+    layout |= {names.b_dec: "D"} if config.use_decoder_bias else {}
+    layout |= {names.log_threshold: "F"} if jumprelu else {}
+    check_tensors(found.file, tensors, layout, wanted.features)
+    sizes = dict(zip(names.encoder_dims, tensors[names.W_enc].shape))
+    width, num_features = sizes["D"], sizes["F"]
+    check_sizes(settings, config.path, {"d_model": width})
+    ratio = config.mean_norm_ratio(_mean_norm(tensors, mean_norm, config), width, wanted)  # 1 / s
+
+    W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
+    b_enc = wanted.vector(tensors[names.b_enc]) * ratio
+    b_dec = W_enc.new_zeros(width)
+    if config.use_decoder_bias:
+        b_dec = tensors[names.b_dec].read().float() * ratio
+    if config.subtract_b_dec:
+        b_enc = b_enc - b_dec @ W_enc
+    use_norm = config.use_decoder_norm and config.activation != "relu"  # relu(pre · m) / m is relu(pre)
+    W_dec = wanted.decoder(tensors[names.W_dec], names.decoder_dims, needed=use_norm)
+    norm = W_dec.norm(dim=-1) if use_norm else None
+    threshold = None
+    if jumprelu:
+        threshold = wanted.vector(tensors[names.log_threshold]).exp() * ratio
+        if norm is not None:
+            threshold = threshold / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        threshold = threshold.clamp_max(torch.finfo(threshold.dtype).max)
+    check_folded(found.file, {"b_enc": b_enc, "b_dec": b_dec, "decoder_norm": norm, "threshold": threshold})
+    return FrozenSAE(
+        W_enc=W_enc,
+        b_enc=b_enc,
+        W_dec=W_dec,
+        b_dec=b_dec,
+        activation=config.activation,
+        k=config.agreed_k(wanted, num_features),
+        decoder_norm=norm if config.activation == "topk" else None,
+        norm_in_acts=False,
+        threshold=threshold,
+        input_norm="constant_norm" if config.normalisation == "token-wise" else None,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=base_model_of(files, folder, settings),
+        features=wanted.features,
+        source=files.source(found.file, "llamascopium"),
+    )
+
+
+def _mean_norm(tensors: StoredTensors, name: str, config: LlamascopiumConfig) -> float | None:
+    """The mean norm in the data set; the file holds a value of no meaning where the SAE was trained without one."""
+    if name not in tensors or config.normalisation != "dataset-wise":
+        return None
+    return number(tensors[name].read().item(), name, config.path, above_zero=True)

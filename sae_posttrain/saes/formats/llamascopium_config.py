@@ -1,0 +1,253 @@
+"""What a configuration of llamascopium, until 2026 called lm-saes, says of an SAE; what is not read is refused."""
+
+import math
+import re
+import reprlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...sites import parse_hook
+from ..files import SAEFile, SAEFiles, Wanted
+from .checks import agreed_k, flag, short_text
+
+DEFAULTS = {
+    "sae_type": "sae",
+    "act_fn": "relu",
+    "norm_activation": "dataset-wise",
+    "sparsity_include_decoder_norm": True,
+    "use_decoder_bias": True,
+}
+"""What the library takes where a configuration does not say it."""
+
+ACTIVATIONS = ("relu", "topk", "jumprelu")
+ACROSS_TOKENS = ("batchtopk", "batchlayertopk", "layertopk")
+"""Activations in which a token's features compete with those of other tokens or blocks."""
+
+NORMALISATIONS = ("dataset-wise", "token-wise", "inference")
+
+FOLDER_SITES = {"R": "resid_post", "A": "attn_out", "M": "mlp_out"}
+"""Site of a folder such as `Llama3_1-8B-Base-L15R-8x` or `L15R`."""
+
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+NAMED_MODELS = {
+    "Llama3_1-8B-Base": "meta-llama/Llama-3.1-8B",
+    "Llama-Scope-R1-Distill": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+}
+"""Model of the published SAEs, by a part of their repository's name."""
+
+
+class LlamascopiumConfig(NamedTuple):
+    """
+    What the arithmetic of an SAE depends on.
+
+    Args:
+        activation (`str`):
+            One of `ACTIVATIONS`.
+        k (`Any`):
+            `top_k`, unchecked: the other activations do not use it.
+        use_decoder_norm (`bool`):
+            Whether the activation sees `pre · ‖W_dec‖`.
+        use_decoder_bias (`bool`):
+            Whether there is a `b_dec`.
+        subtract_b_dec (`bool`):
+            Whether `b_dec` is subtracted from the (scaled) input, as until June 2025 it could be.
+        normalisation (`str`):
+            One of `NORMALISATIONS`: inputs scaled by `√D / (mean norm in a data set)`, each token by `√D / ‖x‖`, or
+            none because the scale is in the weights.
+        hook (`str`):
+            Hook point that it reads and writes.
+        path (`str`):
+            Name of the configuration, for messages.
+    """
+
+    activation: str
+    k: Any
+    use_decoder_norm: bool
+    use_decoder_bias: bool
+    subtract_b_dec: bool
+    normalisation: str
+    hook: str
+    path: str
+
+    def require_place(self, found: SAEFile) -> None:
+        """
+        Check that the hook point is a site of a block, and the one that the folder's name says.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        place = parse_hook(self.hook)
+        if place is None:
+            raise ValueError(
+                f"{self.path}: the SAE reads {reprlib.repr(self.hook)}, which is no site of a decoder block."
+            )
+        if place != (found.block, found.site):
+            raise ValueError(
+                f"{self.path}: the SAE reads {reprlib.repr(self.hook)}, but by its folder's name it is {found.site} "
+                f"of block {found.block}. Download both again, or rename the folder."
+            )
+
+    def agreed_k(self, wanted: Wanted, num_features: int) -> int | None:
+        """
+        Active features per token of a TopK SAE.
+
+        Raises:
+            ValueError: If it is no such number, or the user's `k` is another.
+        """
+        return agreed_k({self.path: self.k}, wanted, num_features) if self.activation == "topk" else wanted.k
+
+    def mean_norm_ratio(self, mean_norm: float | None, width: int, wanted: Wanted) -> float:
+        """
+        Mean norm of the site in a data set, by `√D`: the SAE reads activations divided by this; 1 if as they are.
+
+        Args:
+            mean_norm (`float` or `None`):
+                What the files say.
+            width (`int`):
+                `D`.
+            wanted (`Wanted`):
+                The user's `input_scale`, its inverse, counts if the files say nothing.
+
+        Raises:
+            ValueError: If neither says it, or the two contradict each other.
+        """
+        if self.normalisation != "dataset-wise":
+            if wanted.input_scale is not None:
+                raise ValueError(
+                    f"{self.path} says norm_activation = {self.normalisation!r}: the SAE reads no activations scaled "
+                    "by a constant. Leave `input_scale` out."
+                )
+            return 1.0
+        if mean_norm is not None:
+            scale = math.sqrt(width) / mean_norm
+        elif wanted.input_scale is not None:
+            scale = wanted.input_scale
+        else:
+            raise ValueError(
+                f"{self.path}: the SAE reads scaled activations, and its files do not say their mean norm. Give "
+                "`input_scale`: the square root of the width, by the mean norm of the site."
+            )
+        if not SMALLEST <= scale <= LARGEST:
+            raise ValueError(f"{self.path}: the SAE's scale is {scale:.6g}, by which nothing can be multiplied.")
+        if wanted.input_scale is not None and not math.isclose(scale, wanted.input_scale, rel_tol=1e-3):
+            raise ValueError(
+                f"The files of {self.path} say a scale of {scale:.6g}, given was input_scale={wanted.input_scale}. "
+                "Leave it out."
+            )
+        return 1 / scale
+
+
+def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
+    """
+    Everything in a configuration that changes the arithmetic; what is left out there has the library's default.
+
+    Raises:
+        ValueError: If something in it is not supported or makes no sense, with its name and value.
+    """
+    config = {**DEFAULTS, **config}
+    sae_type = config["sae_type"]
+    if sae_type != "sae":
+        raise ValueError(
+            f"{path}: sae_type {reprlib.repr(sae_type)} is not supported: it does not read and write one site of a "
+            "block. Use an SAE of the type 'sae'."
+        )
+    hook, hook_out = config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in"))
+    if not isinstance(hook, str):
+        raise ValueError(f"{path}: hook_point_in is {reprlib.repr(hook)}, expected is the name of what the SAE reads.")
+    if hook_out != hook:
+        raise ValueError(
+            f"{path}: the SAE reads {reprlib.repr(hook)} and writes {reprlib.repr(hook_out)}: a transcoder, which is "
+            "not supported. Use an SAE that reads and writes the same site."
+        )
+    if flag(config, "use_glu_encoder", path):
+        raise ValueError(
+            f"{path}: use_glu_encoder is not supported: pre-activations of such an SAE are no affine function of what "
+            "it reads. Use one without."
+        )
+    normalisation = config["norm_activation"]
+    if normalisation == "batch-wise":
+        raise ValueError(
+            f"{path}: norm_activation 'batch-wise' is not supported: what the SAE makes of a token depends on the "
+            "others of its batch. Use an SAE trained with 'dataset-wise'."
+        )
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(
+            f"{path}: unknown norm_activation {reprlib.repr(normalisation)}. Known: {', '.join(NORMALISATIONS)}."
+        )
+    return LlamascopiumConfig(
+        activation=_activation(config, path),
+        k=config.get("top_k"),
+        use_decoder_norm=flag(config, "sparsity_include_decoder_norm", path),
+        use_decoder_bias=flag(config, "use_decoder_bias", path),
+        subtract_b_dec=flag(config, "apply_decoder_bias_to_pre_encoder", path),
+        normalisation=normalisation,
+        hook=hook,
+        path=path,
+    )
+
+
+def place_of(files: SAEFiles, folder: str, config_name: str) -> tuple[int | None, str | None]:
+    """Block and site of the SAE in `folder`: by its name, so that no file is fetched, else by its configuration."""
+    named = re.search(r"(?:^|[/-])L(\d{1,4})([RAM])(?:-\d+x)?/$", f"{files.full_name}/{folder}")
+    if named:
+        return int(named[1]), FOLDER_SITES[named[2]]
+    hook = files.read_json(folder + config_name).get("hook_point_in")
+    return (parse_hook(hook) if isinstance(hook, str) else None) or (None, None)
+
+
+def base_model_of(files: SAEFiles, folder: str, config: dict[str, Any]) -> str:
+    """The model that was read: its configuration lies beside the SAE's, or the repository's name says it."""
+    name = config.get("model_name")
+    if name is None and f"{folder}lm_config.json" in files.names:
+        name = files.read_json(f"{folder}lm_config.json").get("model_name")
+    if name is None:
+        full_name = f"{files.full_name}/{folder}"
+        name = next((model for part, model in NAMED_MODELS.items() if part in full_name), None)
+    return short_text(name)
+
+
+def number(value: Any, name: str, path: str, *, above_zero: bool) -> float:
+    """A number from a configuration or a file, finite in float32: above 0, or 0 too."""
+    known = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value <= LARGEST
+    )  # integers of any size
+    if not known or not (0 < value if above_zero else 0 <= value):
+        least = "a number above 0" if above_zero else "a number, 0 or more"
+        raise ValueError(f"{path}: {name} is {reprlib.repr(value)}, expected is {least}.")
+    return float(value)
+
+
+def check_sizes(config: dict[str, Any], path: str, sizes: dict[str, int]) -> None:
+    """Check that the weights have the sizes that the configuration says, if it does."""
+    for name, size in sizes.items():
+        if config.get(name, size) != size:
+            raise ValueError(
+                f"{path} says {name} = {reprlib.repr(config[name])}, the weights {size}. Download both again."
+            )
+
+
+def check_folded(path: str, tensors: dict[str, Tensor | None]) -> None:
+    """Check that the scales have left everything finite."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+            raise ValueError(
+                f"{path}: {name} is not finite once the SAE's scales are folded in. The file is damaged, or its "
+                "training diverged; download it again or use another SAE."
+            )
+
+
+def _activation(config: dict[str, Any], path: str) -> str:
+    activation = config["act_fn"]
+    activation = activation.lower() if isinstance(activation, str) else activation
+    if activation in ACROSS_TOKENS:
+        raise ValueError(
+            f"{path}: act_fn {activation!r} is not supported: which features of a token are active depends on other "
+            "tokens or blocks. Save it as 'jumprelu', with the smallest value that it keeps on many tokens of its "
+            "training data as the threshold of every feature."
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{path}: unknown act_fn {reprlib.repr(activation)}. Known: {', '.join(ACTIVATIONS)}.")
+    return activation

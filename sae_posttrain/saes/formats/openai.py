@@ -1,0 +1,107 @@
+"""OpenAI's SAEs of GPT-2 small (https://github.com/openai/sparse_autoencoder): `autoencoders/{block}.pt`."""
+
+import re
+from typing import Any
+
+from ..files import SAEFile, SAEFiles, Wanted
+from ..frozen import FrozenSAE
+from ..stored_tensor import INTEGER_DTYPES, Plain, check_tensors
+from .checks import agreed_k, finite, refuse_input_scale, shown
+
+LOCATIONS = {
+    "resid_post_mlp": "resid_post",
+    "resid_post_attn": "resid_mid",
+    "resid_delta_mlp": "mlp_out",
+    "resid_delta_attn": "attn_out",
+    "mlp_post_act": "mlp.c_proj.input",
+}
+"""Site of each folder of the release; `_v4`, `_v5_32k` or `_v5_128k` may stand behind its name."""
+
+BASE_MODEL = "openai-community/gpt2"
+
+LAYOUT = {"encoder.weight": "FD", "latent_bias": "F", "decoder.weight": "DF", "pre_bias": "D"}
+LAYOUT |= {"latents_activation_frequency": "F?", "latents_mean_square": "F?"}  # of the training, not used
+COUNTS = "stats_last_nonzero"
+"""Tokens since each feature was last active: whole numbers, which training keeps for itself."""
+
+PLAIN = ("activation", "activation_state_dict/k", "activation_state_dict/postact_fn")
+
+
+def list_openai(files: SAEFiles) -> list[SAEFile]:
+    listed = []
+    for name in files.names:
+        if found := _parts_of_path(files, name):
+            listed.append(SAEFile(name, int(found["block"]), LOCATIONS.get(found["location"])))
+    return listed
+
+
+def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
+    """
+    Read a file of OpenAI's release, with the `Autoencoder` class of its repository as the reference.
+
+    `pre = (x' - pre_bias) · encoder.weightᵀ + latent_bias`; `x̂' = acts · decoder.weightᵀ + pre_bias`. The file holds
+    `encoder.weight` as (F, D) and `decoder.weight` as (D, F), and says what the activation is:
+
+    - `ReLU`, or nothing (v1, v4): `x' = x`, `acts = relu(pre)`
+    - `TopK` (v5): `x'` is the layer norm of `x`, `(x - mean) / (std + 1e-5)` token by token, undone behind the
+      decoder; `acts` are the `k` largest of `pre`, with `postact_fn` behind it (`ReLU` in the release). As in the
+      repository, it is this activation that tells that `x` is normalised.
+
+    The repository's example reads the activations from TransformerLens' `gpt2` without centred writing weights; what
+    TransformerLens folds by default then leaves these sites as they are in transformers' model. Whether the training
+    data was recorded in the same way is not published; for v5 a shift of the mean would change nothing.
+
+    A decoder tied to the encoder, which the class can train, cannot be loaded by it, and is refused here.
+
+    Raises:
+        ValueError: If the file holds other tensors or another activation, or `k` or `input_scale` contradicts it.
+    """
+    refuse_input_scale(wanted, found.file)
+    tensors = files.tensors(found.file, part=wanted.features is not None)
+    counts = tensors.pop(COUNTS, None)
+    check_tensors(found.file, tensors, LAYOUT, wanted.features, plain=PLAIN)
+    num_features = tensors["encoder.weight"].shape[0]
+    if counts is not None and (counts.shape != (num_features,) or counts.dtype not in INTEGER_DTYPES):
+        raise ValueError(
+            f"{COUNTS} in {found.file} has shape {counts.shape} and is stored as {counts.dtype}, expected is a whole "
+            f"number for each of the {num_features} features."
+        )
+
+    W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
+    pre_bias = tensors["pre_bias"].read().float()
+    sae = FrozenSAE(
+        W_enc=W_enc,
+        b_enc=wanted.vector(tensors["latent_bias"]) - pre_bias @ W_enc,
+        W_dec=wanted.decoder(tensors["decoder.weight"], "DF"),
+        b_dec=pre_bias,
+        block=wanted.block,
+        site=wanted.site,
+        base_model=BASE_MODEL if found.site is not None else "",
+        features=wanted.features,
+        source=files.source(found.file, "openai"),
+        **_activation(tensors.plain, wanted, num_features, found.file),
+    )
+    return finite(sae, "b_enc")
+
+
+def _activation(plain: dict[str, Plain], wanted: Wanted, num_features: int, file: str) -> dict[str, Any]:
+    activation = plain.get("activation", "ReLU")
+    if activation == "ReLU":
+        return {"activation": "relu", "k": wanted.k}
+    if activation != "TopK":
+        raise ValueError(f"{file}: unknown activation {shown(activation)}. Known: ReLU, TopK.")
+    behind = plain.get("activation_state_dict/postact_fn", "ReLU")
+    if behind not in ("ReLU", "Identity"):
+        raise ValueError(f"{file}: unknown function behind TopK: {shown(behind)}. Known: ReLU, Identity.")
+    return {
+        "activation": "topk",
+        "k": agreed_k({file: plain.get("activation_state_dict/k")}, wanted, num_features),
+        "relu_after_topk": behind == "ReLU",
+        "input_norm": "layer_norm",
+    }
+
+
+def _parts_of_path(files: SAEFiles, name: str) -> re.Match[str] | None:
+    location = rf"(?P<location>{'|'.join(LOCATIONS)})(?:_v\d+(?:_\d+k)?)?"
+    folders = rf"(?:{location}/(?:autoencoders/)?|autoencoders/)"
+    return re.search(rf"/{folders}(?P<block>\d{{1,4}})\.pt$", f"/{files.full_name}/{name}")

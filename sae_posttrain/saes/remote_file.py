@@ -1,0 +1,226 @@
+"""A file on the Hub that is read in parts: HTTP range requests, checked, and kept on this machine."""
+
+import io
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import IO, Any, cast
+
+from .hub_errors import explained, require_online
+from .range_cache import RangeCache
+
+READ_AHEAD_BYTES = 8 << 10
+"""Fetched at once where a table of contents is read: its parts lie close together."""
+
+TAIL_BYTES = 16 << 10
+"""Fetched at once where something near the end is read: a zip archive's table of contents is there."""
+
+GAP_BYTES = 16 << 10
+"""Ranges that are closer than this are fetched together: a request takes longer than these bytes."""
+
+JOINED_BYTES = 4 << 20
+"""Most bytes of ranges that are fetched together."""
+
+REQUEST_BYTES = 16 << 20
+"""Most bytes of one request."""
+
+NUM_CONNECTIONS = 8
+
+NUM_ATTEMPTS = 4
+
+
+class NeedsWholeFile(ValueError):
+    """The file cannot be read in parts, and has to be downloaded; the message says why."""
+
+
+class RemoteFile:
+    """
+    A file of a commit on the Hub, of known size and SHA-256.
+
+    Args:
+        repository (`str`):
+            `owner/name`.
+        commit (`str`):
+            Full hash of the commit.
+        file (`str`):
+            Path inside the repository.
+        size (`int`):
+            Its size in bytes, as the Hub states it.
+        sha256 (`str`):
+            SHA-256 of its content in hexadecimal digits, as the Hub states it.
+        cache (`RangeCache`):
+            What was fetched of it before.
+    """
+
+    def __init__(self, repository: str, commit: str, file: str, size: int, sha256: str, cache: RangeCache):
+        self.repository, self.commit, self.file = repository, commit, file
+        self.size, self.sha256, self.cache = size, sha256, cache
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.file} (revision {self.commit[:12]})"
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.file).name
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.file).suffix
+
+    def open(self, mode: str = "rb", buffering: int = -1) -> IO[bytes]:
+        """A reader, as of `pathlib.Path`; with `buffering=0` it fetches exactly what is asked for."""
+        return cast(IO[bytes], RemoteReader(self, ahead=buffering != 0))
+
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """
+        Fetch what is missing of the ranges `(start, end)`, neighbours together.
+
+        Raises:
+            FileNotFoundError: If the Hub cannot be reached, or offline mode is on and something is missing.
+            ValueError: If the server's answers do not fit.
+        """
+        missing = [(start, end) for start, end in sorted(ranges) if not self.cache.covers(start, end)]
+        if not missing:
+            return
+        runs = _joined(missing)
+        with ThreadPoolExecutor(NUM_CONNECTIONS) as threads:
+            for first in range(0, len(runs), NUM_CONNECTIONS):  # no more in memory than one run a connection
+                for start, content in threads.map(self._fetched, runs[first : first + NUM_CONNECTIONS]):
+                    self.cache.write(start, content)
+
+    def read(self, start: int, end: int, *, up_to: tuple[int, int] | None = None) -> bytes:
+        """The bytes from `start` to before `end`, from the cache if they are there; else `up_to` is fetched for it."""
+        if (content := self.cache.read(start, end)) is None:
+            first, last = up_to or (start, end)
+            _, fetched = self._fetched((first, last))
+            self.cache.write(first, fetched)
+            content = fetched[start - first : end - first]
+        return content
+
+    def _fetched(self, wanted: tuple[int, int]) -> tuple[int, bytes]:
+        content = bytearray(wanted[1] - wanted[0])
+        self.fetch_into(memoryview(content), wanted[0])
+        return wanted[0], bytes(content)
+
+    def fetch_into(self, view: memoryview, start: int) -> None:
+        """
+        Fetch the bytes from `start` on until `view` is full; nothing is kept.
+
+        Raises:
+            FileNotFoundError: If the Hub cannot be reached, or offline mode is on.
+            NeedsWholeFile: If the server does not send ranges.
+            ValueError: If its answer is another range, of another file, or does not have the bytes it announces.
+        """
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+        require_online(f"the bytes {start} to {start + len(view) - 1} of {self} were not read before")
+        with explained(self.repository, f"{self} cannot be read"):
+            for attempt in range(NUM_ATTEMPTS):
+                try:
+                    return self._request(view, start)
+                except HTTPError as error:
+                    if isinstance(error, HfHubHTTPError) or attempt == NUM_ATTEMPTS - 1:
+                        raise
+                    time.sleep(2**attempt)  # the connection broke
+
+    def _request(self, view: memoryview, start: int) -> None:
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+        last = start + len(view) - 1
+        url = hf_hub_url(self.repository, self.file, revision=self.commit)
+        headers = build_hf_headers(library_name="sae_posttrain")
+        headers |= {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
+        # Broken connections are retried by the caller: `http_stream_backoff` fails at those in the middle of a body.
+        with http_stream_backoff(
+            "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, retry_on_exceptions=()
+        ) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206 or response.headers.get("Content-Encoding", "identity") != "identity":
+                raise NeedsWholeFile(
+                    f"The server of {self} does not send parts of files. Download the whole file: `hf download "
+                    f"{self.repository} {self.file} --revision {self.commit}`."
+                )
+            asked, said = f"bytes {start}-{last}/{self.size}", response.headers.get("Content-Range", "")
+            if said != asked:
+                raise self._lies(f"the range {said[:100]!r} instead of {asked!r}")
+            for etag in _linked_etags(response):
+                if etag != self.sha256:
+                    raise self._lies(f"content of SHA-256 {etag} instead of {self.sha256}")
+            done = 0
+            for chunk in response.iter_raw():
+                if done + len(chunk) > len(view):
+                    raise self._lies("more bytes than were asked for")
+                view[done : done + len(chunk)] = chunk
+                done += len(chunk)
+        if done < len(view):
+            raise self._lies(f"{done} bytes instead of {len(view)}")
+
+    def _lies(self, what: str) -> ValueError:
+        return ValueError(
+            f"The server sent {what} for {self}: the file has changed or something between here and there is faulty. "
+            f"Try again, or download the whole file: `hf download {self.repository} {self.file}`."
+        )
+
+
+class RemoteReader(io.RawIOBase):
+    """
+    A seekable reader of a [`RemoteFile`].
+
+    Args:
+        file (`RemoteFile`):
+            The file.
+        ahead (`bool`):
+            Whether a read fetches a little more than it asks for.
+    """
+
+    def __init__(self, file: RemoteFile, *, ahead: bool):
+        self._file, self._ahead, self._position = file, ahead, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        if position < 0:
+            raise OSError(f"There is nothing before the beginning of {self._file}.")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.size
+        start = min(self._position, size)
+        end = min(start + min(len(buffer), REQUEST_BYTES), size)
+        if start == end:
+            return 0
+        fetched = (start, end)
+        if self._ahead:
+            first = min(start, max(0, size - TAIL_BYTES)) if end > size - TAIL_BYTES else start
+            fetched = (first, min(max(end, start + READ_AHEAD_BYTES), size) if first == start else size)
+        buffer[: end - start] = self._file.read(start, end, up_to=fetched)
+        self._position = end
+        return end - start
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted ranges, those with small gaps made one; none longer than `JOINED_BYTES` unless it was so before."""
+    joined: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if joined and start - joined[-1][1] < GAP_BYTES and end - joined[-1][0] <= JOINED_BYTES:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _linked_etags(response: Any) -> list[str]:
+    """The content's SHA-256, which the Hub names on the answer that redirects to the content."""
+    said = [answer.headers.get("X-Linked-Etag", "") for answer in (*response.history, response)]
+    return [etag.removeprefix("W/").strip('"') for etag in said if etag]
