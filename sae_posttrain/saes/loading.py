@@ -121,8 +121,8 @@ def _require_finite(sae: FrozenSAE) -> None:
         tensor = getattr(sae, field.name)
         if isinstance(tensor, Tensor) and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
             raise ValueError(
-                f"{field.name} of {sae.source.file} leaves the range of float32 when the SAE is brought into raw "
-                "units. The file is damaged or its training diverged; download it again or use another SAE."
+                f"{field.name} of {sae.source.file} is not finite in raw units of its site: its weights are out of "
+                "range. The file is damaged or its training diverged; download it again or use another SAE."
             )
 
 

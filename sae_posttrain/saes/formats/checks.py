@@ -1,13 +1,10 @@
-"""Checks that readers share: of what a configuration file or the user says, and of the SAE that comes of it."""
+"""Checks that readers share: of what a configuration file or the user says."""
 
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..files import Wanted
-from ..frozen import FrozenSAE
 
 MOST_NAME_CHARACTERS = 200
 """Longest name of a model or module that is taken from a file."""
@@ -92,20 +89,3 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > MOST_COUNTED:
         return "a huge number"  # Python refuses to print more than some thousand digits
     return reprlib.repr(value)
-
-
-def finite(sae: FrozenSAE, *folded: str) -> FrozenSAE:
-    """
-    The SAE, if the tensors that its reader computed from stored ones (which are finite) are finite too.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for name in folded:
-        tensor = getattr(sae, name)
-        if tensor is not None and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
-            raise ValueError(
-                f"{name} of {sae.source.file} is not finite in raw units of its site: its weights are out of range. "
-                "The file is damaged or its training diverged; download it again or use another SAE."
-            )
-    return sae

@@ -11,7 +11,7 @@ from ...sites import parse_hook
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
 from ..stored_tensor import StoredTensors, check_tensors
-from .checks import agreed_k, finite, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, refuse_input_scale, short_text, shown, whole_number
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
@@ -140,7 +140,7 @@ def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) ->
         scale = wanted.vector(tensors["r_mag"]).exp()
         shift = wanted.vector(tensors["mag_bias"]) * norm_factor - b_pre * scale
         sae |= {"activation": "gated", "magnitude_scale": scale, "magnitude_shift": shift}
-    frozen = FrozenSAE(
+    return FrozenSAE(
         W_enc=W_enc,
         b_enc=b_pre if kind in NOT_SUBTRACTED else b_pre - b_dec @ W_enc,
         W_dec=W_dec,
@@ -152,7 +152,6 @@ def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) ->
         source=files.source(found.file, "dictionary_learning"),
         **sae,
     )
-    return finite(frozen, "W_enc", "b_enc", "W_dec", "b_dec", "threshold", "magnitude_scale", "magnitude_shift")
 
 
 def _without_checkpoint(stored: StoredTensors, file: str) -> tuple[StoredTensors, float, Mapping[str, Any]]:

@@ -10,7 +10,6 @@ from ..frozen import FrozenSAE
 from ..stored_tensor import check_tensors
 from .llamascopium_config import (
     base_model_of,
-    check_folded,
     check_sizes,
     number,
     parse_config,
@@ -80,7 +79,6 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         b_enc.mul_(norm)
         W_dec.div_(norm.clamp_min(torch.finfo(norm.dtype).tiny)[:, None])
     jumprelu = config.activation == "jumprelu"
-    check_folded(found.file, {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec})
     return FrozenSAE(
         W_enc=W_enc,
         b_enc=b_enc,

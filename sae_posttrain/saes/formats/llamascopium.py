@@ -10,7 +10,6 @@ from ..stored_tensor import StoredTensors, check_tensors
 from .llamascopium_config import (
     LlamascopiumConfig,
     base_model_of,
-    check_folded,
     check_sizes,
     number,
     parse_config,
@@ -113,7 +112,6 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
         if norm is not None:
             threshold = threshold / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         threshold = threshold.clamp_max(torch.finfo(threshold.dtype).max)
-    check_folded(found.file, {"b_enc": b_enc, "b_dec": b_dec, "decoder_norm": norm, "threshold": threshold})
     return FrozenSAE(
         W_enc=W_enc,
         b_enc=b_enc,

@@ -6,7 +6,6 @@ import reprlib
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ...sites import parse_hook
 from ..files import SAEFile, SAEFiles, Wanted
@@ -226,16 +225,6 @@ def check_sizes(config: dict[str, Any], path: str, sizes: dict[str, int]) -> Non
         if config.get(name, size) != size:
             raise ValueError(
                 f"{path} says {name} = {reprlib.repr(config[name])}, the weights {size}. Download both again."
-            )
-
-
-def check_folded(path: str, tensors: dict[str, Tensor | None]) -> None:
-    """Check that the scales have left everything finite."""
-    for name, tensor in tensors.items():
-        if tensor is not None and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
-            raise ValueError(
-                f"{path}: {name} is not finite once the SAE's scales are folded in. The file is damaged, or its "
-                "training diverged; download it again or use another SAE."
             )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
 from ..stored_tensor import INTEGER_DTYPES, Plain, check_tensors
-from .checks import agreed_k, finite, refuse_input_scale, shown
+from .checks import agreed_k, refuse_input_scale, shown
 
 LOCATIONS = {
     "resid_post_mlp": "resid_post",
@@ -69,7 +69,7 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
 
     W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
     pre_bias = tensors["pre_bias"].read().float()
-    sae = FrozenSAE(
+    return FrozenSAE(
         W_enc=W_enc,
         b_enc=wanted.vector(tensors["latent_bias"]) - pre_bias @ W_enc,
         W_dec=wanted.decoder(tensors["decoder.weight"], "DF"),
@@ -81,7 +81,6 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
         source=files.source(found.file, "openai"),
         **_activation(tensors.plain, wanted, num_features, found.file),
     )
-    return finite(sae, "b_enc")
 
 
 def _activation(plain: dict[str, Plain], wanted: Wanted, num_features: int, file: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from ...sites import parse_hook
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
@@ -119,9 +117,6 @@ def _folded(
         computed["magnitude_shift"] = wanted.vector(tensors["b_mag"]) - b_pre * computed["magnitude_scale"]
     if config.use_decoder_norm:
         computed["decoder_norm"] = W_dec.norm(dim=-1)
-    for name, part in computed.items():
-        if not all(bound.isfinite() for bound in torch.aminmax(part)):
-            raise ValueError(f"{file}: {name} is not finite in raw units: its weights or the scale are out of range.")
     parts = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": b_dec, **computed}
     if config.architecture == "jumprelu":
         parts["threshold"] = wanted.vector(tensors["threshold"])

@@ -7,7 +7,7 @@ from ...sites import parse_hook
 from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
 from ..stored_tensor import check_tensors
-from .checks import agreed_k, finite, flag, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, flag, refuse_input_scale, short_text, shown, whole_number
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -73,7 +73,7 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
 
     W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
     b_dec = tensors["b_dec"].read().float()
-    sae = FrozenSAE(
+    return FrozenSAE(
         W_enc=W_enc,
         b_enc=wanted.vector(tensors["encoder.bias"]) - b_dec @ W_enc,
         W_dec=wanted.decoder(tensors["W_dec"], "FD"),
@@ -86,7 +86,6 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
         features=wanted.features,
         source=files.source(found.file, "sparsify"),
     )
-    return finite(sae, "b_enc")
 
 
 def _hookpoint(files: SAEFiles, folder: str) -> str:
