@@ -1,0 +1,199 @@
+"""A penalty weight that finds itself: dual ascent on an allowed excess rate, within what the loss may pay for it."""
+
+import math
+from typing import Any
+
+from transformers import TrainerCallback
+
+_RATE_MEMORY = 0.9  # weight of the past in the mean excess rate: about ten steps
+_LOSS_MEMORY = 0.98  # in the mean loss, which is noisier: about fifty
+_RANGE = 1000  # the weight stays within this factor of where it starts, or is 0
+_ALLOWED_NOISE = 2.0  # standard errors: the lowest of many noisy means lies about this far below their middle
+
+
+class AdaptiveWeight:
+    """
+    The weight as the Lagrange multiplier of "at most `target` of the excesses", raised and lowered by dual ascent.
+
+    Training minimises `loss + weight · penalty`. A multiplier rises while its constraint is violated and falls while
+    there is slack, to 0 if the constraint holds by itself (dual ascent: Boyd et al. 2011, section 2.1,
+    https://doi.org/10.1561/2200000016; for a penalty in deep learning https://huggingface.co/papers/1805.11074). It is
+    done on the logarithm, as in multiplicative updates, since the right weight is not known to a factor of ten. After
+    each optimizer step, with the means of excess rate and loss smoothed over about ten and fifty steps:
+
+        rate_error = (rate − target) / (rate + target)                                   from −1 to 1
+        loss_room  = (limit − loss) / (limit − lowest loss),   at least −1               1 where it costs nothing
+        log weight ← log weight + gain · min(rate_error, loss_room)
+
+    The loss that plain training would have at this step is not known. The reference is the lowest smoothed loss that
+    this training has reached so far, from its 50th step on: `limit = lowest · (1 + max_loss_increase)`, plus two
+    standard errors of the smoothed loss, so that noise alone does not count. So the limit keeps the penalty from
+    *undoing* what was learned. It cannot tell that the loss would have fallen further without it, and it takes a loss
+    that rises for another reason (harder data later in the run) for the penalty's doing.
+
+    Below a thousandth of its start the weight is 0; it comes back when the rate exceeds the target. All processes that
+    feed it the same figures keep the same weight.
+
+    Args:
+        weight (`float`):
+            Where it starts; above 0.
+        target (`float`):
+            Excess rate to hold: share of penalised tokens and features above level and margin, between 0 and 1.
+        max_loss_increase (`float`, *optional*):
+            Share of the reference by which the loss may rise, 0.02 for 2 %. It has priority over the target. No limit
+            if left out.
+        gain (`float`, *optional*, defaults to `0.05`):
+            Largest change of the logarithm in one step: the weight grows tenfold in 46 steps or more.
+
+    Attributes:
+        weight (`float`):
+            The weight of the next step.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    def __init__(self, weight: float, *, target: float, max_loss_increase: float | None = None, gain: float = 0.05):
+        if not (0 < weight < math.inf):
+            raise ValueError(
+                f"An adaptive weight starts above 0, got {weight}. The penalty weight is its start: set it to 1."
+            )
+        if not 0 < target < 1:
+            raise ValueError(
+                f"The target is an excess rate between 0 and 1 (both excluded), got {target}. To hold features down "
+                "as far as possible, set a fixed weight."
+            )
+        if max_loss_increase is not None and not (0 < max_loss_increase < math.inf):
+            raise ValueError(
+                f"The largest increase of the loss is a share above 0 (0.02 for 2 %), got {max_loss_increase}."
+            )
+        if not (0 < gain < math.inf):
+            raise ValueError(f"`gain` must be above 0, got {gain}.")
+        self._target = target
+        self._max_loss_increase = max_loss_increase
+        self._gain = gain
+        self._smallest = math.log(weight / _RANGE)
+        self._largest = math.log(weight * _RANGE)
+        self._log_weight = math.log(weight)
+        self.weight = float(weight)
+        self._num_updates = 0
+        self._mean_rate = 0.0
+        self._mean_loss = 0.0
+        self._last_loss = 0.0
+        self._loss_noise = 0.0
+        self._lowest_loss = math.inf
+
+    def update(self, excess_rate: float, loss: float) -> float:
+        """
+        Take in one optimizer step; returns the weight of the next.
+
+        A step without a penalised token has no excess rate: leave it out.
+
+        Args:
+            excess_rate (`float`):
+                Of the penalised tokens of that step, over all processes.
+            loss (`float`):
+                Its mean token loss over all processes, without the penalty.
+
+        Raises:
+            ValueError: If a value is not finite, or the rate is no share.
+        """
+        if not 0 <= excess_rate <= 1:
+            raise ValueError(f"An excess rate lies between 0 and 1, got {excess_rate}.")
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The loss is {loss}; an adaptive weight cannot go on from it. Training has diverged: lower the "
+                "learning rate or the starting weight."
+            )
+        self._num_updates += 1
+        if self._num_updates > 1:  # of differences, so that the fall of the loss is not taken for noise
+            squared = (loss - self._last_loss) ** 2 / 2
+            self._loss_noise = self._smoothed(self._loss_noise, squared, _LOSS_MEMORY, self._num_updates - 1)
+        self._last_loss = loss
+        self._mean_rate = self._smoothed(self._mean_rate, excess_rate, _RATE_MEMORY, self._num_updates)
+        self._mean_loss = self._smoothed(self._mean_loss, loss, _LOSS_MEMORY, self._num_updates)
+
+        error = (self._mean_rate - self._target) / (self._mean_rate + self._target)
+        wanted = self._log_weight + self._gain * min(error, self._loss_room())
+        self._log_weight = min(max(wanted, self._smallest), self._largest)
+        self.weight = 0.0 if self._log_weight == self._smallest else math.exp(self._log_weight)
+        return self.weight
+
+    @staticmethod
+    def _smoothed(mean: float, value: float, memory: float, count: int) -> float:
+        """The plain mean of the first values, until there are enough for an exponential one."""
+        share = max(1 - memory, 1 / count)
+        return (1 - share) * mean + share * value
+
+    def _loss_room(self) -> float:
+        if self._max_loss_increase is None or self._num_updates * (1 - _LOSS_MEMORY) < 1:
+            return 1.0
+        self._lowest_loss = min(self._lowest_loss, self._mean_loss)
+        standard_error = math.sqrt(self._loss_noise * (1 - _LOSS_MEMORY) / (1 + _LOSS_MEMORY))
+        allowed = self._max_loss_increase * abs(self._lowest_loss) + _ALLOWED_NOISE * standard_error
+        if allowed == 0:
+            return 1.0 if self._mean_loss <= self._lowest_loss else -1.0
+        return max(1 - (self._mean_loss - self._lowest_loss) / allowed, -1.0)
+
+    def state(self) -> dict[str, float | int | None]:
+        """All that changes, as JSON holds it."""
+        return {
+            "log_weight": self._log_weight,
+            "num_updates": self._num_updates,
+            "mean_rate": self._mean_rate,
+            "mean_loss": self._mean_loss,
+            "last_loss": self._last_loss,
+            "loss_noise": self._loss_noise,
+            "lowest_loss": self._lowest_loss if math.isfinite(self._lowest_loss) else None,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """
+        Go on from `state()`, with the settings of this object.
+
+        Raises:
+            ValueError: If it is no such state.
+        """
+        known = self.state()
+        if set(state) != set(known):
+            raise ValueError(
+                f"The state of an adaptive weight holds {', '.join(known)}; this one holds "
+                f"{', '.join(map(repr, sorted(state))) or 'nothing'}."
+            )
+        values = {name: math.inf if value is None else float(value) for name, value in state.items()}
+        wrong = [name for name, value in values.items() if not math.isfinite(value) and name != "lowest_loss"]
+        if wrong:
+            raise ValueError(f"The state of an adaptive weight has {state[wrong[0]]!r} as {wrong[0]!r}.")
+        self._log_weight = min(max(values["log_weight"], self._smallest), self._largest)
+        self._num_updates = int(values["num_updates"])
+        self._mean_rate, self._mean_loss = values["mean_rate"], values["mean_loss"]
+        self._last_loss, self._loss_noise = values["last_loss"], values["loss_noise"]
+        self._lowest_loss = values["lowest_loss"]
+        self.weight = 0.0 if self._log_weight == self._smallest else math.exp(self._log_weight)
+
+
+class KeepWeightInCheckpoints(TrainerCallback):
+    """
+    Carries an adaptive weight's state in `trainer_state.json`.
+
+    It is no `ExportableState`: those are only restored with `restore_callback_states_from_checkpoint`, and then as new
+    objects, which the trainer would not know of. Update the weight before `on_step_end`, or the checkpoint of a step
+    lacks that step.
+
+    Args:
+        adaptive_weight ([`AdaptiveWeight`]):
+            The one that the trainer uses.
+    """
+
+    _KEY = "AdaptiveWeight"
+
+    def __init__(self, adaptive_weight: AdaptiveWeight):
+        self._adaptive_weight = adaptive_weight
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(self._KEY)
+        if saved is not None:
+            self._adaptive_weight.load_state(saved["attributes"])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.stateful_callbacks[self._KEY] = {"args": {}, "attributes": self._adaptive_weight.state()}
