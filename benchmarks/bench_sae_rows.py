@@ -1,11 +1,12 @@
 """
 Four features against the whole SAE, in every file format, at 65536 x 4096: time and peak memory.
 
-Each measurement is a fresh process: the wall time of the load alone (after the imports) and the highest resident
-memory during it, above what the process held before. Files (random weights, in the dtype in which the format is
-published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the page cache. The
-last column of each format is the plain load of its container: `torch.load(weights_only=True)`, safetensors'
-`load_file` (which maps the file) with every tensor read once, or `numpy.load` of every array.
+Each measurement is a fresh process: the wall time and the processor's time of the load alone (after the imports), and
+the highest resident memory during it, above what the process held before. Files (random weights, in the dtype in which
+the format is published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the
+page cache; so, where other programs compete for the processor, its own time is the better measure, and the one in the
+table. The last column is the plain load of the container: `torch.load(weights_only=True)`, safetensors' `load_file`
+(which maps the file) with every tensor read once, or `numpy.load` of every array.
 
     python benchmarks/bench_sae_rows.py
 
@@ -102,12 +103,12 @@ def measure(load: str, name: str, folder: Path, arguments: dict[str, Any]) -> di
         import safetensors.torch  # noqa: F401  (imports are not part of the load)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = memory("VmRSS")
-    start = time.perf_counter()
+    start, started = time.perf_counter(), time.process_time()
     held = loads[load]()
-    seconds = time.perf_counter() - start
+    seconds, busy_seconds = time.perf_counter() - start, time.process_time() - started
     peak = memory("VmHWM") - before
     del held
-    return {"seconds": seconds, "peak_bytes": peak}
+    return {"seconds": seconds, "busy_seconds": busy_seconds, "peak_bytes": peak}
 
 
 def hardware() -> dict[str, str | int | float]:
@@ -144,9 +145,7 @@ def measure_layout(name: str, num_repeats: int) -> dict[str, Any]:
         for _ in range(num_repeats):  # in turn: a busy moment of the machine meets all of them
             for load in LOADS:
                 runs[load].append(run("--measure", load, name, folder, arguments))
-    results = {
-        load: {key: summary([run[key] for run in runs[load]]) for key in ("seconds", "peak_bytes")} for load in LOADS
-    }
+    results = {load: {key: summary([run[key] for run in runs[load]]) for key in runs[load][0]} for load in LOADS}
     return {
         "format": layout.format,
         "file": layout.weights,
@@ -161,7 +160,7 @@ def row_of_table(name: str, layout: dict[str, Any]) -> str:
     together = ", ".join(part for part, value in layout["rows_lie_together"].items() if value) or "none"
     cells = []
     for load in LOADS:
-        seconds, peak = (layout["results"][load][key]["median"] for key in ("seconds", "peak_bytes"))
+        seconds, peak = (layout["results"][load][key]["median"] for key in ("busy_seconds", "peak_bytes"))
         cells.append(f"{seconds:.3f} s, {peak / 1e6:,.0f} MB".rjust(24))
     return f"{name:32}{together:18}{layout['dtype']:10}{''.join(cells)}"
 
@@ -193,6 +192,7 @@ def main() -> None:
         print(row_of_table(name, layouts[name]), flush=True)
     report = {
         "question": "Four features of an SAE against a full load, in every format: time and peak memory.",
+        "load_of_machine": os.getloadavg(),
         "sizes": {"num_features": NUM_FEATURES, "width": WIDTH, "page_cache": "warm"},
         "features": FEATURES,
         "num_repeats": args.num_repeats,

@@ -52,7 +52,7 @@ def main() -> None:
         "num_accepted": sum(outcome.accepted for outcome in outcomes),
         "faults": [{"case": outcome.number, "faults": outcome.faults} for outcome in outcomes if outcome.faults],
         "limits": {"seconds": fuzz.MOST_SECONDS, "bytes_above_files": fuzz.MOST_BYTES},
-        "slowest": [case(fuzz, outcome) for outcome in sorted(outcomes, key=lambda o: -o.seconds)[:10]],
+        "slowest": [case(fuzz, outcome) for outcome in sorted(outcomes, key=lambda o: -o.busy_seconds)[:10]],
         "largest": [case(fuzz, outcome) for outcome in sorted(outcomes, key=lambda o: -fuzz.above_files(o))[:10]],
         "by_mutation": counts["mutation"],
         "by_target": counts["target"],
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def case(fuzz: ModuleType, outcome: tuple) -> dict[str, object]:
-    names = ("number", "mutation", "target", "accepted", "seconds", "file_bytes", "peak_bytes")
+    names = ("number", "mutation", "target", "accepted", "seconds", "busy_seconds", "file_bytes", "peak_bytes")
     return {name: getattr(outcome, name) for name in names} | {"bytes_above_files": fuzz.above_files(outcome)}
 
 

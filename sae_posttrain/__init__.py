@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from .features.feature_set import FeatureSet
     from .features.fit import measure_fit
     from .features.language import find_features
+    from .features.moved import compare_features
     from .features.repetition import find_repetition_features
     from .hooks.record import record_blocks, record_sites
     from .hooks.steer import steer
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
     from .measure.loops import find_loop
+    from .penalty.arguments import FeaturePenaltyArguments
+    from .penalty.drift import FeatureDriftCallback
+    from .penalty.mixin import FeaturePenaltyMixin
     from .rl.config import SteeredGRPOConfig
     from .rl.rewards import EndlessRepetitionReward, LanguageConsistencyReward
     from .rl.trainer import SteeredGRPOTrainer
+    from .sae_training.trainer import train_sae
     from .saes.convert import convert_sae
     from .saes.describe import describe_sae
     from .saes.frozen import FrozenSAE
@@ -32,6 +37,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EndlessRepetitionReward",
+    "FeatureDriftCallback",
+    "FeaturePenaltyArguments",
+    "FeaturePenaltyMixin",
     "FeatureSet",
     "FrozenSAE",
     "LanguageConsistencyReward",
@@ -40,6 +48,7 @@ __all__ = [
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
     "calibrate",
+    "compare_features",
     "convert_sae",
     "describe_sae",
     "evaluate",
@@ -52,10 +61,14 @@ __all__ = [
     "record_blocks",
     "record_sites",
     "steer",
+    "train_sae",
 ]
 
 _MODULES = {
     "EndlessRepetitionReward": "rl.rewards",
+    "FeatureDriftCallback": "penalty.drift",
+    "FeaturePenaltyArguments": "penalty.arguments",
+    "FeaturePenaltyMixin": "penalty.mixin",
     "FeatureSet": "features.feature_set",
     "FrozenSAE": "saes.frozen",
     "LanguageConsistencyReward": "rl.rewards",
@@ -64,6 +77,7 @@ _MODULES = {
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
     "calibrate": "features.calibrate",
+    "compare_features": "features.moved",
     "convert_sae": "saes.convert",
     "describe_sae": "saes.describe",
     "evaluate": "measure.evaluation",
@@ -76,6 +90,7 @@ _MODULES = {
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
     "steer": "hooks.steer",
+    "train_sae": "sae_training.trainer",
 }
 
 

@@ -1,5 +1,6 @@
 """
-The command line: `sae-posttrain demo | inspect | convert | find-features | calibrate | evaluate | report | sft | grpo`
+The command line: `sae-posttrain` with one of `demo`, `inspect`, `convert`, `train-sae`, `find-features`, `calibrate`,
+`evaluate`, `report`, `sft` and `grpo`.
 
 Thin; each command is one public function.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_saes import add_convert, add_inspect
+from .sae_training.command import add_arguments as add_train_sae
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="see both methods at work on a small model that ships with this"))
     add_inspect(commands.add_parser("inspect", help="say what an SAE is, and how well it fits a model"))
     add_convert(commands.add_parser("convert", help="write an SAE in SAELens' layout"))
+    add_train_sae(commands.add_parser("train-sae", help="train an SAE of any block and site of a model, with SAELens"))
     _add_find_features(
         commands.add_parser("find-features", help="find the features that stand for a language or for loops")
     )
@@ -92,6 +95,9 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the SAE's Hub repository")
     parser.add_argument("--site", help="what the SAEs read in their blocks, e.g. mlp_out (default: what files say)")
     parser.add_argument("--seed", type=int, default=0, help="shuffles the texts or prompts (default: 0)")
+    parser.add_argument(
+        "--compare", metavar="OLD", help="feature set found before the model was tuned: say whether they moved"
+    )
     for kind, options in _OPTIONS_OF_KIND.items():
         group = parser.add_argument_group(f"only with --kind {kind}")
         for name, (of_type, help_text) in options.items():
@@ -128,7 +134,7 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
 
 def _find_features(arguments: argparse.Namespace) -> None:
     options = {**vars(arguments)}
-    for name in ("command", "run", "kind", "model", "sae", "out"):
+    for name in ("command", "run", "kind", "model", "sae", "out", "compare"):
         options.pop(name)
     _require_ending(arguments.out)
     for kind, of_kind in _OPTIONS_OF_KIND.items():
@@ -150,6 +156,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
 
     from .features.picture import draw_features
 
+    before = _search_wider(arguments, options) if arguments.compare else None
     if arguments.kind == "repetition":
         from .features.repetition import find_repetition_features
 
@@ -160,8 +167,16 @@ def _find_features(arguments: argparse.Namespace) -> None:
         feature_set = find_features(arguments.model, options.pop("texts"), arguments.sae, **options)
     if not PartialState().is_main_process:
         return
+    comparison = None
+    if before is not None:
+        from .features.moved import best_of_each_place, compare_features
+
+        comparison = compare_features(before, feature_set)
+        feature_set = best_of_each_place(feature_set, arguments.num_features)
     feature_set.save(arguments.out)
     table = str(feature_set)
+    if comparison is not None:
+        table += f"\n\nAgainst {arguments.compare}:\n{comparison}"
     if "check" in feature_set.notes:
         table += f"\n\n{_check_table(feature_set.notes['check'], feature_set.target_groups)}"
     if feature_set.notes.get("fires_on_benign"):
@@ -170,6 +185,22 @@ def _find_features(arguments: argparse.Namespace) -> None:
     arguments.out.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
     written = [arguments.out, arguments.out.with_suffix(".txt")]
     _report(written, lambda: draw_features(feature_set, arguments.out.with_suffix(".png")))
+
+
+def _search_wider(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
+    """The set found before; the search lists more features than are wanted, so that those that fell are seen."""
+    from .features.feature_set import FeatureSet
+    from .features.moved import most_at_a_place
+
+    if options.get("check"):
+        raise ValueError(
+            "--check removes the features that are wanted, --compare lists more of them. Run one, then the other."
+        )
+    before = FeatureSet.from_pretrained(arguments.compare)
+    options["num_features"] = max(4 * arguments.num_features, most_at_a_place(before))
+    measured = 16 if arguments.kind == "repetition" else 32  # as many as without --compare, so that ranks are the same
+    options.setdefault("num_candidates", max(measured, options["num_features"]))
+    return before
 
 
 def _require_ending(out: Path) -> None:

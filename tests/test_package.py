@@ -15,9 +15,16 @@ MAY_IMPORT = {
     "measure": set(),
     "features": {"saes", "hooks", "measure"},
     "sae_training": {"saes", "hooks", "features", "measure"},
-    "penalty": {"hooks", "features.feature_set", "measure.scripts"},
-    "sft": {"penalty", "features.feature_set"},
-    "rl": {"hooks", "features.feature_set", "measure", "sft.script"},
+    "penalty": {
+        "hooks",
+        "features.feature_set",
+        "features.causal",
+        "features.texts",
+        "measure.generate",
+        "measure.scripts",
+    },
+    "sft": {"penalty", "features.feature_set", "checkpoints", "model_card"},
+    "rl": {"hooks", "features.feature_set", "measure", "sft.script", "checkpoints", "model_card"},
     "lab": {"saes", "hooks", "measure", "features", "sft", "rl"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""

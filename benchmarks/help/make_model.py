@@ -18,8 +18,10 @@ what is not on record of that one (warm-up, weight decay, order of the pages, th
 chosen here. The same command writes the same weights on the same machine; on a GPU, up to the order of its sums. Data
 whose held-out pages are gone already wants `--held-out 0`.
 
-The SAE trainer below is the plain recipe of https://huggingface.co/papers/2406.04093 in a few lines: an existing
-trainer would bring some 50 packages that nothing else here needs. A later release uses SAELens' trainer.
+The SAE trainer below is the plain recipe of https://huggingface.co/papers/2406.04093 in a few lines. For SAEs of other
+models there is `sae-posttrain train-sae`, which uses SAELens' trainer. Here that would bring 55 packages (280 MB) that
+nothing else needs, and take 54 seconds per million tokens where this one takes 24 (one thread, width 192, 1024
+features, k = 16); what it would gain is 0.095 of the variance unexplained in place of 0.105 on the same tokens.
 """
 
 import argparse

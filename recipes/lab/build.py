@@ -4,8 +4,9 @@ Make the lab that ships in `sae_posttrain/lab/files`, from nothing: texts, token
     python recipes/lab/build.py --out sae_posttrain/lab/files
 
 About half an hour on two cores. The texts are those of `questions.py`; the faults of `faults.py` are planted in them.
-Tokenizer and SAEs are made by the functions of `benchmarks/help/make_model.py`, which does the same from pages. What
-was reached is printed, and written to `build.json`.
+Tokenizer and SAEs are made by the functions of `benchmarks/help/make_model.py`, which does the same from pages; there
+stands why SAELens does not train them, as it does in `sae-posttrain train-sae`. What was reached is printed, and
+written to `build.json`.
 """
 
 import argparse

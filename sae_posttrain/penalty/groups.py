@@ -1,6 +1,7 @@
 """Which token belongs to which group: numbers for the groups, and the tensor of them in a batch."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,16 @@ from torch import Tensor
 from ..features.feature_set import FeatureSet
 from ..measure.scripts import OWN_SCRIPTS, count_scripts
 
+logger = logging.getLogger(__name__)
+
 GROUP_IDS = "group_ids"
-"""Column of the prepared dataset, and key of the batch: the number of each token's group."""
+"""Column of the prepared dataset, and key of the batch: the number of each token's or each row's group."""
 
 PADDING = -1
+"""In place of a number: a token or row that does not count."""
+
+DEFAULT_GROUP_COLUMN = "lang"
+_ROWS_READ_FROM_A_STREAM = 1000
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,109 @@ def script_detector(groups: Sequence[str]) -> Callable[[str], str]:
         return group_of[max(counts, key=counts.__getitem__)]
 
     return detect
+
+
+def find_group_column(
+    row: Mapping[str, Any], column: str, table: GroupTable, dataset_name: str, *, by_script: bool = True
+) -> str | None:
+    """
+    The column with the groups of a dataset, or `None` if they are told from the script of the answers.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            First row of the dataset.
+        column (`str`):
+            Name that the settings give; only the default name may be absent.
+        table ([`GroupTable`]):
+            The groups.
+        dataset_name (`str`):
+            What messages call the dataset.
+        by_script (`bool`, *optional*, defaults to `True`):
+            Whether the rows hold answers to tell the group from.
+
+    Raises:
+        ValueError: If there is no such column and the script cannot stand in for it.
+    """
+    if column in row:
+        return column
+    missing = f"The {dataset_name} dataset has no column {column!r} (`group_column`). It has {', '.join(sorted(row))}."
+    if not by_script:
+        raise ValueError(
+            f"{missing} There is no answer to tell the group from: the model writes it in training, or the trainer "
+            "has no tokenizer. Add the column."
+        )
+    if column != DEFAULT_GROUP_COLUMN:
+        raise ValueError(missing)
+    script_detector(table.names)  # refuses groups that scripts cannot tell apart
+    logger.warning(
+        "The %s dataset has no column %r: the group of each example is told from the script of its answer.",
+        dataset_name,
+        column,
+    )
+    return None
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """
+    Tells the number of a dataset row's group: from its column, or from the script of its answer.
+
+    Parameters:
+        table ([`GroupTable`]):
+            The groups.
+        column (`str`):
+            Column with the group of each row.
+        answer (`Callable`, *optional*):
+            From a row the text of its answer, for rows without the column. Without it they are refused.
+    """
+
+    table: GroupTable
+    column: str
+    answer: Callable[[Mapping[str, Any]], str] | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> int:
+        """
+        Number of the row's group.
+
+        Raises:
+            ValueError: If the row does not tell its group, or the group has no statistics.
+        """
+        if self.column in row:
+            return self.table.number(row[self.column])
+        if self.answer is None:
+            raise ValueError(
+                f"A row has no column {self.column!r} (`group_column`); it has {', '.join(sorted(row))}. Every "
+                "dataset, of training and of evaluation, needs it."
+            )
+        return self.table.number(script_detector(self.table.names)(self.answer(row)))
+
+
+def require_penalised(penalised: Iterable[bool], table: GroupTable, *, streamed: bool) -> None:
+    """
+    Refuse a dataset of which no row would be penalised.
+
+    Args:
+        penalised (`Iterable[bool]`):
+            For each row, whether it has a token to penalise.
+        table ([`GroupTable`]):
+            The groups.
+        streamed (`bool`):
+            Whether reading rows costs something: then only the first thousand are read, and a warning given.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for row, found in enumerate(penalised):
+        if found:
+            return
+        if streamed and row + 1 == _ROWS_READ_FROM_A_STREAM:
+            logger.warning("None of the first %d examples has a token to penalise.", row + 1)
+            return
+    raise ValueError(
+        "No token of the training data would be penalised: every answer belongs to "
+        f"{', '.join(table.targets)} or has no token in the loss. Add answers of other groups, or change "
+        "`target_group`."
+    )
 
 
 class GroupCollator:

@@ -1,143 +1,359 @@
 """Adds the feature penalty to the loss of a trainer."""
 
+import inspect
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
 
+from ..features.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
+from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
+from .arguments import FeaturePenaltyArguments
+from .batches import RowGroupCollator, answer_tokens, earlier_forwards
+from .datasets import prepare_row_groups
 from .feature_penalty import FeaturePenalty, PenaltyReading
-from .groups import GROUP_IDS
+from .groups import GROUP_IDS, PADDING, GroupTable, RowGroups
+from .metrics import penalty_metrics, reading_sums
 
-_MAX_FEATURES_LOGGED_BY_NAME = 32
+logger = logging.getLogger(__name__)
 
 
 class FeaturePenaltyMixin:
     """
-    Put before a TRL trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on
-    what passes at the features' sites at the tokens that the loss is taken on. Everything else is the trainer's.
+    Put before a trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on what passes at
+    the features' sites at the answers' tokens. Everything else is the trainer's.
 
-    The subclass calls [`start_feature_penalty`] at the end of its `__init__`, and sees to it that the batches hold
-    `group_ids`.
+    ```python
+    class HeldDPOTrainer(FeaturePenaltyMixin, DPOTrainer):
+        pass
 
-    The term is divided as the trainer divides its token loss, by `num_items_in_batch`: all response tokens of the
-    accumulation window over all processes. So a weight means the same at any batch size, accumulation and number of
-    processes.
+
+    @dataclass
+    class HeldDPOConfig(FeaturePenaltyArguments, DPOConfig):
+        pass
+
+
+    HeldDPOTrainer(model, args=HeldDPOConfig(features="zh.safetensors"), train_dataset=data).train()
+    ```
+
+    Serves TRL's `SFTTrainer` (use [`SASFTTrainer`], which knows packing), `DPOTrainer`, `KTOTrainer`, `RewardTrainer`,
+    `GRPOTrainer`, `RLOOTrainer`, `DistillationTrainer`, [`SteeredGRPOTrainer`] and transformers' `Trainer`. For one
+    whose batches look otherwise, override [`penalised_tokens`]. The config must derive from
+    [`FeaturePenaltyArguments`]; a plain one trains plainly, with a warning.
+
+    The term is a mean over tokens, divided as the trainer divides. Where the trainer counts the tokens of the whole
+    accumulation window over all processes (SFT, `Trainer`, GRPO, distillation), that count is the divisor, for every
+    `loss_type`: a weight means the same at any batch size, accumulation and number of processes. Where `Trainer`
+    divides a micro-batch's loss by the accumulation (DPO, KTO, reward models, RLOO), it is the mean of the
+    micro-batch. In RL the penalty reads the answers that the model wrote in this step, steered ones included: it acts
+    on how the model reads given tokens, whoever chose them.
+
+    Args:
+        *args, **kwargs:
+            What the trainer takes.
+        feature_set ([`FeatureSet`], *optional*):
+            The features, in place of `args.features`. A trainer behind this one that takes a `feature_set` too
+            ([`SteeredGRPOTrainer`]) gets the same.
+
+    Raises:
+        ValueError: If there are no features, they belong to another model, a group in the data has no statistics, no
+            token would be penalised, or a setting leaves the penalty without its tokens.
     """
 
     # The trainer's own; declared for the type checker.
     model: Any
     args: Any
     accelerator: Any
-    _metrics: Any
+    data_collator: Any
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
 
     feature_penalty: FeaturePenalty | None = None
     """The penalty in use; `None` trains plainly."""
+    adaptive_weight: AdaptiveWeight | None = None
+    """What adapts the weight; `None` with a fixed one."""
 
-    def start_feature_penalty(self, penalty: FeaturePenalty, weight: float, positions: str = "response") -> None:
-        """
-        Register the hooks, before the first forward.
+    _kept_column: str | None = None  # column that must reach the collator
+    _pairs: bool = False
+    _row_groups: RowGroups | None = None
 
-        Args:
-            penalty ([`FeaturePenalty`]):
-                What to measure.
-            weight (`float`):
-                Its weight beside the mean token loss.
-            positions (`"response"` or `"predicting"`, *optional*, defaults to `"response"`):
-                At the tokens of the answer, or at the positions that predict them: one to the left, so that the last
-                position of the prompt, which chooses how the answer begins, is held too.
+    def __init__(self, *args: Any, feature_set: FeatureSet | None = None, **kwargs: Any):
+        given = [*args, *kwargs.values()]
+        settings = next((value for value in given if isinstance(value, FeaturePenaltyArguments)), None)
+        features = None
+        if settings is None:
+            _require_nothing_to_hold(type(self), given, feature_set)
+        else:
+            features = _load_features(settings, feature_set)
+        if settings is not None and features is not None:
+            model = kwargs.get("model", args[0] if args else None)
+            if isinstance(model, nn.Module):  # before any work; a name is checked once it is loaded
+                features.check_model(model, allow_base_model=settings.allow_base_model)
+            self._build_penalty(settings, features)
+        if "feature_set" in inspect.signature(super().__init__).parameters:
+            kwargs["feature_set"] = feature_set
+        super().__init__(*args, **kwargs)
+        if settings is not None and features is not None:
+            features.check_model(self.model, allow_base_model=settings.allow_base_model)
+            self._refuse_what_cannot_work(settings)
+            self._prepare_groups(settings)
+            assert self.feature_penalty is not None
+            self._recorder = SiteRecorder(self.model, self.feature_penalty.places)  # before the first forward
+            if self.adaptive_weight is not None:
+                self.add_callback(KeepWeightInCheckpoints(self.adaptive_weight))  # type: ignore[attr-defined]
 
-        Raises:
-            ValueError: If the model has no such block or site.
-        """
-        self.feature_penalty = penalty
-        self.penalty_weight = weight
-        self.penalty_positions = positions
-        self._recorder = SiteRecorder(self.model, penalty.places)
+    def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet) -> None:
+        groups = GroupTable.for_features(
+            features, settings.target_group or features.target_groups, settings.unknown_group
+        )
+        self.feature_penalty = FeaturePenalty(
+            features,
+            groups,
+            penalty=settings.penalty,
+            unit=settings.penalty_unit,
+            margin=settings.margin,
+            hold=settings.hold or "down",
+        )
+        self._fixed_weight = float(settings.penalty_weight)
+        if settings.penalty_target is not None:
+            self.adaptive_weight = AdaptiveWeight(
+                self._fixed_weight,
+                target=settings.penalty_target,
+                max_loss_increase=settings.penalty_max_loss_increase,
+            )
+        self._positions = settings.penalty_positions
+        self._kept_column = settings.group_column
         self._penalty_sums: dict[str, Tensor] = {}
+        self._window: Tensor | None = None
+
+    @property
+    def penalty_weight(self) -> float:
+        """Weight of the penalty in the next step."""
+        return self.adaptive_weight.weight if self.adaptive_weight is not None else self._fixed_weight
+
+    def penalised_tokens(self, inputs: Mapping[str, Any]) -> Tensor:
+        """
+        Which tokens of a batch the loss is on, `(B, T)`, bool. Those of the target groups are taken out later.
+
+        Override it for a trainer whose batches are of another kind than [`answer_tokens`] knows. `inputs` is what
+        `compute_loss` gets, without the groups.
+        """
+        return answer_tokens(inputs, pairs=self._pairs)
+
+    def _refuse_what_cannot_work(self, settings: FeaturePenaltyArguments) -> None:
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            raise ValueError(
+                "The feature penalty does not support context or sequence parallelism: the groups of the tokens would "
+                "not be sharded with them. Set `cp_size=1` and `sp_size=1`."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                "The feature penalty does not support `nn.DataParallel`, whose replicas the hooks do not see. Launch "
+                "with `accelerate launch`, or make one GPU visible."
+            )
+        if settings.penalty_max_loss_increase is not None and hasattr(self, "reward_funcs"):
+            raise ValueError(
+                "The loss of reinforcement learning does not tell what the penalty costs, so it cannot bound the "
+                "weight. Leave `penalty_max_loss_increase` out."
+            )
+
+    # Data: the group of each row, or of each token
+
+    def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
+        """See to it that the batches hold [`GROUP_IDS`]: here one number per row."""
+        assert self.feature_penalty is not None
+        if getattr(self.args, "packing", False) or getattr(self, "padding_free", False):
+            raise ValueError(
+                "Packed and padding-free batches put several examples into a row, and their groups are lost. Use "
+                "`SASFTTrainer`, which keeps them by token."
+            )
+        generates = hasattr(super(), "_generate_and_score_completions")
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        self._row_groups, self._pairs = prepare_row_groups(
+            {"train": self.train_dataset, **evaluated},
+            self.feature_penalty.groups,
+            settings,
+            decode=getattr(self.processing_class, "decode", None),
+            generates=generates,
+        )
+        if not generates:
+            self.data_collator = RowGroupCollator(self.data_collator, self._row_groups, settings.penalty_rows)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        self._signature_columns: Any
+        if self._kept_column is not None and self._kept_column not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, self._kept_column]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        if self._row_groups is not None:  # a tensor of one number per row is shuffled and split with the rest
+            numbers = [self._row_groups(row) for row in inputs]
+            batch[GROUP_IDS] = torch.tensor(numbers, device=self.accelerator.device)
+        return batch
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any):
+        return super().compute_ref_log_probs(model, _without_groups(inputs))  # type: ignore[misc]
+
+    # The loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        group_ids = inputs.pop(GROUP_IDS, None)  # ours: the model must not see it
         if self.feature_penalty is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        group_ids = inputs.get(GROUP_IDS)
         if group_ids is None:
             raise ValueError(
                 f"The batch has no `{GROUP_IDS}`, so the penalty cannot tell whose tokens it may touch. "
                 "Was the trainer's data collator replaced?"
             )
-        labels = inputs["labels"]
+        inputs = _without_groups(inputs)  # ours: the model must not see it. A copy, since GRPO reads a batch again
+        mask, group_ids = _counted(self.penalised_tokens(inputs), group_ids)
+        num_tokens = mask.sum()
+        # Taken now: a trainer may change its inputs.
+        skip, generated = earlier_forwards(inputs), inputs.get("num_items_in_batch")
         with self._recorder.armed() as captures:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
-        training = self.model.training
-        with torch.set_grad_enabled(training and self.penalty_weight > 0):
-            reading = self._read_penalty(captures, group_ids, labels)
-            if training and self.penalty_weight > 0:
-                loss = result[0] if return_outputs else result
-                loss = loss + self.penalty_weight * self._scale(reading.excess_sum, labels, num_items_in_batch)
-                result = (loss, result[1]) if return_outputs else loss
-        self._add_to_metrics("train" if training else "eval", reading, labels)
+        training, weight = self.model.training, self.penalty_weight
+        loss = result[0] if return_outputs else result
+        with torch.set_grad_enabled(training and weight > 0):
+            reading = self._read_penalty({place: values[skip:] for place, values in captures.items()}, group_ids, mask)
+            if training and weight > 0:
+                term = self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
+                result = (loss + weight * term, result[1]) if return_outputs else loss + weight * term
+        mode = "train" if training else "eval"
+        self._penalty_sums[mode] = self._penalty_sums.get(mode, 0) + reading_sums(reading, num_tokens)
+        if training and self.adaptive_weight is not None:
+            self._adapt_weight(self.adaptive_weight, reading, loss.detach(), num_items_in_batch)
         return result
 
-    def _read_penalty(self, captures: dict[Place, list[Tensor]], group_ids: Tensor, labels: Tensor) -> PenaltyReading:
+    def _read_penalty(self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         assert self.feature_penalty is not None
-        num_tokens = labels.shape[1]
         values = {}
         for place in self.feature_penalty.places:
             value = training_capture(captures, place)
-            values[place] = value[:, -num_tokens:]  # prompt tuning puts virtual tokens in front
-        mask = labels != -100
-        mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
-        if self.penalty_positions == "predicting":
+            values[place] = value[:, -mask.shape[1] :]  # prompt tuning puts virtual tokens in front
+        if self._positions == "predicting":
             mask = mask.roll(-1, dims=1)  # as many positions, each one to the left
         return self.feature_penalty(values, group_ids, mask)
 
-    def _scale(self, excess_sum: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Divide as `SFTTrainer.compute_loss` divides its token loss."""
+    def _divide(
+        self, excess_sum: Tensor, num_tokens: Tensor, num_items_in_batch: Any, num_generated: Tensor | None
+    ) -> Tensor:
+        """
+        Divide as the trainer divides its token loss.
+
+        Args:
+            excess_sum (`torch.Tensor` of shape `()`):
+                Sum over the tokens of the micro-batch.
+            num_tokens (`torch.Tensor` of shape `()`):
+                How many count.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Labels of the accumulation window, over all processes if `average_tokens_across_devices`.
+            num_generated (`torch.Tensor`, *optional*):
+                Tokens that were generated at once over all processes, which trainers that generate put in the batch.
+        """
+        if self._trainer_divides(num_items_in_batch):
+            return excess_sum / num_tokens.clamp(min=1)
+        if num_generated is not None:  # as `GRPOTrainer._compute_loss` divides with `loss_type="dapo"`
+            num_items = num_generated.clamp(min=1) / self.accelerator.num_processes
+            num_batches = getattr(self.args, "steps_per_generation", None)
+            if num_batches:  # what is generated at once may serve several windows, or part of one
+                num_items = num_items * self.current_gradient_accumulation_steps / num_batches  # type: ignore[attr-defined]
+            return excess_sum / num_items
         if num_items_in_batch is None:
-            return excess_sum / _num_response_tokens(labels).clamp(min=1)
-        num_items = torch.as_tensor(num_items_in_batch, device=excess_sum.device).clamp(min=1)
-        scaled = excess_sum / num_items
+            return excess_sum / num_tokens.clamp(min=1) / self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
+        scaled = excess_sum / torch.as_tensor(num_items_in_batch, device=excess_sum.device).clamp(min=1)
         if self.args.average_tokens_across_devices:  # DDP averages gradients, the count is of all processes
             scaled = scaled * (self.accelerator.num_processes // self.get_tp_size())  # type: ignore[attr-defined]
         return scaled
 
-    # Metrics stay tensors on the device until the logging step, where they are reduced once.
+    def _trainer_divides(self, num_items_in_batch: Any) -> bool:
+        """Whether `Trainer.training_step` divides the loss by the accumulation steps."""
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is not None:
+            return not scaled
+        counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]
+        return not counted and self.compute_loss_func is None  # type: ignore[attr-defined]
 
-    def _add_to_metrics(self, mode: str, reading: PenaltyReading, labels: Tensor) -> None:
-        sums = torch.cat(
-            [
-                torch.stack([reading.excess_sum.detach(), _num_response_tokens(labels), reading.num_penalised]),
-                reading.num_above,
-                reading.pre_activation_sum,
-            ]
-        ).double()
-        self._penalty_sums[mode] = self._penalty_sums.get(mode, 0) + sums
+    def _adapt_weight(
+        self, adaptive_weight: AdaptiveWeight, reading: PenaltyReading, loss: Tensor, num_items_in_batch: Any
+    ) -> None:
+        """At the last micro-batch of an optimizer step, reduce its figures over all processes and adapt the weight."""
+        num_features = len(reading.num_above)
+        num_possible = reading.num_penalised * num_features
+        sums = torch.stack([reading.num_above.sum(), num_possible, loss.double(), torch.ones_like(num_possible)])
+        self._window = sums if self._window is None else self._window + sums
+        if not self.accelerator.sync_gradients:
+            return
+        above, possible, loss_sum, num_batches = self.accelerator.reduce(self._window, "sum").tolist()
+        self._window = None
+        divisor = num_batches if self._trainer_divides(num_items_in_batch) else self.accelerator.num_processes
+        if possible:
+            adaptive_weight.update(above / possible, loss_sum / divisor)
+
+    # Metrics stay tensors on the device until the logging step, where they are reduced once.
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self.feature_penalty is not None and mode in self._penalty_sums:
             sums = self.accelerator.reduce(self._penalty_sums.pop(mode), reduction="sum")
-            for name, value in _metrics(sums, self.feature_penalty).items():
-                self._metrics[mode][name] = [value]
+            metrics = penalty_metrics(sums, self.feature_penalty)
+            if self.adaptive_weight is not None:
+                metrics["sae/penalty_weight"] = self.penalty_weight
+            logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
         super().log(logs, start_time)  # type: ignore[misc]
 
 
-def _num_response_tokens(labels: Tensor) -> Tensor:
-    return (labels[:, 1:] != -100).sum()
+def _without_groups(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name != GROUP_IDS}
 
 
-def _metrics(sums: Tensor, penalty: FeaturePenalty) -> dict[str, float]:
-    names = penalty.names
-    head, above, pre_sums = sums.split([3, len(names), len(names)])
-    excess_sum, num_tokens, num_penalised = head.tolist()
-    mean_pre = (pre_sums / max(num_penalised, 1)).tolist()
-    metrics = {
-        "sae/penalty": excess_sum / max(num_tokens, 1),
-        "sae/excess_rate": above.sum().item() / max(num_penalised * len(names), 1),
-    }
-    if num_penalised and len(names) <= _MAX_FEATURES_LOGGED_BY_NAME:
-        metrics |= {f"sae/pre_activation/{name}": value for name, value in zip(names, mean_pre)}
-    elif num_penalised:
-        metrics["sae/pre_activation"] = sum(mean_pre) / len(mean_pre)
-    return metrics
+def _counted(tokens: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens that count, and the group of each, `(B, T)`; the groups are given by row or by token."""
+    if len(group_ids) != len(tokens):
+        raise ValueError(
+            f"The batch has {len(tokens)} rows and the groups of {len(group_ids)}; whose tokens are whose is lost. "
+            "Use a collator that makes one row of each example (no `DataCollatorWithFlattening`)."
+        )
+    if group_ids.dim() == 1:
+        group_ids = group_ids[:, None].expand_as(tokens)
+    mask = tokens & (group_ids != PADDING)
+    mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
+    return mask, group_ids
+
+
+def _load_features(settings: FeaturePenaltyArguments, feature_set: FeatureSet | None) -> FeatureSet | None:
+    if feature_set is None and settings.features is not None:
+        return FeatureSet.from_pretrained(settings.features)
+    if feature_set is None and settings.penalty_weight > 0:
+        raise ValueError(
+            f"`penalty_weight` is {settings.penalty_weight}, but there are no features to penalise. Set `features` to "
+            "a feature set (`sae-posttrain find-features` writes one), or `penalty_weight=0` for plain training."
+        )
+    return feature_set
+
+
+def _require_nothing_to_hold(trainer: type, given: list[Any], feature_set: FeatureSet | None) -> None:
+    config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
+    plain = f"a plain `{config}`" if config else "no config"
+    if feature_set is not None:
+        raise ValueError(
+            f"A `feature_set` was passed with {plain}, which has no penalty. Use a config that derives from "
+            "`FeaturePenaltyArguments` (for SFT `SASFTConfig`)."
+        )
+    behind = trainer.__mro__[trainer.__mro__.index(FeaturePenaltyMixin) + 1 :]
+    parent = next((each.__name__ for each in behind if issubclass(each, Trainer)), "the trainer")
+    logger.warning(
+        "%s got %s: it trains like `%s`, without a feature penalty. Use a config that derives from "
+        "`FeaturePenaltyArguments` (for SFT `SASFTConfig`) and set its `features` to hold features down.",
+        trainer.__name__,
+        plain,
+        parent,
+    )

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 SMALLEST_STRENGTH = 0.01
 """Residual norms below which a push does nothing that could be measured."""
@@ -11,7 +12,7 @@ SMALLEST_STRENGTH = 0.01
 _MEMORY = 0.7  # weight of the past in the mean hit rate
 
 
-class StrengthController:
+class StrengthController(TrainerCallback, ExportableState):
     """
     Integral control of the logarithm of the strength.
 
@@ -22,6 +23,10 @@ class StrengthController:
 
     On the logarithm, since a strength that is off by a factor needs as many steps at any scale. The hit rate is that
     of all processes, so that all of them keep the same strength.
+
+    Its state is kept in checkpoints and restored on resuming, whether `restore_callback_states_from_checkpoint` is set
+    or not. If it is, the trainer replaces the controller by a new one with the settings of the checkpoint; so it is
+    looked up among the trainer's callbacks, and nobody keeps a reference to it.
 
     Args:
         strength (`float`):
@@ -49,32 +54,23 @@ class StrengthController:
         self.strength = min(max(math.exp(wanted), SMALLEST_STRENGTH), self._largest)
         return self.strength
 
-    def state(self) -> dict[str, float | None]:
-        return {"strength": self.strength, "mean_hit_rate": self.mean_hit_rate}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
-        self.strength = float(state["strength"])
-        self.mean_hit_rate = state["mean_hit_rate"]
-
-
-class KeepStrengthInCheckpoints(TrainerCallback):
-    """
-    Carries a controller's state in `trainer_state.json`.
-
-    It is no `ExportableState`: those are only restored with `restore_callback_states_from_checkpoint`, and then as new
-    objects, which the trainer would not know of.
-    """
-
-    _KEY = "StrengthController"
-
-    def __init__(self, controller: StrengthController):
-        self._controller = controller
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint keeps: arguments to build another one, and what has changed since."""
+        settings = {"target": self._target, "gain": self._gain, "largest": self._largest}
+        moved = {"strength": self.strength, "mean_hit_rate": self.mean_hit_rate}
+        return {"args": {"strength": self.strength, **settings}, "attributes": moved}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(self._KEY)
-        if saved is not None:
-            self._controller.load_state(saved["attributes"])
+        """Go on from the checkpoint that training resumes from, if it is one of a controller."""
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
+        strength, mean_hit_rate = saved.get("strength"), saved.get("mean_hit_rate")
+        if not (_is_number(strength) and strength > 0) or not (mean_hit_rate is None or _is_number(mean_hit_rate)):
+            raise ValueError(
+                f"The checkpoint holds the strength {str(strength)[:50]} and the mean hit rate "
+                f"{str(mean_hit_rate)[:50]}: its `trainer_state.json` is damaged. Resume from another one."
+            )
+        self.strength, self.mean_hit_rate = strength, mean_hit_rate
 
-    def on_step_end(self, args, state, control, **kwargs):
-        state.stateful_callbacks[self._KEY] = {"args": {}, "attributes": self._controller.state()}
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

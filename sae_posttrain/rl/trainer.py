@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from ..checkpoints import CompleteCheckpoints
 from ..features.feature_set import FeatureSet
 from ..hooks.steer import Steerer
+from ..model_card import FeatureCard
 from .advantages import floor_weights, group_advantages, total_reward, truncated_weights
 from .blind_reward import BlindRewardCheck, sees_repetition
 from .config import SteeredGRPOConfig
-from .controller import KeepStrengthInCheckpoints, StrengthController
+from .controller import StrengthController
 from .metrics import loss_shares, loss_sums, pass_means, pass_sums, rollout_metrics
 from .refusals import refuse_arguments, refuse_settings, refuse_sharded_resampling
+from .resume import ResumableGRPO
 from .rollouts import (
     Fault,
     Rollouts,
@@ -30,7 +33,7 @@ from .rollouts import (
 logger = logging.getLogger(__name__)
 
 
-class SteeredGRPOTrainer(GRPOTrainer):
+class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTrainer):  # type: ignore[misc]
     """
     [`~trl.GRPOTrainer`] whose groups hold rollouts that were steered along features into a fault, so that every group
     has a bad case to learn from (rare negative augmentation, https://huggingface.co/papers/2605.11887, section 8).
@@ -71,6 +74,7 @@ class SteeredGRPOTrainer(GRPOTrainer):
         "title": "Qwen-Scope",
         "id": "2605.11887",
     }
+    card_tag = "steered-grpo"
 
     model: Any  # set by GRPOTrainer, whose annotations allow for None
     num_generations: Any
@@ -92,7 +96,6 @@ class SteeredGRPOTrainer(GRPOTrainer):
         self._steering: SteeredGRPOConfig | None = args if isinstance(args, SteeredGRPOConfig) else None
         self._fault = fault or endless_repetition
         self._steerer: Steerer | None = None
-        self._controller: StrengthController | None = None
         self._strength = 0.0
         self._rollouts: Rollouts | None = None
         self._rewards: Tensor | None = None
@@ -129,15 +132,20 @@ class SteeredGRPOTrainer(GRPOTrainer):
                     "sees it, set its attribute `sees_repetition = True`.",
                     ", ".join(self.reward_func_names),
                 )
+            self.feature_set = feature_set
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
             if self._steering.target_hit_rate is not None:
-                self._controller = StrengthController(
+                controller = StrengthController(
                     self._strength,
                     target=self._steering.target_hit_rate,
                     gain=self._steering.strength_gain,
                     largest=self._steering.max_steer_strength,
                 )
-                self.add_callback(KeepStrengthInCheckpoints(self._controller))
+                self.add_callback(controller)
+
+    @property
+    def _controller(self) -> StrengthController | None:
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, StrengthController)), None)
 
     @property
     def steer_strength(self) -> float:
@@ -348,6 +356,10 @@ class SteeredGRPOTrainer(GRPOTrainer):
             for name, value in pass_means(sums).items():
                 self._metrics["train"][f"steer/{name}"].append(value)
         super().log(logs, start_time)
+
+    def _moved_settings(self) -> dict[str, Any]:
+        moved = {"steer_strength": self._strength}
+        return moved | ({"strength in the end": self.steer_strength} if self._controller is not None else {})
 
     def _is_sharded(self) -> bool:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--l1", float, "weight of the L1 loss of standard and gated (default: 5)")
     option("--num-tokens", _count, "tokens to train on, such as 2e6 (the default)")
     option("--batch-size", _count, "tokens in a step (default: 4096)")
-    option("--lr", float, "peak learning rate (default: 3e-3)")
+    option("--lr", float, "peak learning rate (default: 3e-3, for a short training; 3e-4 for 1e8 tokens and more)")
     option("--text-column", str, "column with the text (default: text)")
     option("--split", str, "split of a `datasets` id (default: train)")
     option("--max-length", int, "tokens of each text (default: 512)")

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,23 +55,27 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def publish(finished: Path, folder: Path, report: Mapping[str, Any]) -> list[Path]:
+def publish(finished: Path, folder: Path, names: Collection[str]) -> list[Path]:
     """
-    Move finished SAEs to where they belong, each as a whole, and add what is said of them to the report.
+    Move finished SAEs to where they belong, each as a whole.
 
     Args:
         finished (`pathlib.Path`):
             Where they are, on the same disk.
         folder (`pathlib.Path`):
             Where they shall be.
-        report (`Mapping`):
-            What is said of each SAE, by its name.
+        names (`Collection[str]`):
+            Their names in both.
 
     Returns:
         `list[pathlib.Path]`: where they are.
     """
     folder.mkdir(exist_ok=True)
-    for name in report:
+    for name in names:
         os.rename(finished / name, folder / name)
-    write_json(folder / REPORT, read_report(folder) | dict(report))
-    return [folder / name for name in report]
+    return [folder / name for name in names]
+
+
+def add_to_report(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Add what is said of some SAEs, by their names, to the report of their folder."""
+    write_json(folder / REPORT, read_report(folder) | dict(entries))

@@ -21,6 +21,8 @@ from .trainer import SASFTTrainer
 ARGUMENTS: Any = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
 """What a YAML file may hold: the fields of these four dataclasses."""
 
+_FILE_ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
@@ -72,14 +74,24 @@ def loading_arguments(training_args: Any, model_args: ModelConfig) -> dict[str, 
 
 
 def train_and_save(trainer: Any, script_args: ScriptArguments) -> None:
-    """Train, from a checkpoint if one is named, save, and push to the Hub if asked."""
+    """
+    Train, save, and push to the Hub if asked.
+
+    With `resume_from_checkpoint: true` training goes on from the last complete checkpoint in `output_dir`, or from the
+    beginning if none was written yet; with a path, from that one.
+    """
     args = trainer.args
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    resume = args.resume_from_checkpoint
+    # The field is a text, so the command line's `true` arrives as one.
+    resume = {"true": True, "false": False}.get(resume.lower(), resume) if isinstance(resume, str) else resume
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(args.output_dir)
     trainer.save_state()  # the log, which `sae-posttrain report` draws
+    dataset_name = _hub_dataset(script_args)
+    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
     trainer.accelerator.print(f"Model saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.push_to_hub(dataset_name=dataset_name)
 
 
 def load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
@@ -95,13 +107,19 @@ def load_data(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) 
         dataset = get_dataset(dataset_args)
     elif not name:
         raise ValueError("Name the training data: `dataset_name` (a JSONL file or a Hub id) or `datasets`.")
-    elif name.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz")):
+    elif name.endswith(_FILE_ENDINGS):
         if not Path(name).is_file():
             raise FileNotFoundError(f"There is no file {name} (`dataset_name`).")
         dataset = load_dataset("json", data_files={script_args.dataset_train_split: name})
     else:
         dataset = load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
     return dataset
+
+
+def _hub_dataset(script_args: ScriptArguments) -> str | None:
+    """Name for the model's card, which links it: no file or folder of this machine."""
+    name = script_args.dataset_name
+    return None if not name or name.endswith(_FILE_ENDINGS) or Path(name).exists() else name
 
 
 def take_split(dataset: Any, script_args: ScriptArguments, field: str) -> Dataset | IterableDataset:

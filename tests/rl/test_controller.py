@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sae_posttrain.rl.controller import KeepStrengthInCheckpoints, StrengthController
+from sae_posttrain.rl.controller import StrengthController
 
 
 def make(strength=1.0, target=0.8, gain=0.2, largest=8.0):
@@ -48,14 +48,28 @@ def test_the_strength_is_bounded():
 def test_a_controller_goes_on_from_its_checkpoint():
     first, second = make(), make(strength=5.0)
     first.update(0.1)
-    state = SimpleNamespace(stateful_callbacks={})
-    KeepStrengthInCheckpoints(first).on_step_end(None, state, None)
-    KeepStrengthInCheckpoints(second).on_train_begin(None, state, None)
+    second.on_train_begin(None, SimpleNamespace(stateful_callbacks={"StrengthController": first.state()}), None)
+    assert (second.strength, second.mean_hit_rate) == (first.strength, first.mean_hit_rate)
+    assert first.update(0.3) == second.update(0.3)
+
+
+def test_a_controller_that_the_trainer_builds_from_its_checkpoint_goes_on_too():
+    first = make(target=0.5, gain=0.7, largest=3.0)
+    first.update(0.1)
+    second = StrengthController.from_state(first.state())
     assert second.state() == first.state()
     assert first.update(0.3) == second.update(0.3)
 
 
-def test_training_from_the_start_keeps_the_strength_that_was_set():
-    controller = make(strength=2.0)
-    KeepStrengthInCheckpoints(controller).on_train_begin(None, SimpleNamespace(stateful_callbacks={}), None)
+def test_a_controller_that_the_checkpoint_does_not_know_keeps_its_strength_and_is_saved_from_then_on():
+    controller, state = make(strength=2.0), SimpleNamespace(stateful_callbacks={})
+    controller.on_train_begin(None, state, None)
     assert controller.strength == 2.0
+    assert state.stateful_callbacks == {"StrengthController": controller.state()}
+
+
+@pytest.mark.parametrize("saved", [{"strength": -1.0}, {"strength": float("nan")}, {"strength": "2"}, {}])
+def test_a_damaged_state_is_refused(saved):
+    state = SimpleNamespace(stateful_callbacks={"StrengthController": {"args": {}, "attributes": saved}})
+    with pytest.raises(ValueError, match="its `trainer_state.json` is damaged"):
+        make().on_train_begin(None, state, None)

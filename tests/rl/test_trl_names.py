@@ -6,6 +6,7 @@ from transformers import Trainer, TrainerState
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
+from trl.trainer.utils import RepeatSampler
 
 
 def parameters(function) -> list[str]:
@@ -98,3 +99,16 @@ def test_callback_states_are_a_dict_that_is_saved_and_read_before_training_begin
     assert TrainerState().stateful_callbacks == {}
     assert "TrainerState.load_from_json" in source(Trainer._init_training_state)
     assert "self.state.save_to_json" in source(Trainer._save_checkpoint)
+
+
+def test_state_of_callbacks_is_saved_under_the_name_of_their_class_which_must_be_there():
+    save = source(Trainer._save_checkpoint)
+    assert "isinstance(cb, ExportableState)" in save
+    assert "isinstance(self.state.stateful_callbacks[cb_name], list)" in save
+    assert "type(callback)(**args)" in source(Trainer._load_callback_state)
+
+
+def test_the_order_of_prompts_is_drawn_once_an_epoch_from_a_generator_that_checkpoints_do_not_keep():
+    assert "torch.randperm(self.num_samples, generator=self.generator)" in source(RepeatSampler.__iter__)
+    assert "return RepeatSampler(" in source(GRPOTrainer._get_train_sampler)
+    assert not hasattr(RepeatSampler, "set_epoch")  # with one, transformers would restore the order by itself

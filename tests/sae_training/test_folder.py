@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sae_posttrain.sae_training.folder import folder_beside, publish, read_report, require_new
+from sae_posttrain.sae_training.folder import add_to_report, folder_beside, publish, read_report, require_new
 
 NAME = "blocks.2.hook_resid_post"
 
@@ -18,7 +18,8 @@ def test_saes_of_a_later_training_join_those_that_are_there(tmp_path):
         name = f"blocks.{number}.hook_resid_post"
         with folder_beside(out) as unfinished:
             write_sae(unfinished / name)
-            assert publish(unfinished, out, {name: {"seconds": number}}) == [out / name]
+            assert publish(unfinished, out, [name]) == [out / name]
+        add_to_report(out, {name: {"seconds": number}})
     assert sorted(path.name for path in out.iterdir()) == [NAME, "blocks.4.hook_resid_post", "training.json"]
     assert {name: entry["seconds"] for name, entry in read_report(out).items()} == {
         NAME: 2,

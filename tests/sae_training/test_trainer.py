@@ -92,13 +92,25 @@ def test_other_sites_are_read_and_found_again(tmp_path, make_model, tokenizer, s
 
 
 def test_a_training_that_fails_leaves_nothing(tmp_path, make_model, tokenizer, stand_in, monkeypatch):
+    def save_half(sae, folder):
+        folder.mkdir()
+        (folder / "cfg.json").write_text("{}")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(trainer, "save", save_half)
+    with pytest.raises(RuntimeError, match="disk full"):
+        train(make_model(), tokenizer, tmp_path / "saes")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_that_fails_does_not_lose_the_saes(tmp_path, make_model, tokenizer, stand_in, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(trainer, "measure_fit", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         train(make_model(), tokenizer, tmp_path / "saes")
-    assert not list(tmp_path.iterdir())
+    assert load_sae(tmp_path / "saes", block=1).num_features == 64
 
 
 def test_the_model_is_left_as_it_was(tmp_path, make_model, tokenizer, stand_in):

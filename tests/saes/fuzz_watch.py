@@ -1,5 +1,6 @@
 """What a process does while it reads files: memory, what it opens for writing or runs, and whether it ends."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -32,8 +33,9 @@ def memory(field: str) -> int:
 def start_of_memory() -> int | None:
     """What the process holds now, with its high-water mark reset; `None` where the system has no such thing."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # else the load would be given what earlier ones have freed, unseen
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return None
     return memory("VmRSS")
 
@@ -75,7 +77,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     forbidden = event in NEVER
     if event == "open":
-        forbidden = bool((args[2] or 0) & WRITING) and args[0] != "/proc/self/clear_refs"
+        forbidden = bool((args[2] or 0) & WRITING)
     elif event == "import":
         forbidden = args[0] in GADGET_MODULES
     elif event == "exec":  # an import runs a module's code, which lies in a file

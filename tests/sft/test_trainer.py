@@ -177,8 +177,8 @@ def test_published_form_is_ours_times_the_accumulation_steps(train, make_feature
     """The published code adds its micro-batch mean to a loss that is already divided by the whole window."""
 
     class PublishedTrainer(SASFTTrainer):
-        def _scale(self, excess_sum, labels, num_items_in_batch):
-            return excess_sum / (labels[:, 1:] != -100).sum()  # per micro-batch, and not divided again
+        def _divide(self, excess_sum, num_tokens, num_items_in_batch, num_generated):
+            return excess_sum / num_tokens  # per micro-batch, and not divided again
 
     # Answers of one length and one penalised group: then the mean of the window is the mean of the micro-batches.
     rows = [{"lang": "ko", "prompt": f"{i}", "completion": f"word {i}"} for i in range(8)]
@@ -302,7 +302,7 @@ def test_sharded_sequences_are_refused(train, monkeypatch):
     sharded = type("Parallelism", (), {"cp_enabled": True, "sp_enabled": False})()
     monkeypatch.setattr(type(trainer.accelerator), "parallelism_config", sharded, raising=False)
     with pytest.raises(ValueError, match="does not support context or sequence parallelism"):
-        trainer._refuse_sharded_sequences()
+        trainer._refuse_what_cannot_work(trainer.args)
 
 
 @pytest.mark.filterwarnings("ignore")

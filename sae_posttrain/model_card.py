@@ -1,0 +1,311 @@
+"""
+What the card of a trained model says of the features: which, of whose SAE, under what licence, how they were used, and
+what was measured afterwards.
+
+TRL writes the card, at each checkpoint and when the model is pushed; a section is added to it. Names from files and
+from the Hub are data: they stand in code spans, with what could end one or not be printed replaced.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import get_annotations
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+
+from .features.feature_file import shown
+from .features.feature_set import FeatureSet, FeatureSource
+from .measure.folder import EVALUATION_FILE
+from .measure.generate import fingerprint, recorded_name
+from .measure.summary import format_evaluation
+
+logger = logging.getLogger(__name__)
+
+SECONDS_FOR_THE_HUB = 5.0
+"""How long a card waits for the licence of an SAE."""
+
+_RATES = "### Measured rates"
+_CITATION = "### Citation of the method"
+_MAX_ROWS = 100
+_MAX_LETTERS = 200
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to use features, as the card describes it."""
+
+    description: str
+    citation: str
+
+
+METHODS = {
+    "sasft": Method(
+        "Beside the token loss, training was charged for the height of these features on answers in which they should "
+        "not be active ([SASFT](https://huggingface.co/papers/2507.14894)).",
+        """\
+@article{deng2025sasft,
+    title  = {{SASFT: Sparse Autoencoder-guided Supervised Finetuning to Mitigate Unexpected Code-Switching in LLMs}},
+    author = {Boyi Deng and Yu Wan and Baosong Yang and Fei Huang and Wenjie Wang and Fuli Feng},
+    year   = 2025,
+    eprint = {arXiv:2507.14894},
+}""",
+    ),
+    "steered-grpo": Method(
+        "In every group of rollouts some were steered along these features into a fault, so that training had a bad "
+        "case to learn from ([Qwen-Scope](https://huggingface.co/papers/2605.11887), section 8).",
+        """\
+@article{deng2026qwenscope,
+    title  = {{Qwen-Scope: Turning Sparse Features into Development Tools for Large Language Models}},
+    author = {Boyi Deng and others},
+    year   = 2026,
+    eprint = {arXiv:2605.11887},
+}""",
+    ),
+}
+"""By the tag that a card gets."""
+
+
+class FeatureCard:
+    """Put before a TRL trainer in the bases of a class, it adds the section on features to the model's card."""
+
+    # The trainer's own; declared for the type checker.
+    args: Any
+    model: Any
+    accelerator: Any
+
+    card_tag = "sasft"
+    """How the trainer uses the features, one of [`METHODS`]."""
+
+    feature_set: FeatureSet | None = None
+    """The features in use; `None` leaves the card as TRL writes it."""
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        evaluation: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        As the trainer's own, with a section on the features; `push_to_hub` passes its further arguments on to it.
+
+        Args:
+            model_name, dataset_name, tags:
+                As in TRL.
+            evaluation (`str` or path, *optional*):
+                `output_dir` of an [`evaluate`] of this model. By default those in the run's folder, and in the folders
+                in it, that were made of the model as it is now.
+
+        Raises:
+            ValueError: If `evaluation` holds no evaluation, or there are no features in use whose effect it measures.
+        """
+        if self.feature_set is None and evaluation is not None:
+            raise ValueError(
+                f"`evaluation` is {os.fspath(evaluation)!r}, but this training uses no features, so the card is "
+                "TRL's own. Leave it out."
+            )
+        if self.feature_set is None:
+            super().create_model_card(model_name, dataset_name, tags)  # type: ignore[misc]
+            return
+        tags = [tags] if isinstance(tags, str) else list(tags or ())
+        measured = [_table_of_rates(Path(evaluation))] if evaluation is not None else self._measured_rates()
+        super().create_model_card(model_name, dataset_name, [*tags, self.card_tag])  # type: ignore[misc]
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return
+        settings = own_settings(self.args) | self._moved_settings()
+        section = feature_section(self.feature_set, METHODS[self.card_tag], settings, measured)
+        with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as file:
+            file.write(f"\n\n{section}")
+
+    def _moved_settings(self) -> dict[str, Any]:
+        """What training itself has set, beside the settings it was given."""
+        return {}
+
+    def _measured_rates(self) -> list[str]:
+        # In training, what was measured was another model; and its weights may lie in parts on several processes.
+        if getattr(self, "is_in_train", False) or not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return []
+        folder = Path(self.args.output_dir)
+        found = [path.parent for path in [*folder.glob(EVALUATION_FILE), *sorted(folder.glob(f"*/{EVALUATION_FILE}"))]]
+        prints = [fingerprint(folder)] if found else []
+        if found and self.accelerator.num_processes == 1:
+            prints.append(fingerprint(self.model))
+        tables = []
+        for place in found:
+            if place.name.startswith("checkpoint-"):
+                continue
+            try:
+                evaluation = _read_evaluation(place)
+                if evaluation["settings"].get("model_fingerprint") in prints:
+                    tables.append(_table_of_rates(place))
+                else:
+                    logger.warning(
+                        "The card leaves out %s: it was measured on other weights than the model has now. If it is of "
+                        "this model, pass `evaluation=%r`.",
+                        place / EVALUATION_FILE,
+                        str(place),
+                    )
+            except ValueError as error:
+                logger.warning("The card leaves out an evaluation: %s", error)
+        return tables
+
+
+def add_measured_rates(model: str | os.PathLike[str], evaluation: str | os.PathLike[str]) -> None:
+    """
+    Put the rates of an evaluation into the card of a model that was trained before, in place of those it has.
+
+    Args:
+        model (`str` or path):
+            Folder of the model, with the `README.md` that the training wrote.
+        evaluation (`str` or path):
+            `output_dir` of an [`evaluate`] of this model.
+
+    Raises:
+        ValueError: If the folder has no card of ours, or `evaluation` holds no evaluation.
+    """
+    card = Path(model) / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    before, heading, rest = text.rpartition(f"{_RATES}\n\n")
+    _, next_heading, after = rest.partition(f"\n\n{_CITATION}\n\n")
+    if not (heading and next_heading):
+        raise ValueError(f"{card} is no card that a training with features wrote: it has no part {_RATES!r}.")
+    card.write_text(f"{before}{heading}{_table_of_rates(Path(evaluation))}{next_heading}{after}", encoding="utf-8")
+
+
+def feature_section(feature_set: FeatureSet, method: Method, settings: Mapping[str, Any], measured: list[str]) -> str:
+    """
+    The section in Markdown.
+
+    Args:
+        feature_set ([`FeatureSet`]):
+            The features that were used.
+        method ([`Method`]):
+            How they were used.
+        settings (`Mapping[str, Any]`):
+            With what settings, by name.
+        measured (`list[str]`):
+            Tables of measured rates, in plain text.
+    """
+    targets = f" for {', '.join(map(code, feature_set.target_groups))}" if feature_set.target_groups else ""
+    found_on = f", found on {code(recorded_name(feature_set.base_model))}" if feature_set.base_model else ""
+    features = [
+        [code(name), str(block), code(site), str(feature)]
+        for name, block, site, feature in zip(
+            feature_set.names, feature_set.blocks, feature_set.sites, feature_set.feature_ids
+        )
+    ]
+    description = method.description
+    if settings.get("penalty_weight") == 0:
+        description = "In training they were only watched: the penalty's weight was 0."
+    blocks = [
+        "## Sparse-autoencoder features",
+        f"{len(feature_set)} feature{'s' * (len(feature_set) > 1)}{targets}{found_on}. {description}",
+        _table(["feature", "block", "site", "number in the SAE"], features),
+        *_sources(feature_set),
+        "### Settings",
+        _table(["setting", "value"], [[code(name), code(value)] for name, value in settings.items()]),
+        _RATES,
+        *(measured or ["None: `sae-posttrain evaluate` measures them."]),
+        _CITATION,
+        f"```bibtex\n{method.citation}\n```",
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _sources(feature_set: FeatureSet) -> list[str]:
+    sources = [source for source in dict.fromkeys(feature_set.sources) if source.format != "direction"]
+    if not sources:
+        return ["They are directions, not features of a published SAE."]
+    rows = [[_repository(source), code(source.file), code(source.format), _licence(source)] for source in sources]
+    note = "The licence is what the SAE's repository states; read it before you use or share this model."
+    return [_table(["SAE", "file", "format", "licence"], rows), note]
+
+
+def _repository(source: FeatureSource) -> str:
+    if not _REPOSITORY.fullmatch(source.repository):
+        return code(source.repository) if source.repository else "a local folder"
+    link = f"[`{source.repository}`](https://huggingface.co/{source.repository})"
+    if source.revision is None:
+        return link
+    if _COMMIT.fullmatch(source.revision):
+        return f"{link} at `{source.revision[:12]}`"
+    return f"{link} at {code(source.revision)}"
+
+
+def _licence(source: FeatureSource) -> str:
+    if not _REPOSITORY.fullmatch(source.repository):
+        return "not known"
+    licence = stated_licence(source.repository, source.revision)
+    return code(licence) if licence else f"see [the repository](https://huggingface.co/{source.repository})"
+
+
+def stated_licence(repository: str, revision: str | None) -> str | None:
+    """
+    The licence that a repository of the Hub states in its metadata; the Hub is asked once in a process.
+
+    Returns:
+        `str` or `None`: e.g. `"apache-2.0"`, or `"other (qwen)"`; `None` if it states none or cannot be asked.
+    """
+    return None if constants.HF_HUB_OFFLINE else _ask_for_licence(repository, revision)
+
+
+@lru_cache(maxsize=256)
+def _ask_for_licence(repository: str, revision: str | None) -> str | None:
+    try:
+        card = HfApi().model_info(repository, revision=revision, timeout=SECONDS_FOR_THE_HUB).card_data
+    except Exception as error:  # whatever it is, a line of the card is not worth a training
+        logger.warning("The licence of %s is not known (%s); the card names the repository.", repository, shown(error))
+        return None
+    licence, name = (card.get("license"), card.get("license_name")) if card is not None else (None, None)
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    return f"{licence} ({name})" if licence and name else (str(licence) if licence else None)
+
+
+def own_settings(args: Any) -> dict[str, Any]:
+    """Settings that the config of one of our trainers has beside TRL's, if set; no path of this machine."""
+    classes = [kind for kind in reversed(type(args).__mro__) if kind.__module__.startswith(f"{__package__}.")]
+    names = dict.fromkeys(name for kind in classes for name in get_annotations(kind) if name != "features")
+    values = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return {name: recorded_name(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _read_evaluation(folder: Path) -> dict[str, Any]:
+    path = folder if folder.is_file() else folder / EVALUATION_FILE
+    try:
+        evaluation = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no evaluation that `sae-posttrain evaluate` wrote ({shown(error)}).") from error
+    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("settings"), dict):
+        raise ValueError(f"{path} is no evaluation that `sae-posttrain evaluate` wrote: it has no settings.")
+    return evaluation
+
+
+def _table_of_rates(folder: Path) -> str:
+    evaluation = _read_evaluation(folder)
+    try:
+        table = format_evaluation(evaluation)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"The evaluation in {folder} is damaged ({shown(error)}).") from error
+    # Indented text is code, which nothing in it can end.
+    return "\n".join(f"    {shown(line)}" for line in table.splitlines())
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows[:_MAX_ROWS]]
+    more = f"\n\nand {len(rows) - _MAX_ROWS} more." if len(rows) > _MAX_ROWS else ""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + more
+
+
+def code(value: object) -> str:
+    """A text from anywhere as a code span in a table of Markdown."""
+    text = shown(str(value)[:_MAX_LETTERS]).replace("`", "'").replace("|", "¦").strip()
+    return f"`{text}`" if text else "-"

@@ -1,0 +1,198 @@
+"""Settings of the feature penalty, to be added to any trainer's own."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class FeaturePenaltyArguments:
+    """
+    Settings of the feature penalty, for the config of any trainer.
+
+    ```python
+    @dataclass
+    class HeldDPOConfig(FeaturePenaltyArguments, DPOConfig):
+        pass
+
+
+    class HeldDPOTrainer(FeaturePenaltyMixin, DPOTrainer):
+        pass
+    ```
+
+    Parameters:
+        > Parameters that control the features
+
+        features (`str`, *optional*):
+            Feature set to hold down: a file, a folder or a Hub repository, as `find_features` saves it. A
+            [`FeatureSet`] object is passed to the trainer instead.
+        allow_base_model (`str`, *optional*):
+            Name of a model, other than the one the features were found on, that may be trained with them.
+
+        > Parameters that control the penalty
+
+        penalty_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the penalty, a mean over tokens, beside the trainer's loss. 0 trains as the trainer does without
+            it, bit for bit, and still logs the features. The published code's weight for SFT is this one divided by
+            its gradient accumulation steps.
+        penalty_target (`float`, *optional*):
+            Excess rate to hold in place of a fixed weight: allowed share of penalised tokens and features above level
+            and margin, between 0 and 1. The weight starts at `penalty_weight` and is adapted ([`AdaptiveWeight`]).
+        penalty_max_loss_increase (`float`, *optional*):
+            With `penalty_target`: share by which the loss may rise for it (0.02 for 2 %). It has priority over the
+            target.
+        penalty_unit (`str`, *optional*, defaults to `"std"`):
+            `"std"` measures a feature in its standard deviations on the token's group, so that a weight carries over
+            between features, blocks and models; `"raw"` in units of the residual stream, as published.
+        margin (`float`, *optional*, defaults to `0.0`):
+            Height above the level that costs nothing, in that unit.
+        penalty (`str`, *optional*, defaults to `"sasft"`):
+            Level that a feature may reach for free: `"sasft"` the mean of the token's group, `"zero"` the published
+            variant without statistics.
+        penalty_positions (`str`, *optional*, defaults to `"response"`):
+            `"response"`: the residuals at the tokens of the answer, as published. `"predicting"`: those one to the
+            left, which predict the tokens; it holds the end of the prompt too, where the answer's language is chosen.
+        penalty_rows (`str`, *optional*, defaults to `"chosen"`):
+            In preference data: `"chosen"` penalises and counts the chosen (desirable) answers only, `"both"` the
+            rejected ones too. Other data has no rejected answers, and `"both"` is refused there.
+        hold (`str` or `dict[str, str]`, *optional*, defaults to `"down"`):
+            `"down"` or `"up"`, for all features or by feature name.
+
+        > Parameters that control the groups
+
+        target_group (`str` or `list[str]`, *optional*):
+            Group (or groups) whose answers are not penalised. Defaults to the ones the features were found for.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            Column with the group of each example. If the dataset has no column `lang`, the group is told from the
+            script of the answer; not where the model writes the answers itself, as in GRPO.
+        unknown_group (`str`, *optional*, defaults to `"error"`):
+            What to do with a group that has no statistics: `"error"`, or `"mean"` to use the mean of the others.
+    """
+
+    features: str | None = field(
+        default=None, metadata={"help": "Feature set to hold down: a file, a folder or a Hub repository."}
+    )
+    allow_base_model: str | None = field(
+        default=None,
+        metadata={"help": "Name of another model than the features' own that may be trained with them."},
+    )
+    penalty_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the penalty beside the loss. 0 trains plainly and still logs the features."},
+    )
+    penalty_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "Excess rate to hold (between 0 and 1) in place of a fixed weight: the weight starts at "
+            "`penalty_weight` and is adapted."
+        },
+    )
+    penalty_max_loss_increase: float | None = field(
+        default=None,
+        metadata={"help": "With `penalty_target`: share by which the loss may rise for it (0.02 for 2 %%)."},
+    )
+    penalty_unit: str = field(
+        default="std",
+        metadata={
+            "help": "Unit of the penalty: standard deviations of the feature on the token's group, or raw residual "
+            "units as published.",
+            "choices": ["std", "raw"],
+        },
+    )
+    margin: float = field(
+        default=0.0, metadata={"help": "Height above the level that costs nothing, in the same unit."}
+    )
+    penalty: str = field(
+        default="sasft",
+        metadata={
+            "help": "Level that a feature may reach for free: the mean of the token's group ('sasft') or 0 ('zero').",
+            "choices": ["sasft", "zero"],
+        },
+    )
+    penalty_positions: str = field(
+        default="response",
+        metadata={
+            "help": "Residuals that pay: at the answer's tokens ('response', as published), or one to the left, where "
+            "they are predicted ('predicting').",
+            "choices": ["response", "predicting"],
+        },
+    )
+    penalty_rows: str = field(
+        default="chosen",
+        metadata={
+            "help": "In preference data, answers that pay: the chosen ones, or the rejected ones too ('both').",
+            "choices": ["chosen", "both"],
+        },
+    )
+    hold: dict | str | None = field(
+        default="down",
+        metadata={"help": "'down' or 'up' for all features, or a JSON object of them by feature name."},
+    )
+    target_group: list[str] | None = field(
+        default=None,
+        metadata={"help": "Groups whose answers are not penalised. Default: the ones the features stand for."},
+    )
+    group_column: str = field(
+        default="lang",
+        metadata={
+            "help": "Column with the group of each example. Without a column 'lang' the group is told from the script "
+            "of the answer."
+        },
+    )
+    unknown_group: str = field(
+        default="error",
+        metadata={
+            "help": "What to do with a group that has no statistics: refuse it, or use the mean of the others.",
+            "choices": ["error", "mean"],
+        },
+    )
+
+    def __post_init__(self):
+        getattr(super(), "__post_init__", lambda: None)()  # of the trainer's own config
+        _require_number("penalty_weight", self.penalty_weight)
+        _require_number("margin", self.margin)
+        self._check_target()
+        _require_choice("penalty_unit", self.penalty_unit, ("std", "raw"))
+        _require_choice("penalty", self.penalty, ("sasft", "zero"))
+        _require_choice("penalty_positions", self.penalty_positions, ("response", "predicting"))
+        _require_choice("penalty_rows", self.penalty_rows, ("chosen", "both"))
+        _require_choice("unknown_group", self.unknown_group, ("error", "mean"))
+        if isinstance(self.hold, str) and self.hold.startswith("{"):
+            self.hold = json.loads(self.hold)
+        if isinstance(self.target_group, str):
+            self.target_group = [self.target_group]
+        for value in self.hold.values() if isinstance(self.hold, dict) else [self.hold]:
+            _require_choice("hold", value, ("down", "up"))
+
+    def _check_target(self) -> None:
+        if self.penalty_target is None:
+            if self.penalty_max_loss_increase is not None:
+                raise ValueError(
+                    "`penalty_max_loss_increase` bounds a weight that is adapted, and a fixed one is set. Set "
+                    "`penalty_target`, or leave it out."
+                )
+            return
+        _require_number("penalty_target", self.penalty_target)
+        if not 0 < self.penalty_target < 1:
+            raise ValueError(
+                f"`penalty_target` is an excess rate between 0 and 1, both excluded, got {self.penalty_target!r}."
+            )
+        if self.penalty_weight == 0:
+            raise ValueError(
+                "With `penalty_target` the weight starts at `penalty_weight`, which must be above 0, got 0. Set "
+                "`penalty_weight=1.0`."
+            )
+        if self.penalty_max_loss_increase is not None:
+            _require_number("penalty_max_loss_increase", self.penalty_max_loss_increase)
+            if self.penalty_max_loss_increase == 0:
+                raise ValueError("`penalty_max_loss_increase` is a share above 0 (0.02 for 2 %), got 0.")
+
+
+def _require_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"`{name}` must be a number, 0 or more, got {value!r}.")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")

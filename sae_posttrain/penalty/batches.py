@@ -1,0 +1,140 @@
+"""
+What each kind of trainer puts into its rows and batches: which tokens the loss is on, and in which forward.
+
+A batch carries the groups of its tokens as [`GROUP_IDS`], one number per row or one per token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .groups import GROUP_IDS, PADDING, RowGroups
+
+
+def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
+    """
+    The tokens that the trainer's loss is taken on.
+
+    - Generated answers (GRPO, RLOO, distillation; `prompt_ids` and `completion_ids`): the answers, without what
+      tools returned in them.
+    - Preferences and unpaired preferences (DPO, KTO; `completion_mask`): the answers. A batch of pairs holds the
+      chosen rows, then the rejected ones.
+    - Token labels (SFT, transformers' `Trainer`; `labels`): where there is one.
+    - Pairs without a mask (reward models): from the first token on in which the chosen row differs from the rejected
+      one. The trainer scores whole conversations and does not say where the answer begins.
+
+    Args:
+        batch (`Mapping[str, Any]`):
+            What `compute_loss` gets.
+        pairs (`bool`, *optional*, defaults to `False`):
+            Whether the rows of the dataset are pairs of a chosen and a rejected answer.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, bool, as long as what the model is given.
+
+    Raises:
+        ValueError: If the batch is of none of these kinds.
+    """
+    labels = batch.get("labels")
+    if "prompt_ids" in batch and "completion_mask" in batch:
+        answer = batch["completion_mask"].bool()
+        if "tool_mask" in batch:
+            answer = answer & batch["tool_mask"].bool()
+        tokens = torch.cat([torch.zeros_like(batch["prompt_ids"], dtype=torch.bool), answer], dim=1)
+    elif "completion_mask" in batch:
+        tokens = batch["completion_mask"].bool()
+    elif isinstance(labels, Tensor) and labels.dim() == 2:
+        tokens = labels != -100
+    elif pairs and "input_ids" in batch:
+        chosen, rejected = batch["input_ids"].chunk(2)
+        differs = (chosen != rejected).cumsum(dim=1) > 0
+        tokens = differs.repeat(2, 1) & batch["attention_mask"].bool()
+    else:
+        raise ValueError(
+            f"It is not known which tokens of this batch the loss is on; it holds {', '.join(map(repr, batch))}. "
+            "Override `penalised_tokens(self, inputs)` in your trainer: it returns a boolean tensor of the shape of "
+            "the model's `input_ids`."
+        )
+    return tokens
+
+
+def earlier_forwards(batch: Mapping[str, Any]) -> int:
+    """Forwards that the trainer makes with the model before the one of the loss: KTO first scores other answers."""
+    return 1 if "KL_input_ids" in batch else 0
+
+
+def answer_ids(row: Mapping[str, Any]) -> Sequence[int] | None:
+    """Token ids of the answer in a prepared row: of a pair, the chosen one's; `None` for an unknown kind of row."""
+    if "chosen_ids" in row and "prompt_ids" in row:  # DPO
+        return row["chosen_ids"]
+    if "chosen_ids" in row:  # reward models: prompt and answer in one
+        same = 0
+        for chosen, rejected in zip(row["chosen_ids"], row["rejected_ids"]):
+            if chosen != rejected:
+                break
+            same += 1
+        return row["chosen_ids"][same:]
+    if "completion_ids" in row:  # KTO
+        return row["completion_ids"]
+    if "labels" in row and "input_ids" in row:
+        return [token for token, label in zip(row["input_ids"], row["labels"]) if label != -100]
+    if "input_ids" in row:  # the collator makes the labels
+        return row["input_ids"]
+    return None
+
+
+def holds_pairs(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the dataset holds a chosen and a rejected answer."""
+    return "chosen_ids" in row
+
+
+def holds_preferences(row: Mapping[str, Any]) -> bool:
+    """Whether the answers of a dataset are told apart as chosen and rejected, in pairs or one by one."""
+    return holds_pairs(row) or ("completion_ids" in row and "label" in row)
+
+
+def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> list[int]:
+    """
+    Group number of each sequence that a row of the dataset becomes: [`PADDING`] for one that does not count.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            A prepared row.
+        groups ([`RowGroups`]):
+            Tells its group.
+        rows (`"chosen"` or `"both"`):
+            Whether rejected answers count.
+    """
+    number = groups(row)
+    if holds_pairs(row):
+        return [number, number if rows == "both" else PADDING]
+    if holds_preferences(row) and rows == "chosen" and not row["label"]:
+        return [PADDING]
+    return [number]
+
+
+class RowGroupCollator:
+    """
+    A data collator that also batches [`GROUP_IDS`], one number per row.
+
+    Args:
+        collator (`Callable`):
+            The trainer's own collator. It makes the rest of the batch and does not see the column of groups.
+        groups ([`RowGroups`]):
+            Tells the group of a row.
+        rows (`"chosen"` or `"both"`):
+            Whether rejected answers count.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], Any], groups: RowGroups, rows: str):
+        self.collator = collator
+        self.groups = groups
+        self.rows = rows
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        ids = [group_ids_of_row(example, self.groups, self.rows) for example in examples]
+        own = [{name: value for name, value in row.items() if name != self.groups.column} for row in examples]
+        group_ids = [number for sequence in zip(*ids) for number in sequence]  # all chosen rows, then all rejected
+        return {**self.collator(own), GROUP_IDS: torch.tensor(group_ids)}

@@ -1,0 +1,195 @@
+"""
+How features read on a fixed set of texts, and how probable the target group is there.
+
+Shape suffixes: B batch, T tokens of a text, V vocabulary, N tokens of all texts, P texts, D width, F features.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..features.causal import target_tokens
+from ..features.feature_set import FeatureSet
+from ..features.texts import Text, TextBatch, batches, tokenize
+from ..hooks.record import record_sites
+from ..hooks.sites import Place
+from ..measure.generate import eval_mode
+
+FEWEST_TEXTS = 4
+"""Of the target and of the others: a direction is fitted on one half and tried on the other."""
+
+_TOKENS_PER_TILE = 512  # of an SAE's dense activations
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """
+    Texts of the target groups and of others, the same ones at every reading.
+
+    Attributes:
+        batches (`tuple[TextBatch, ...]`):
+            The texts; the groups' numbers are 1 for a target group and 0 for another.
+        target_tokens (`torch.Tensor` of shape `(V,)`, bool):
+            Tokens that are used almost only in texts of the target groups; there may be none.
+    """
+
+    batches: tuple[TextBatch, ...]
+    target_tokens: Tensor
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        target_groups: Sequence[str],
+        *,
+        group_column: str,
+        text_column: str,
+        max_texts: int,
+        max_length: int,
+        batch_size: int,
+    ) -> "ProbeSet":
+        """
+        Tokenize rows and draw at most `max_texts` of each group, always the same ones.
+
+        Raises:
+            ValueError: If a column is missing, or the target or the others have fewer than four texts that count.
+        """
+        texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+        kept: list[Text] = []
+        for group in sorted({text.group for text in texts}):
+            of_group = [text for text in texts if text.group == group and any(text.counted)]
+            random.Random(0).shuffle(of_group)
+            name = _TARGET if group in target_groups else _OTHERS
+            kept += [Text(name, text.ids, text.counted) for text in of_group[:max_texts]]
+        for name in (_TARGET, _OTHERS):
+            num = sum(text.group == name for text in kept)
+            if num < FEWEST_TEXTS:
+                raise ValueError(
+                    f"The probe set has {num} texts of {name} ({', '.join(target_groups)} being the target); it needs "
+                    f"{FEWEST_TEXTS} or more of each side, a few dozen wanted."
+                )
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        used = target_tokens(kept, _TARGET, 1 + max(max(text.ids) for text in kept))
+        return cls(tuple(batches(kept, [_OTHERS, _TARGET], batch_size, pad)), used)
+
+
+_OTHERS, _TARGET = "other groups", "the target"
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """
+    What one model gave on a probe set. Everything is on the CPU, in the order of the probe set.
+
+    Attributes:
+        pre_activations (`dict[Place, torch.Tensor]`, each of shape `(N, F)`):
+            Of the place's features on every counted token.
+        mean_values (`dict[Place, torch.Tensor]`, each of shape `(P, D)`):
+            Mean of what the site holds over the counted tokens of each text.
+        variance_explained (`dict[Place, float]`):
+            Share of the variance of what the site holds that its SAE reconstructs; where an SAE was given.
+        token_is_target (`torch.Tensor` of shape `(N,)`, bool), text_is_target (`torch.Tensor` of shape `(P,)`, bool):
+            Whether it belongs to a target group.
+        target_probability (`torch.Tensor` of shape `(P,)`), num_tokens (`torch.Tensor` of shape `(P,)`):
+            Of each text, the summed next-token probability of all target tokens, and the tokens it is summed over.
+    """
+
+    pre_activations: dict[Place, Tensor]
+    mean_values: dict[Place, Tensor]
+    variance_explained: dict[Place, float]
+    token_is_target: Tensor
+    text_is_target: Tensor
+    target_probability: Tensor
+    num_tokens: Tensor
+
+
+def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes: Mapping[Place, Any]) -> ProbeReading:
+    """
+    Read the features on the probe set: forward passes only, without dropout, gradients or random numbers.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model.
+        probe ([`ProbeSet`]):
+            The texts.
+        feature_set ([`FeatureSet`]):
+            The features.
+        saes (`Mapping[Place, Any]`):
+            Where wanted, the SAE of a place: anything with `reconstruct(x)`.
+
+    Raises:
+        ValueError: If the model has no such block or site.
+    """
+    features = {place: feature_set.select(block=place[0], site=place[1]) for place in feature_set.places}
+    device = next(model.parameters()).device
+    pre: dict[Place, list[Tensor]] = {place: [] for place in features}
+    means: dict[Place, list[Tensor]] = {place: [] for place in features}
+    saes = {place: sae.to(device) if hasattr(sae, "to") else sae for place, sae in saes.items()}
+    spread = {place: _Spread() for place in saes}
+    of_token, of_text, probability, num_tokens = [], [], [], []
+    with torch.no_grad(), eval_mode(model):
+        for batch in probe.batches:
+            batch = batch.to(device)
+            with record_sites(model, list(features)) as captures:
+                output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            length = batch.input_ids.shape[1]
+            counted = batch.counted
+            for place, of_place in features.items():
+                value_BTD = captures[place][0][:, -length:]  # prompt tuning puts virtual tokens in front
+                value_ND = value_BTD[counted].float()
+                pre[place].append(of_place.pre_activations(value_ND).cpu())
+                total_BD = (value_BTD.float() * counted.unsqueeze(-1)).sum(dim=1)
+                means[place].append((total_BD / counted.sum(dim=1, keepdim=True)).cpu())
+                if place in saes:
+                    spread[place].add(value_ND, saes[place])
+            is_target = batch.groups == 1
+            of_token.append(is_target[:, None].expand_as(counted)[counted].cpu())
+            of_text.append(is_target.cpu())
+            probability.append(_target_probability(output.logits[:, -length:], counted, probe.target_tokens))
+            num_tokens.append(counted.sum(dim=1).cpu())
+    return ProbeReading(
+        pre_activations={place: torch.cat(parts) for place, parts in pre.items()},
+        mean_values={place: torch.cat(parts) for place, parts in means.items()},
+        variance_explained={place: each.explained for place, each in spread.items()},
+        token_is_target=torch.cat(of_token),
+        text_is_target=torch.cat(of_text),
+        target_probability=torch.cat(probability),
+        num_tokens=torch.cat(num_tokens),
+    )
+
+
+def _target_probability(logits_BTV: Tensor, counted_BT: Tensor, tokens_V: Tensor) -> Tensor:
+    """Summed over the counted positions of each text, which is read by itself: probabilities of a batch are large."""
+    ids = tokens_V.nonzero().flatten().to(logits_BTV.device)
+    sums = [logits[counted].float().softmax(dim=-1)[:, ids].sum() for logits, counted in zip(logits_BTV, counted_BT)]
+    return torch.stack(sums).double().cpu()
+
+
+class _Spread:
+    """Sums for the variance explained: 1 − Σ‖x − x̂‖² / Σ‖x − mean‖²."""
+
+    def __init__(self):
+        self._count = 0
+        self._total: Tensor | float = 0.0
+        self._squares = 0.0
+        self._errors = 0.0
+
+    def add(self, value_ND: Tensor, sae: Any) -> None:
+        for tile in value_ND.split(_TOKENS_PER_TILE):
+            restored = sae.reconstruct(tile).to(tile)
+            self._errors += float((tile - restored).double().square().sum())
+        self._count += len(value_ND)
+        self._total = self._total + value_ND.double().sum(dim=0).cpu()
+        self._squares += float(value_ND.double().square().sum())
+
+    @property
+    def explained(self) -> float:
+        assert isinstance(self._total, Tensor)
+        variance = self._squares - float(self._total.square().sum()) / self._count
+        return 1 - self._errors / variance if variance > 0 else math.nan
