@@ -36,7 +36,8 @@ KILL_AT = {
     "random states begun": ("rng_state.pth", 0.0),
     "trainer state whole": ("trainer_state.json", 1.0),
 }
-"""File, and the share of it that is written when the process is killed. The kill itself lands a little later."""
+"""File, and the share of its size that it has when the process is killed. The kill itself lands a little later, and a
+safetensors file has its full size before its content is there, so that its shares all mean that it was begun."""
 
 
 def make_start(folder: Path, width: int, num_blocks: int) -> None:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoints import last_complete_checkpoint
     from .features.calibrate import calibrate
     from .features.feature_set import FeatureSet
     from .features.fit import measure_fit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
     from .measure.loops import find_loop
+    from .model_card import add_measured_rates
     from .penalty.arguments import FeaturePenaltyArguments
     from .penalty.drift import FeatureDriftCallback
     from .penalty.mixin import FeaturePenaltyMixin
@@ -47,6 +49,7 @@ __all__ = [
     "SASFTTrainer",
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
+    "add_measured_rates",
     "calibrate",
     "compare_features",
     "convert_sae",
@@ -56,6 +59,7 @@ __all__ = [
     "find_loop",
     "find_repetition_features",
     "find_switches",
+    "last_complete_checkpoint",
     "load_sae",
     "measure_fit",
     "record_blocks",
@@ -76,6 +80,7 @@ _MODULES = {
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
+    "add_measured_rates": "model_card",
     "calibrate": "features.calibrate",
     "compare_features": "features.moved",
     "convert_sae": "saes.convert",
@@ -85,6 +90,7 @@ _MODULES = {
     "find_loop": "measure.loops",
     "find_repetition_features": "features.repetition",
     "find_switches": "measure.code_switching",
+    "last_complete_checkpoint": "checkpoints",
     "load_sae": "saes.loading",
     "measure_fit": "features.fit",
     "record_blocks": "hooks.record",

@@ -2,9 +2,11 @@
 Checkpoints of a run that are whole: one whose writing was cut short is passed over when training is resumed.
 
 The trainer writes a checkpoint in place: weights, optimizer, scheduler, random states, and `trainer_state.json` last.
-So a process that is killed leaves a folder without a readable `trainer_state.json`. That, and every file that resuming
-reads, is checked by its size and its table of contents; nothing is unpickled. Files that the operating system had not
-yet put on the disk when the machine itself went down can look whole and are not found out.
+So a process that is killed leaves a folder without a readable `trainer_state.json`. That is what protects against a
+kill; every file that resuming reads is also checked by its size and its table of contents, which finds copies and
+deletions that were cut short. Nothing is unpickled. A safetensors file has its full size before its content is there,
+and what the operating system had not put on the disk when the machine itself went down can look whole: such files are
+not found out by themselves.
 """
 
 import json
