@@ -97,6 +97,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
 
     def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
         assert self.feature_penalty is not None
+        _refuse_virtual_tokens(self.model, settings, documents_share_rows=self.padding_free)
         if settings.penalty_weight > 0 and self.train_dataset is not None:
             self._require_penalised_tokens(self.train_dataset)
         # Packing and padding-free refuse a custom collator, so TRL's own is wrapped after it is built.
@@ -187,6 +188,24 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             for row in dataset
         )
         require_penalised(has_token, self.feature_penalty.groups, streamed=isinstance(dataset, IterableDataset))
+
+
+def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: bool) -> None:
+    """What PEFT's prompt learning cannot be combined with; TRL lets it pass."""
+    tuning = getattr(model, "active_peft_config", None)
+    if tuning is None or not tuning.is_prompt_learning:
+        return
+    if documents_share_rows:
+        raise ValueError(
+            f"With {tuning.peft_type.value.lower()} PEFT drops the positions that tell the documents of a row apart, "
+            "and they would read each other. Set `padding_free=False` and `packing=False` (or "
+            "`packing_strategy='wrapped'`)."
+        )
+    if tuning.peft_type.value == "PREFIX_TUNING" and settings.gradient_checkpointing:
+        raise ValueError(
+            "Prefix tuning keeps its prefix in a cache, and gradient checkpointing switches caches off. Set "
+            "`gradient_checkpointing=False`."
+        )
 
 
 def _add_group_ids(

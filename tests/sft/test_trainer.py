@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
@@ -367,9 +367,21 @@ def test_lora_trains_the_adapter_with_the_penalty(train):
     assert all("lora_" in name for name in lora_only)
 
 
-def test_prompt_tuning_puts_virtual_tokens_in_front_and_the_labels_still_fit(train, make_model):
-    from peft import PromptTuningConfig
+@pytest.mark.parametrize("shared", [{"padding_free": True, "max_length": None}, {"packing": True, "max_length": 64}])
+def test_virtual_tokens_before_documents_that_share_a_row_are_refused(train, shared):
+    """PEFT drops the positions that keep the documents apart; the gradient would be wrong without a word."""
+    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="they would read each other. Set `padding_free=False` and `packing=False`"):
+        train(peft_config=tuning, fit=False, **shared)
 
+
+def test_prefix_tuning_with_gradient_checkpointing_is_refused(train):
+    tuning = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="Set `gradient_checkpointing=False`"):
+        train(peft_config=tuning, fit=False, gradient_checkpointing=True)
+
+
+def test_prompt_tuning_puts_virtual_tokens_in_front_and_the_labels_still_fit(train, make_model):
     trainer = train(peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     plain = train(penalty_weight=0.0)
     assert logged(trainer, "sae/penalty")[0] > 0
