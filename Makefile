@@ -1,6 +1,7 @@
 # make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half
 # make test    its own virtual environment, the tested versions, the tests
 # make test-floor  the same with the oldest versions allowed
+# make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers
 # make check   ruff, format and types: reports, changes nothing
 # make format  rewrites
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 
 DEMO ?= runs/demo
 
-.PHONY: install demo test test-floor slow check format
+.PHONY: install demo test test-floor test-versions slow check format
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +31,10 @@ test-floor:
 	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt torch
 	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
 	$(VENV)-floor/bin/python -m pytest $(ARGS)
+
+# Oldest and newest TRL and transformers, each in an environment of its own; writes docs/compatibility.md.
+test-versions: install
+	$(BIN)/python benchmarks/compatibility.py --versions $(VENV)-versions
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)

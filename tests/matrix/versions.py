@@ -24,7 +24,8 @@ def environments(folder: Path) -> list[str]:
         python = folder / name / "bin" / "python"
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder / name)], check=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[dev]", *pins]
-            subprocess.run(install, check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), "torch"], check=True)
+            subprocess.run([*pip, "-e", f"{ROOT}[dev]", *pins], check=True)
         pythons.append(str(python))
     return pythons
