@@ -231,8 +231,11 @@ def _local_files(place: str, folder: Path) -> SAEFiles:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """The same for a folder and for a link to it."""
-    status = folder.stat()
+    """The same for a folder and for a link to it; of one that may not be looked at, or has just gone, nobody's."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return -1, -1
     return status.st_dev, status.st_ino
 
 

@@ -119,7 +119,11 @@ def _require_finite(sae: FrozenSAE) -> None:
     """What is stored is finite; what folding makes of huge values may not be."""
     for field in fields(sae):
         tensor = getattr(sae, field.name)
-        if isinstance(tensor, Tensor) and not all(bound.isfinite() for bound in torch.aminmax(tensor)):
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.ndim == 2 and not tensor.is_contiguous():
+            tensor = tensor.T  # of a transposed view, `aminmax` would make a copy
+        if not all(bound.isfinite() for bound in torch.aminmax(tensor)):
             raise ValueError(
                 f"{field.name} of {sae.source.file} is not finite in raw units of its site: its weights are out of "
                 "range. The file is damaged or its training diverged; download it again or use another SAE."

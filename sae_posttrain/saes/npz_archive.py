@@ -12,7 +12,7 @@ from .remote_file import NeedsWholeFile
 from .stored_tensor import CHUNK_BYTES, StoredTensor, StoredTensors, WeightFile, truncated
 from .zip_table import ZipRecord, zip_records
 
-MOST_COMPRESSION = 32
+MOST_COMPRESSION = 8
 """Trained float weights hardly compress (below 2x); an archive that claims to unpack to more than this is a bomb."""
 
 MOST_HEADER_BYTES = 1 << 10

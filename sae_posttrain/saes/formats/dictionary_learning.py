@@ -196,7 +196,9 @@ def _with_unit_directions(W_enc: Tensor, b_pre: Tensor, W_dec: Tensor) -> tuple[
     norms = W_dec.norm(dim=-1)
     if torch.allclose(norms, torch.ones_like(norms)):
         return W_enc, b_pre, W_dec
-    return W_enc * norms, b_pre * norms, W_dec / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    W_enc.mul_(norms)  # in place: a copy of either matrix would be the largest thing in memory
+    W_dec.div_(norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None])
+    return W_enc, b_pre * norms, W_dec
 
 
 def _one_of(tensors: StoredTensors, names: tuple[str, ...]) -> Any:
