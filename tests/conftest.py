@@ -112,3 +112,9 @@ def help_folder() -> Path:
     if not folder:
         pytest.skip("SAE_POSTTRAIN_HELP is not set: it names the folder with the help pages and the help model")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch) -> None:
+    """Nothing is asked of the Hub: its cache is all there is. Tests that bring a Hub of their own switch it on."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -46,8 +46,9 @@ QUESTIONS = [{"id": str(i), "lang": "en", "prompt": f"question {i}"} for i in ra
 
 
 @pytest.fixture(autouse=True)
-def hub(monkeypatch):
+def hub(monkeypatch, no_hub):
     """A Hub that knows one SAE and its licence; what it was asked for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked: list[tuple] = []
 
     def model_info(self, repository, *, revision, timeout):
