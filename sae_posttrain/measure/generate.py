@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .prompts import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
 _PRIVATE_KWARGS = ("cache_dir", "offload_folder", "proxies", "token")
 """Arguments of `from_pretrained` that stay out of the records: they belong to a machine or a person."""
@@ -30,6 +30,8 @@ def generate_answers(
     temperature: float = 1.0,
     top_p: float = 0.8,
     seed: int = 0,
+    repetition_penalty: float = 1.0,
+    logits_processor: "LogitsProcessorList | None" = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """
     Samples one answer to each prompt, all in one batch.
@@ -53,6 +55,10 @@ def generate_answers(
             Probability mass of the tokens that are sampled from.
         seed (`int`, *optional*, defaults to `0`):
             Seed of this batch.
+        repetition_penalty (`float`, *optional*, defaults to `1.0`):
+            What logits of tokens that stand in the prompt or the answer are divided by; 1 leaves them.
+        logits_processor (`LogitsProcessorList`, *optional*):
+            Further changes to the logits before sampling.
 
     Returns:
         `tuple[list[list[int]], list[bool]]`: the token ids of each answer up to its end token, without it, and whether
@@ -82,7 +88,7 @@ def generate_answers(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
-        repetition_penalty=1.0,
+        repetition_penalty=repetition_penalty,
         no_repeat_ngram_size=0,
         use_cache=True,
         eos_token_id=end_ids or None,
@@ -98,7 +104,10 @@ def generate_answers(
         attention_mask[row, longest - len(ids) :] = 1
     with eval_mode(model), _seeded(seed), torch.inference_mode():
         output = model.generate(
-            input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), generation_config=config
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            generation_config=config,
+            logits_processor=logits_processor,
         )
 
     answers, finished = [], []
