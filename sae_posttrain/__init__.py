@@ -8,6 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .baselines.ablation import ablate
+    from .baselines.data_filter import drop_switched
+    from .baselines.lm_head_scaling import scale_lm_head, scale_probabilities, smoothie_factors
+    from .baselines.unlikelihood.config import UnlikelihoodConfig
+    from .baselines.unlikelihood.rows import sample_unlikely_rows
+    from .baselines.unlikelihood.trainer import UnlikelihoodTrainer
     from .checkpoints import last_complete_checkpoint
     from .features.calibrate import calibrate
     from .features.feature_set import FeatureSet
@@ -17,9 +23,14 @@ if TYPE_CHECKING:
     from .features.repetition import find_repetition_features
     from .hooks.record import record_blocks, record_sites
     from .hooks.steer import steer
+    from .measure.claims import holm, non_inferiority
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
     from .measure.loops import find_loop
+    from .measure.resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
+    from .measure.sample_size import sample_size
+    from .measure.script_tokens import script_tokens
+    from .measure.switch_probability import switch_probability
     from .model_card import add_measured_rates
     from .penalty.arguments import FeaturePenaltyArguments
     from .penalty.drift import FeatureDriftCallback
@@ -49,22 +60,38 @@ __all__ = [
     "SASFTTrainer",
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
+    "UnlikelihoodConfig",
+    "UnlikelihoodTrainer",
+    "ablate",
     "add_measured_rates",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "bootstrap_ratio",
     "calibrate",
     "compare_features",
     "convert_sae",
     "describe_sae",
+    "drop_switched",
     "evaluate",
     "find_features",
     "find_loop",
     "find_repetition_features",
     "find_switches",
+    "holm",
     "last_complete_checkpoint",
     "load_sae",
     "measure_fit",
+    "non_inferiority",
     "record_blocks",
     "record_sites",
+    "sample_size",
+    "sample_unlikely_rows",
+    "scale_lm_head",
+    "scale_probabilities",
+    "script_tokens",
+    "smoothie_factors",
     "steer",
+    "switch_probability",
     "train_sae",
 ]
 
@@ -80,22 +107,38 @@ _MODULES = {
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
+    "UnlikelihoodConfig": "baselines.unlikelihood.config",
+    "UnlikelihoodTrainer": "baselines.unlikelihood.trainer",
+    "ablate": "baselines.ablation",
     "add_measured_rates": "model_card",
+    "bootstrap_difference": "measure.resampling",
+    "bootstrap_mean": "measure.resampling",
+    "bootstrap_ratio": "measure.resampling",
     "calibrate": "features.calibrate",
     "compare_features": "features.moved",
     "convert_sae": "saes.convert",
     "describe_sae": "saes.describe",
+    "drop_switched": "baselines.data_filter",
     "evaluate": "measure.evaluation",
     "find_features": "features.language",
     "find_loop": "measure.loops",
     "find_repetition_features": "features.repetition",
     "find_switches": "measure.code_switching",
+    "holm": "measure.claims",
     "last_complete_checkpoint": "checkpoints",
     "load_sae": "saes.loading",
     "measure_fit": "features.fit",
+    "non_inferiority": "measure.claims",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
+    "sample_size": "measure.sample_size",
+    "sample_unlikely_rows": "baselines.unlikelihood.rows",
+    "scale_lm_head": "baselines.lm_head_scaling",
+    "scale_probabilities": "baselines.lm_head_scaling",
+    "script_tokens": "measure.script_tokens",
+    "smoothie_factors": "baselines.lm_head_scaling",
     "steer": "hooks.steer",
+    "switch_probability": "measure.switch_probability",
     "train_sae": "sae_training.trainer",
 }
 

@@ -21,10 +21,12 @@ MAY_IMPORT = {
         "features.causal",
         "features.texts",
         "measure.generate",
+        "measure.script_tokens",
         "measure.scripts",
     },
     "sft": {"penalty", "features.feature_set", "checkpoints", "model_card"},
     "rl": {"hooks", "features.feature_set", "measure", "sft.script", "checkpoints", "model_card"},
+    "baselines": {"hooks", "features.feature_set", "measure"},
     "lab": {"saes", "hooks", "measure", "features", "sft", "rl"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""

@@ -30,13 +30,18 @@ def load_pages(folder: Path) -> dict[str, dict[str, Row]]:
 
 def split_ids(pages: dict[str, dict[str, Row]], num_held_out: int) -> dict[str, set[str]]:
     """Ids of the `test` and the `dev` pages, `num_held_out` each, in every language."""
-    shared = set.intersection(*(set(of_language) for of_language in pages.values()))
-    if len(shared) < 4 * num_held_out:
+    ordered = shared_ids(pages)
+    if len(ordered) < 4 * num_held_out:
         raise ValueError(
-            f"{len(shared)} pages exist in every language, too few for {num_held_out} test and dev pages."
+            f"{len(ordered)} pages exist in every language, too few for {num_held_out} test and dev pages."
         )
-    ordered = sorted(shared, key=lambda page_id: hashlib.sha256(page_id.encode()).hexdigest())
     return {"test": set(ordered[:num_held_out]), "dev": set(ordered[num_held_out : 2 * num_held_out])}
+
+
+def shared_ids(pages: dict[str, dict[str, Row]]) -> list[str]:
+    """Ids of the pages that exist in every language, in the order of their hashes."""
+    shared = set.intersection(*(set(of_language) for of_language in pages.values()))
+    return sorted(shared, key=lambda page_id: hashlib.sha256(page_id.encode()).hexdigest())
 
 
 def rows_of(pages: dict[str, dict[str, Row]], splits: dict[str, set[str]], split: str) -> list[Row]:

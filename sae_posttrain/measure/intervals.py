@@ -1,9 +1,12 @@
-"""How sure a rate is: intervals for one rate and for the difference of two, measured on the same prompts."""
+"""
+How sure a rate is: intervals for one rate, for the difference of two measured on the same prompts, and for the mean
+over training seeds.
+"""
 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 
@@ -167,7 +170,92 @@ def paired_difference(
     return PairedDifference(difference, low, high, p_value, len(change_N), num_clusters)
 
 
-def _normal_quantile(confidence: float) -> float:
+def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """
+    Student's t interval of the mean over training seeds: `mean ± t(n - 1) * sd / sqrt(n)`.
+
+    Each seed counts as one observation, so that the interval speaks about seeds that were not run, also with few of
+    them: with 3 seeds the factor is 4.30 instead of 1.96. It speaks about the prompts of this run only; how other
+    prompts would come out it does not know. For a comparison give the differences of the two arms seed by seed, which
+    also holds where both arms share a seed's data order.
+
+    Args:
+        estimates (`Sequence[float]`):
+            One number for each training seed, in any unit: a rate, a loss, a difference.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Coverage of the interval, if the numbers are normally distributed over seeds.
+
+    Returns:
+        `tuple[float, float]`: lower and upper bound, in the unit of the numbers.
+
+    Raises:
+        ValueError: If there are fewer than two seeds, a number is not finite, or all are equal: no spread can be told
+            from them. Also if `confidence` is not between 0 and 1.
+    """
+    n = len(estimates)
+    if n < 2:
+        raise ValueError(f"An interval over seeds needs two seeds or more, got {n}; three are the least to report.")
+    if not all(math.isfinite(estimate) for estimate in estimates):
+        raise ValueError(f"An interval over seeds needs one finite number for each seed, got {list(estimates)}.")
+    if len(set(estimates)) == 1:
+        raise ValueError(
+            f"All {n} seeds gave {estimates[0]}, which says nothing about their spread. Use the interval over prompts."
+        )
+    half_width = t_quantile(confidence, n - 1) * stdev(estimates) / math.sqrt(n)
+    mean = fmean(estimates)
+    return mean - half_width, mean + half_width
+
+
+def t_quantile(confidence: float, degrees: int) -> float:
+    """
+    The `t` for which Student's distribution has so much probability between `-t` and `t`.
+
+    Inverts the finite series for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) by
+    bisection of the angle `atan(t / sqrt(degrees))`.
+
+    Args:
+        confidence (`float`):
+            Two-sided probability; 0.95 gives the 97.5 % quantile.
+        degrees (`int`):
+            Degrees of freedom, 1 or more.
+
+    Returns:
+        `float`: the quantile, above 0.
+
+    Raises:
+        ValueError: If `confidence` is not between 0 and 1 or `degrees` below 1.
+    """
+    require_confidence(confidence)
+    if degrees < 1:
+        raise ValueError(f"Student's distribution has 1 degree of freedom or more, got {degrees}.")
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        if _t_probability(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def require_confidence(confidence: float) -> None:
+    """Refuse a coverage that is not between 0 and 1 (`ValueError`), such as 95 for 95 %."""
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` is between 0 and 1, got {confidence}; 0.95 is usual.")
+
+
+def _t_probability(angle: float, degrees: int) -> float:
+    """Probability between `-t` and `t`, where `t = sqrt(degrees) * tan(angle)`."""
+    odd = degrees % 2
+    cosine = math.cos(angle)
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(degrees // 2):
+        total += term
+        term *= cosine**2 * ((2 * k + 2) / (2 * k + 3) if odd else (2 * k + 1) / (2 * k + 2))
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
+
+
+def _normal_quantile(confidence: float) -> float:
+    require_confidence(confidence)
     return NormalDist().inv_cdf((1 + confidence) / 2)

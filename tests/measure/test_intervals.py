@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sae_posttrain.measure.intervals import mcnemar, paired_difference, wilson
+from sae_posttrain.measure.intervals import mcnemar, paired_difference, seed_interval, t_quantile, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 300), (3, 300), (150, 300), (300, 300), (7, 20_000)])
@@ -110,3 +110,39 @@ def test_pairs_that_are_none_are_refused():
         paired_difference([], [])
     with pytest.raises(ValueError, match="true/false"):
         paired_difference([0.5], [1])
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 10, 99, 1_000])
+@pytest.mark.parametrize("confidence", [0.01, 0.5, 0.9, 0.95, 0.999])
+def test_t_quantile_agrees_with_scipy(confidence, degrees):
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the reference here")
+    expected = stats.t.ppf((1 + confidence) / 2, degrees)
+    assert t_quantile(confidence, degrees) == pytest.approx(expected, rel=1e-10)
+
+
+def test_three_seeds_say_little_about_a_fourth():
+    # mean 0.02, standard deviation 0.01, t(2) = 4.303: 0.02 ± 4.303 * 0.01 / sqrt(3) = 0.02 ± 0.0248
+    assert seed_interval([0.01, 0.02, 0.03]) == pytest.approx((-0.0048, 0.0448), abs=1e-4)
+
+
+def test_seed_interval_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the reference here")
+    estimates = np.random.default_rng(0).normal(size=5)
+    expected = stats.ttest_1samp(estimates, 0).confidence_interval(0.9)
+    assert seed_interval(estimates.tolist(), 0.9) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(
+    ("estimates", "message"),
+    [([0.1], "two seeds or more, got 1"), ([0.1, float("nan")], "one finite number"), ([0.1] * 3, "All 3 seeds gave")],
+)
+def test_seeds_without_spread_have_no_interval(estimates, message):
+    with pytest.raises(ValueError, match=message):
+        seed_interval(estimates)
+
+
+def test_t_quantile_refuses_what_is_no_distribution():
+    with pytest.raises(ValueError, match="got 0"):
+        t_quantile(0.95, 0)
+    with pytest.raises(ValueError, match="got 95"):
+        t_quantile(95, 3)

@@ -1,0 +1,1 @@
+"""Methods without a sparse autoencoder: what features have to beat."""
