@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from .baselines.unlikelihood.trainer import UnlikelihoodTrainer
     from .checkpoints import last_complete_checkpoint
     from .features.calibrate import calibrate
+    from .features.directions import random_directions
     from .features.feature_set import FeatureSet
     from .features.fit import measure_fit
+    from .features.group_directions import find_directions
+    from .features.group_statistics import measure_groups
     from .features.language import find_features
+    from .features.matched_random import matched_random_features
     from .features.moved import compare_features
     from .features.repetition import find_repetition_features
     from .hooks.record import record_blocks, record_sites
@@ -73,6 +77,7 @@ __all__ = [
     "describe_sae",
     "drop_switched",
     "evaluate",
+    "find_directions",
     "find_features",
     "find_loop",
     "find_repetition_features",
@@ -80,8 +85,11 @@ __all__ = [
     "holm",
     "last_complete_checkpoint",
     "load_sae",
+    "matched_random_features",
     "measure_fit",
+    "measure_groups",
     "non_inferiority",
+    "random_directions",
     "record_blocks",
     "record_sites",
     "sample_size",
@@ -120,6 +128,7 @@ _MODULES = {
     "describe_sae": "saes.describe",
     "drop_switched": "baselines.data_filter",
     "evaluate": "measure.evaluation",
+    "find_directions": "features.group_directions",
     "find_features": "features.language",
     "find_loop": "measure.loops",
     "find_repetition_features": "features.repetition",
@@ -127,8 +136,11 @@ _MODULES = {
     "holm": "measure.claims",
     "last_complete_checkpoint": "checkpoints",
     "load_sae": "saes.loading",
+    "matched_random_features": "features.matched_random",
     "measure_fit": "features.fit",
+    "measure_groups": "features.group_statistics",
     "non_inferiority": "measure.claims",
+    "random_directions": "features.directions",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
     "sample_size": "measure.sample_size",

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..hooks.record import record_sites
 from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import eval_mode
 from .feature_set import FeatureSet
 from .loading import model_name
 from .texts import Text, batches
+from .tokens import read_tokens
 
 
 def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
@@ -120,21 +120,13 @@ def _means(
     model: nn.Module, texts: Sequence[Text], places: Sequence[Place], batch_size: int
 ) -> tuple[dict[Place, Tensor], dict[Place, float]]:
     """Mean `(D,)` over the counted tokens of what a site holds, and the median of its norms, by place."""
-    device = next(model.parameters()).device
     sums: dict[Place, Tensor] = {}
     norms: dict[Place, list[Tensor]] = {place: [] for place in places}
     same_group = [Text("", text.ids, text.counted) for text in texts]
-    with torch.inference_mode():
-        for batch in batches(same_group, [""], batch_size, pad_token_id=0):
-            batch = batch.to(device)
-            with record_sites(model, places) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
-            for place in places:
-                value_ND = values[place][0][batch.counted].float()
-                sums[place] = sums.get(place, 0) + value_ND.double().sum(dim=0).cpu()
-                norms[place].append(value_ND.norm(dim=1).cpu())
+    for tokens in read_tokens(model, batches(same_group, [""], batch_size, pad_token_id=0), places):
+        for place, value_ND in tokens.values.items():
+            sums[place] = sums.get(place, 0) + value_ND.double().sum(dim=0).cpu()
+            norms[place].append(value_ND.norm(dim=1).cpu())
     medians = {place: torch.cat(parts) for place, parts in norms.items()}
     return (
         {place: total / len(medians[place]) for place, total in sums.items()},

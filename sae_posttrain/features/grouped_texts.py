@@ -1,0 +1,128 @@
+"""Texts of several groups, read and divided once: those that are measured, and those held out to judge by."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import PartialState
+
+from .texts import Text, TextBatch, batches, read_rows, split_held_out, tokenize
+
+
+def read_group_rows(
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
+    target_groups: Sequence[str],
+    *,
+    group_column: str = "lang",
+    split: str = "train",
+    needs_others: bool = True,
+) -> list[Mapping[str, Any]]:
+    """
+    Rows of texts, checked for the groups that are asked for before anything large is loaded.
+
+    Args:
+        texts (`str`, `os.PathLike` or iterable of rows):
+            As [`find_features`] takes them.
+        target_groups (`Sequence[str]`):
+            Groups that must occur.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            Column with the group.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a `datasets` id.
+        needs_others (`bool`, *optional*, defaults to `True`):
+            Whether some group that is no target must occur too.
+
+    Raises:
+        ValueError: If there are no rows, no such column, or a group is missing.
+    """
+    rows = read_rows(texts, split)
+    if not rows:
+        raise ValueError("There are no texts.")
+    groups = {str(row[group_column]) for row in rows if row.get(group_column) is not None}
+    if not groups:
+        raise ValueError(
+            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. "
+            "Name the right one with `group_column`."
+        )
+    absent = [group for group in target_groups if group not in groups]
+    if absent:
+        raise ValueError(
+            f"No text belongs to the target group {absent[0]!r}; the groups are {', '.join(sorted(groups))}."
+        )
+    if needs_others and groups <= set(target_groups):
+        raise ValueError(
+            f"All texts belong to {', '.join(map(repr, sorted(groups)))}. Add texts of other groups to tell it apart "
+            "from."
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class GroupedTexts:
+    """
+    Tokenized texts, divided as [`find_features`] divides them: with the same settings, into the same ones.
+
+    Attributes:
+        kept, held_out (`list[Text]`):
+            Texts to measure, and texts to judge by.
+        groups (`tuple[str, ...]`):
+            Names of the groups, by number.
+        batch_size (`int`):
+            Texts in one forward pass.
+        pad_token_id (`int`):
+            Of the tokenizer.
+    """
+
+    kept: list[Text]
+    held_out: list[Text]
+    groups: tuple[str, ...]
+    batch_size: int
+    pad_token_id: int
+
+    @classmethod
+    def divide(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        *,
+        group_column: str,
+        text_column: str,
+        max_texts: int | None,
+        max_length: int,
+        batch_size: int,
+        held_out: float,
+        seed: int,
+    ) -> "GroupedTexts":
+        """
+        Tokenize rows and hold a share of each group out; a share of 0 keeps all.
+
+        Raises:
+            ValueError: If the share is not in [0, 1), or a group has fewer than two texts with a token that counts.
+        """
+        if not 0 <= held_out < 1:
+            raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
+        texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+        kept, judges = split_held_out(texts, held_out, max_texts, seed)
+        if held_out == 0:  # the division always leaves some out
+            kept, judges = kept + judges, []
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return cls(kept, judges, tuple(sorted({text.group for text in kept})), batch_size, pad)
+
+    def batches(self, texts: Sequence[Text]) -> Iterator[TextBatch]:
+        """Batches of some of the texts."""
+        return batches(texts, self.groups, self.batch_size, self.pad_token_id)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Texts of each group, for the notes of a feature set."""
+        return {
+            name: {group: sum(text.group == group for text in texts) for group in self.groups}
+            for name, texts in (("num_texts", self.kept), ("num_held_out", self.held_out))
+        }
+
+
+def share_of_process(texts: Sequence[Text]) -> list[Text]:
+    """The texts that this process reads; all of them, but under `accelerate launch`."""
+    state = PartialState()
+    return list(texts[state.process_index :: state.num_processes])
