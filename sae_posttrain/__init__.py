@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .measure.sample_size import sample_size
     from .measure.script_tokens import script_tokens
     from .measure.switch_probability import switch_probability
+    from .measure.task_summary import format_tasks
+    from .measure.tasks import evaluate_tasks
     from .model_card import add_measured_rates
     from .penalty.arguments import FeaturePenaltyArguments
     from .penalty.drift import FeatureDriftCallback
@@ -77,11 +79,13 @@ __all__ = [
     "describe_sae",
     "drop_switched",
     "evaluate",
+    "evaluate_tasks",
     "find_directions",
     "find_features",
     "find_loop",
     "find_repetition_features",
     "find_switches",
+    "format_tasks",
     "holm",
     "last_complete_checkpoint",
     "load_sae",
@@ -128,11 +132,13 @@ _MODULES = {
     "describe_sae": "saes.describe",
     "drop_switched": "baselines.data_filter",
     "evaluate": "measure.evaluation",
+    "evaluate_tasks": "measure.tasks",
     "find_directions": "features.group_directions",
     "find_features": "features.language",
     "find_loop": "measure.loops",
     "find_repetition_features": "features.repetition",
     "find_switches": "measure.code_switching",
+    "format_tasks": "measure.task_summary",
     "holm": "measure.claims",
     "last_complete_checkpoint": "checkpoints",
     "load_sae": "saes.loading",

@@ -1,6 +1,6 @@
 """
-The command line: `sae-posttrain` with one of `demo`, `inspect`, `convert`, `train-sae`, `find-features`, `calibrate`,
-`evaluate`, `report`, `sft` and `grpo`.
+The command line: `sae-posttrain` with one of `demo`, `inspect`, `convert`, `train-sae`, `find-features`,
+`find-directions`, `calibrate`, `sample-size`, `evaluate`, `report`, `sft` and `grpo`.
 
 Thin; each command is one public function.
 """
@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .cli_directions import add_find_directions
+from .cli_evaluate import add_evaluate
 from .cli_saes import add_convert, add_inspect
+from .cli_statistics import add_sample_size
 from .sae_training.command import add_arguments as add_train_sae
 
 
@@ -51,8 +54,14 @@ def make_parser() -> argparse.ArgumentParser:
     _add_find_features(
         commands.add_parser("find-features", help="find the features that stand for a language or for loops")
     )
+    add_find_directions(
+        commands.add_parser("find-directions", help="find directions that stand for a group, with no SAE")
+    )
     _add_calibrate(commands.add_parser("calibrate", help="find the steering strength at which answers loop"))
-    _add_evaluate(commands.add_parser("evaluate", help="sample answers and measure how many switch language or loop"))
+    add_sample_size(commands.add_parser("sample-size", help="say how many prompts it takes to see a rate change"))
+    add_evaluate(
+        commands.add_parser("evaluate", help="measure how many answers switch language or loop, and capability")
+    )
     _add_report(commands.add_parser("report", help="draw and describe finished runs in one HTML file"))
     commands.add_parser("sft", help="train with SASFTTrainer: --config FILE.yaml and any field of it", add_help=False)
     commands.add_parser("grpo", help="train with SteeredGRPOTrainer, in the same way", add_help=False)
@@ -287,54 +296,6 @@ def _calibrate(arguments: argparse.Namespace) -> None:
             f"No strength reaches {100 * arguments.target:g} %; the best rate is {100 * best.hit_rate:.1f} %, at "
             f"{best.strength:g}. Try other features, higher --strengths or a lower --temperature."
         )
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Sample answers to prompts and measure how often they switch language or repeat endlessly."
-    parser.add_argument("--model", required=True, help="causal language model or adapter: folder or Hub id")
-    parser.add_argument("--data", required=True, help="JSON or JSONL file (or .gz) of prompts with their language")
-    parser.add_argument("--out", required=True, type=Path, help="folder for answers.jsonl and evaluation.json")
-    parser.add_argument("--compare", type=Path, help="folder of another evaluation on the same prompts")
-    parser.add_argument(
-        "--target-lang", default="zh", help="switches into this language count; 'any' counts all (default: zh)"
-    )
-    parser.add_argument("--group-column", default="lang", help="column with the answer's language (default: lang)")
-    parser.add_argument("--plain", action="store_true", help="send prompts as they are, without the chat template")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1.0)")
-    parser.add_argument("--top-p", type=float, default=0.8, help="nucleus of the sampling (default: 0.8)")
-    parser.add_argument("--num-samples", type=int, default=1, help="answers to each prompt (default: 1)")
-    parser.add_argument("--batch-size", type=int, default=32, help="answers generated at once (default: 32)")
-    parser.add_argument("--limit", type=int, help="use the first so many prompts only")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    parser.add_argument("--device", help="where to put the model (default: an accelerator if there is one)")
-    parser.add_argument("--dtype", help="of the model's weights, e.g. bfloat16 (default: as stored)")
-    parser.set_defaults(run=_evaluate)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from .measure.evaluation import evaluate
-    from .measure.summary import format_evaluation
-
-    result = evaluate(
-        arguments.model,
-        arguments.data,
-        output_dir=arguments.out,
-        compare=arguments.compare,
-        target_lang=None if arguments.target_lang == "any" else arguments.target_lang,
-        group_column=arguments.group_column,
-        chat_template=False if arguments.plain else None,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        num_samples=arguments.num_samples,
-        batch_size=arguments.batch_size,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        device=arguments.device,
-        model_kwargs={"dtype": arguments.dtype} if arguments.dtype else None,
-    )
-    print(format_evaluation(result))
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ those tokens taken out, and at each position the chance that one of them would h
 
     P(answer without the fault) = E over such answers of the product of (1 − chance at each position).
 
-The estimate is unbiased: an answer without the fault is drawn as often as it is with those tokens taken out, times that
-product. Each answer gives a number between 0 and 1 where a count gives 0 or 1, so its variance is never the larger one,
-and with rare faults it is much the smaller.
+The estimate is unbiased: an answer without the fault is drawn as often as it is with those tokens taken out, times
+that product. Each answer gives a number between 0 and 1 where a count gives 0 or 1, so its variance is never the
+larger one, and with rare faults it is much the smaller.
 """
 
 from collections.abc import Iterable, Sequence
