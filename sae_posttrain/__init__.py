@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .measure.claims import holm, non_inferiority
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
+    from .measure.line_language import LineLanguage, line_languages, line_pass
     from .measure.loops import find_loop
     from .measure.resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
     from .measure.sample_size import sample_size
@@ -62,6 +63,7 @@ __all__ = [
     "FeatureSet",
     "FrozenSAE",
     "LanguageConsistencyReward",
+    "LineLanguage",
     "SASFTConfig",
     "SASFTTrainer",
     "SteeredGRPOConfig",
@@ -88,6 +90,8 @@ __all__ = [
     "format_tasks",
     "holm",
     "last_complete_checkpoint",
+    "line_languages",
+    "line_pass",
     "load_sae",
     "matched_random_features",
     "measure_fit",
@@ -115,6 +119,7 @@ _MODULES = {
     "FeatureSet": "features.feature_set",
     "FrozenSAE": "saes.frozen",
     "LanguageConsistencyReward": "rl.rewards",
+    "LineLanguage": "measure.line_language",
     "SASFTConfig": "sft.config",
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
@@ -141,6 +146,8 @@ _MODULES = {
     "format_tasks": "measure.task_summary",
     "holm": "measure.claims",
     "last_complete_checkpoint": "checkpoints",
+    "line_languages": "measure.line_language",
+    "line_pass": "measure.line_language",
     "load_sae": "saes.loading",
     "matched_random_features": "features.matched_random",
     "measure_fit": "features.fit",

@@ -62,12 +62,12 @@ _EXCUSED_AREA = regex.compile(
     regex.VERBOSE | regex.DOTALL | regex.MULTILINE,
 )
 
-_QUOTED = regex.compile(
+QUOTED = regex.compile(
     r"""  “[^“”\n]*” | ‘[^‘’\n]*’ | „[^„“”\n]*[“”] | "[^"\n]*" | (?<!\w)'[^'\n]*' | «[^«»\n]*» | ‹[^‹›\n]*›
         | 「[^「」\n]*」 | 『[^『』\n]*』 | 《[^《》\n]*》 | 〈[^〈〉\n]*〉 | ＂[^＂\n]*＂ """,
     regex.VERBOSE,
 )
-_BRACKETED = regex.compile(r"\([^()\n]*\) | （[^（）\n]*） | \[[^\[\]\n]*\](?!\() | 〔[^〔〕\n]*〕", regex.VERBOSE)
+BRACKETED = regex.compile(r"\([^()\n]*\) | （[^（）\n]*） | \[[^\[\]\n]*\](?!\() | 〔[^〔〕\n]*〕", regex.VERBOSE)
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,10 @@ def right_language(answer: str, *, lang: str) -> bool | None:
     """
     own = OWN_SCRIPTS[known_language(lang)]
     areas = [
-        area for start, end, segment in _segments(answer) if segment == "answer" for area in _plain(answer, start, end)
+        area
+        for start, end, segment in segments_of(answer)
+        if segment == "answer"
+        for area in plain_areas(answer, start, end)
     ]
     runs = [run for start, end in areas for run in find_runs(answer[start:end])]
     num_letters = sum(num_chars for _, _, _, num_chars in runs)
@@ -304,7 +307,7 @@ class _Context:
         self.sources = [("prompt", unicodedata.normalize("NFC", prompt))]
         if reference:
             self.sources.append(("reference", unicodedata.normalize("NFC", reference)))
-        self.segments = _segments(answer)
+        self.segments = segments_of(answer)
         self.areas = _Places(
             (found.start(), found.end(), str(found.lastgroup))
             for start, end, _ in self.segments
@@ -317,8 +320,8 @@ class _Context:
                 if found.end() - found.start() - 2 <= max_quote_chars and explains(found.start(), found.end())
             )
             for pattern, reason, explains in (
-                (_QUOTED, "quote", self._is_quotation),
-                (_BRACKETED, "bracket", self._is_gloss),
+                (QUOTED, "quote", self._is_quotation),
+                (BRACKETED, "bracket", self._is_gloss),
             )
         ]
 
@@ -350,7 +353,7 @@ class _Context:
         return bool(before) and (before[-1].isdigit() or bool(self.allowed.match(before[-1])))
 
 
-def _segments(answer: str) -> list[tuple[int, int, str]]:
+def segments_of(answer: str) -> list[tuple[int, int, str]]:
     """(start, end, name) of the thinking and the answer, in order, without gaps; tags belong to the thinking."""
     segments = []
     position = 0
@@ -366,7 +369,7 @@ def _segments(answer: str) -> list[tuple[int, int, str]]:
     return segments
 
 
-def _plain(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
+def plain_areas(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
     """(start, end) of what lies between code, URLs and LaTeX."""
     for found in _EXCUSED_AREA.finditer(answer, start, end):
         yield start, found.start()

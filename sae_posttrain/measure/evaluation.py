@@ -7,7 +7,7 @@ Everything is judged from `answers.jsonl`, one line an answer, which is also wha
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +37,7 @@ from .generate import (
     recorded_name,
     tokenize_prompts,
 )
+from .line_language import check_suspects, line_languages, recorded_rule, suspects_of
 from .loops import find_loop
 from .prompts import Prompt, read_prompts
 from .scripts import can_measure
@@ -58,6 +59,7 @@ def evaluate(
     output_dir: str | os.PathLike[str],
     tokenizer: "PreTrainedTokenizerBase | str | os.PathLike[str] | None" = None,
     target_lang: str | None = "zh",
+    lid_languages: Sequence[str] | None = None,
     group_column: str = "lang",
     chat_template: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -100,6 +102,10 @@ def evaluate(
             By default that of the model, or of an adapter's base model.
         target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count. `None` counts every script that the answer's language does not use.
+        lid_languages (`Sequence[str]`, *optional*):
+            Languages that lines of an answer may slip into without their script showing it, e.g. `["en", "es"]`: adds
+            the lines that are in one of them and should not be ([`line_languages`]) and their rates, which no other
+            rate includes. Of each answer, those are looked for that its script cannot show. Needs the extra `lid`.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column that holds the language the answer should be in.
         chat_template (`bool`, *optional*):
@@ -137,12 +143,16 @@ def evaluate(
     Raises:
         ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
             holds an evaluation with other settings, or one begun by a version that did not measure loops; if the
-            evaluation to compare with is not of the same prompts.
+            evaluation to compare with is not of the same prompts, or looked for other `lid_languages`.
+        ImportError: If `lid_languages` are given and py3langid is missing.
     """
     _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
     prompts = read_prompts(data, group_column=group_column, target_lang=target_lang, limit=limit)
+    if lid_languages is not None:
+        check_suspects([prompt.lang for prompt in prompts], lid_languages)
+    lid = None if lid_languages is None else recorded_rule(lid_languages)
     output_dir = Path(output_dir)
-    other = read_finished(Path(compare), prompts, num_samples, target_lang) if compare is not None else None
+    other = read_finished(Path(compare), prompts, num_samples, target_lang, lid) if compare is not None else None
 
     tokenizer, tokenizer_name = load_tokenizer(tokenizer, model)
     use_template = bool(getattr(tokenizer, "chat_template", None)) if chat_template is None else chat_template
@@ -155,6 +165,7 @@ def evaluate(
         "prompts_sha256": None,
         "num_prompts": len(prompts),
         "target_lang": target_lang,
+        "lid": lid,
         "group_column": group_column,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -300,7 +311,23 @@ def _judge(
             num_unexpected_in_think=switches.num_unexpected_in_think,
             spans=[asdict(span) for span in switches.spans],
         )
+    if settings["lid"] is not None:
+        judged["lines"] = _judge_lines(prompt, answer, settings["lid"]["languages"])
     return judged
+
+
+def _judge_lines(prompt: Prompt, answer: str, lid_languages: Sequence[str]) -> dict[str, Any] | None:
+    suspects = suspects_of(prompt.lang, lid_languages)
+    if not suspects:
+        return None
+    lines = line_languages(answer, lang=prompt.lang, suspects=suspects, prompt=prompt.text, reference=prompt.reference)
+    foreign = [asdict(line) for line in lines if line.is_foreign(prompt.lang)]
+    return {
+        "line_pass": not foreign if lines else None,
+        "num_lines": len(lines),
+        "num_unknown": sum(line.language is None for line in lines),
+        "foreign": foreign,
+    }
 
 
 def _versions() -> dict[str, str]:

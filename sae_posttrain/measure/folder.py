@@ -62,7 +62,11 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 
 def read_finished(
-    folder: Path, prompts: Sequence[Prompt], num_samples: int, target_lang: str | None
+    folder: Path,
+    prompts: Sequence[Prompt],
+    num_samples: int,
+    target_lang: str | None,
+    lid: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Settings and answers of the evaluation to compare with, if it is one of the same prompts."""
     result = read_json(folder / EVALUATION_FILE)
@@ -73,6 +77,12 @@ def read_finished(
         raise ValueError(
             f"{folder} measured switches into {other_target!r}, this evaluation into {target_lang!r}; set "
             "`target_lang` to the same."
+        )
+    other_lid = result["settings"].get("lid")
+    if lid is not None and other_lid is not None and lid != other_lid:
+        raise ValueError(
+            f"{folder} identified the language of lines by {other_lid}, this evaluation by {lid}; set "
+            "`lid_languages` to the same and use the same version of py3langid, or leave out `lid_languages`."
         )
     answers = read_answers(folder / ANSWERS_FILE)
     asked = {(prompt.id, sample, prompt.lang): prompt.text for prompt in prompts for sample in range(num_samples)}

@@ -11,6 +11,7 @@ from typing import Any
 from .folder import ANSWERS_FILE, EVALUATION_FILE
 from .loops import MIN_TOKENS
 from .report_data import Arm, Section
+from .summary import LINE_MEASURE
 
 STATE_FILE = "trainer_state.json"
 """What a trainer keeps of its metrics: in its folder after `trainer.save_state()`, and in each checkpoint."""
@@ -253,7 +254,7 @@ def _check_evaluation(evaluation: Mapping[str, Any], path: Path) -> None:
     for name, group in {"overall": evaluation["overall"], **evaluation["groups"]}.items():
         _check({name: group}, {name: (dict,)}, where)
         _check(group, {"num_answers": (int,), "mean_tokens": _NUMBER}, f"{where}: {name}")
-        rates = [group.get(measure) for measure in ("right_language", "endless", "near_loop")]
+        rates = [group.get(measure) for measure in ("right_language", "endless", "near_loop", LINE_MEASURE)]
         for rule in ("any", "unexpected"):
             _check(group, {rule: (dict, type(None))}, f"{where}: {name}")
             rates += [group[rule].get("1", {})] if group[rule] is not None else []
@@ -280,6 +281,9 @@ def _check_answer(answer: Mapping[str, Any], where: str) -> None:
     if "loop" in answer:
         _check(answer, {"loop": (dict,)}, where)
         _check(answer["loop"], _LOOP_FIELDS, f"{where}: its loop")
+    if answer.get("lines") is not None:
+        _check(answer, {"lines": (dict,)}, where)
+        _check(answer["lines"], {"line_pass": (bool, type(None))}, f"{where}: its lines")
 
 
 def _check(given: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]], where: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .intervals import wilson
 from .report_data import MEASURES, Arm, Section
-from .summary import answer_key, compare_answers
+from .summary import LINE_MEASURE, answer_key, compare_answers
 
 _LANGUAGES = {
     "ar": "Arabic",
@@ -256,10 +256,10 @@ def summary_table(section: Section, comparisons: Mapping[str, Comparison]) -> tu
     beside = "Not excused" if section.measure == "switching" else "Near loops"
     head = ["Model", "Answers with the fault"]
     head += [f"Difference to {reference.title}, points" if reference else "Difference"]
-    head += [beside, "Right language", "Mean tokens", "Checked questions right"]
+    head += [beside, "Right language", "No foreign line", "Mean tokens", "Checked questions right"]
     rows = []
     for arm in section.arms:
-        row = [Cell(arm.title)] + [Cell("")] * 5
+        row = [Cell(arm.title)] + [Cell("")] * 6
         if arm.evaluation is not None:
             overall = arm.evaluation["overall"]
             unexcused = overall["unexpected"] and overall["unexpected"]["1"]
@@ -270,6 +270,7 @@ def summary_table(section: Section, comparisons: Mapping[str, Comparison]) -> tu
                 else _difference_cell(comparisons.get(arm.name), measure.of_group),
                 _rate_cell(unexcused if section.measure == "switching" else overall.get("near_loop"), short=True),
                 _rate_cell(overall["right_language"], short=True),
+                _rate_cell(overall.get(LINE_MEASURE), short=True),
                 Cell(f"{overall['mean_tokens']:.0f}"),
             ]
         row.append(_capability_cell(arm.capability))

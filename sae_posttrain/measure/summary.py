@@ -1,7 +1,8 @@
 """
 Rates of judged answers with intervals, overall and by language, and their comparison between two models.
 
-Answers of a version that did not measure loops have no `loop`; their loop rates are `None`.
+Answers of a version that did not measure loops have no `loop`; their loop rates are `None`. Rates of lines are there
+only if languages of lines were identified.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ Answer = Mapping[str, Any]
 """A line of `answers.jsonl`."""
 
 LOOP_MEASURES = ("endless", "loop_any", "near_loop")
+
+LINE_MEASURE = "line_pass_rate"
 
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
 def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
     measured = [answer for answer in answers if answer["any"] is not None]
     loops = [answer["loop"] for answer in answers if "loop" in answer]
-    return {
+    summary = {
         "num_answers": len(answers),
         "num_measured": len(measured),
         "any": _rates_at_thresholds([answer["num_any"] for answer in measured]),
@@ -54,6 +57,19 @@ def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
         "broken_characters": _rate([answer["num_replacement_chars"] > 0 for answer in answers]),
         "mean_tokens": sum(answer["num_tokens"] for answer in answers) / len(answers),
     }
+    if any("lines" in answer for answer in answers):
+        summary.update(_line_rates([lines for answer in answers if (lines := answer.get("lines"))]))
+    return summary
+
+
+def _line_rates(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of answers: those without a foreign line. Of lines: the foreign ones, and those of unknown language."""
+    num_lines = sum(lines["num_lines"] for lines in judged)
+    return {
+        LINE_MEASURE: _rate([lines["line_pass"] for lines in judged if lines["line_pass"] is not None]),
+        "foreign_line_rate": _rate_of(sum(len(lines["foreign"]) for lines in judged), num_lines),
+        "unknown_line_rate": _rate_of(sum(lines["num_unknown"] for lines in judged), num_lines),
+    }
 
 
 def _rates_at_thresholds(num_chars: list[int]) -> dict[str, Any] | None:
@@ -63,10 +79,14 @@ def _rates_at_thresholds(num_chars: list[int]) -> dict[str, Any] | None:
 
 
 def _rate(flags: list[bool]) -> dict[str, Any] | None:
-    if not flags:
+    return _rate_of(sum(flags), len(flags))
+
+
+def _rate_of(count: int, n: int) -> dict[str, Any] | None:
+    if n == 0:
         return None
-    low, high = wilson(sum(flags), len(flags))
-    return {"count": sum(flags), "n": len(flags), "rate": sum(flags) / len(flags), "low": low, "high": high}
+    low, high = wilson(count, n)
+    return {"count": count, "n": n, "rate": count / n, "low": low, "high": high}
 
 
 def compare_answers(before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any]:
@@ -98,7 +118,8 @@ def answer_key(answer: Answer) -> tuple[Any, int, str]:
 
 def _compare_group(pairs: list[tuple[Answer, Answer]]) -> dict[str, Any]:
     compared: dict[str, Any] = {"num_pairs": len(pairs)}
-    for measure in ("any", "unexpected", "right_language", *LOOP_MEASURES):
+    of_lines = (LINE_MEASURE,) if any("lines" in after for _, after in pairs) else ()
+    for measure in ("any", "unexpected", "right_language", *LOOP_MEASURES, *of_lines):
         flags = [(_flag(before, measure), _flag(after, measure), after["id"]) for before, after in pairs]
         judged = [(before, after, id_) for before, after, id_ in flags if before is not None and after is not None]
         compared[measure] = None
@@ -115,6 +136,9 @@ def _compare_group(pairs: list[tuple[Answer, Answer]]) -> dict[str, Any]:
 
 
 def _flag(answer: Answer, measure: str) -> bool | None:
+    if measure == LINE_MEASURE:
+        lines: Answer = answer.get("lines") or {}
+        return lines.get("line_pass")
     judged: Answer = answer.get("loop", {}) if measure in LOOP_MEASURES else answer
     return judged.get(measure)
 
@@ -136,6 +160,9 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     table = [
         ["lang", "answers", "unexpected %", "any %", "right language %", "endless %", "cut %", "empty %", "tokens"]
     ]
+    lid = settings.get("lid")
+    if lid is not None:
+        table[0] += ["line pass %", "foreign lines %"]
     for name, group in [*result["groups"].items(), ("all", result["overall"])]:
         table.append(
             [
@@ -148,11 +175,17 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
                 _format_rate(group["truncated"], interval=False),
                 _format_rate(group["empty"], interval=False),
                 f"{group['mean_tokens']:.0f}",
+                *(_format_rate(group.get(rate)) for rate in (LINE_MEASURE, "foreign_line_rate") if lid is not None),
             ]
         )
     lines = [f"{settings['model']}: code-switching {into}, and endless repetition", "", *_align(table), ""]
     lines.append("unexpected: characters that nothing excuses; any: the published rule, one character anywhere.")
     lines.append(_explain_endless(result["overall"], settings["max_new_tokens"]))
+    if lid is not None:
+        lines.append(
+            f"line pass: answers without a line in another of {', '.join(lid['languages'])}; foreign lines: share of "
+            f"the lines of {lid['min_words']} words or more, which are not independent, so true intervals are wider."
+        )
     unmeasured = [name for name, group in result["groups"].items() if group["any"] is None]
     if unmeasured:
         lines.append(f"-: a switch {into} does not show in the script of {', '.join(unmeasured)}.")
@@ -177,7 +210,8 @@ def _explain_endless(overall: Mapping[str, Any], max_new_tokens: int) -> str:
 
 
 def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
-    measures = ("unexpected", "any", "right_language", "endless")
+    measures = ["unexpected", "any", "right_language", "endless"]
+    measures += [LINE_MEASURE] if LINE_MEASURE in comparison["overall"] else []
     table = [["lang", "pairs", *(cell for name in measures for cell in (name.replace("_", " "), "p"))]]
     for name, group in [*comparison["groups"].items(), ("all", comparison["overall"])]:
         cells = [name, str(group["num_pairs"])]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..measure.code_switching import find_switches, right_language
+from ..measure.line_language import check_suspects, line_pass, suspects_of
 from ..measure.loops import MIN_PERIODS, MIN_TOKENS, find_loop
 from ..measure.scripts import OWN_SCRIPTS, can_measure, same_language
 
@@ -98,10 +99,11 @@ class LanguageConsistencyReward:
 
     Told by script, as [`find_switches`] and [`evaluate`] do: most letters of the answer are of the language's own
     script, and no character of a foreign one stands there without a reason (code, URLs, LaTeX, short quotations and
-    glosses, text copied from the prompt; Latin is free everywhere). So English in a Spanish answer is not seen.
+    glosses, text copied from the prompt; Latin is free everywhere). So English in a Spanish answer is not seen, unless
+    `lid_languages` has its lines looked at as well: then an answer with a line in another of them gets 0.
 
     `None`, which TRL leaves out of the sum, where it cannot be told: the row names no language, the answer has no
-    letters, or the answer's language is written in the script of `target_lang`.
+    letters, or the answer's language is written in the script of `target_lang` and no line of it was looked at.
 
     Args:
         lang_column (`str`, *optional*, defaults to `"lang"`):
@@ -109,10 +111,15 @@ class LanguageConsistencyReward:
         target_lang (`str`, *optional*):
             Only switches into this language count, e.g. `"zh"`. By default every foreign script does. An answer that
             is in another script altogether gets 0 in any case.
+        lid_languages (`Sequence[str]`, *optional*):
+            Languages that lines may slip into without their script showing it, e.g. `["en", "es"]`, as in
+            [`evaluate`]. Needs the extra `lid`.
 
     Raises:
-        ValueError: If `target_lang` is unknown or shows in no other language, as English does not; when called, if
-            there is no such column or a language in it is unknown.
+        ValueError: If `target_lang` is unknown or shows in no other language, as English does not; if `lid_languages`
+            has no two that a script does not tell apart, the answers' own included; when called, if there is no such
+            column or a language in it is unknown.
+        ImportError: If `lid_languages` are given and py3langid is missing.
 
     Example:
 
@@ -125,14 +132,23 @@ class LanguageConsistencyReward:
 
     __name__ = "language_consistency_reward"
 
-    def __init__(self, *, lang_column: str = "lang", target_lang: str | None = None):
+    def __init__(
+        self,
+        *,
+        lang_column: str = "lang",
+        target_lang: str | None = None,
+        lid_languages: Sequence[str] | None = None,
+    ):
         if target_lang is not None and not any(can_measure(lang, target_lang) for lang in OWN_SCRIPTS):
             raise ValueError(
                 f"A switch into {target_lang!r} cannot be seen: Latin script is allowed in every language, for names "
                 "and terms. Leave out `target_lang` to count every foreign script."
             )
         self.lang_column = lang_column
+        if lid_languages is not None:
+            check_suspects(lid_languages, lid_languages)
         self.target_lang = target_lang
+        self.lid_languages = lid_languages
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
         """
@@ -162,12 +178,19 @@ class LanguageConsistencyReward:
         right = right_language(answer, lang=lang)
         if not right:
             return None if right is None else 0.0
+        passes = self._line_pass(prompt, answer, lang)
+        if passes is False:
+            return 0.0
         if self.target_lang is not None and same_language(lang, self.target_lang):
             return 1.0
         if not can_measure(lang, self.target_lang):
-            return None
+            return 1.0 if passes else None
         switches = find_switches(answer, lang=lang, prompt=prompt, target_lang=self.target_lang)
         return 0.0 if switches.unexpected else 1.0
+
+    def _line_pass(self, prompt: str, answer: str, lang: str) -> bool | None:
+        suspects = suspects_of(lang, self.lid_languages or ())
+        return line_pass(answer, lang=lang, suspects=suspects, prompt=prompt) if suspects else None
 
 
 def _end_ids(given: Any) -> tuple[int, ...]:
