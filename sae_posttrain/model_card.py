@@ -1,6 +1,6 @@
 """
-What the card of a trained model says of the features: which, of whose SAE, under what licence, how they were used, and
-what was measured afterwards.
+What the card of a trained model says of the features and of penalised tokens: which, of whose SAE, under what
+licence, how they were used, and what was measured afterwards.
 
 TRL writes the card, at each checkpoint and when the model is pushed; a section is added to it. Names from files and
 from the Hub are data: they stand in code spans, with what could end one or not be printed replaced.
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import get_annotations
@@ -40,23 +40,31 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Method:
-    """A way to use features, as the card describes it."""
+    """A way to use features, or to do without them, as the card describes it."""
 
     description: str
     citation: str
 
 
-METHODS = {
-    "sasft": Method(
-        "Beside the token loss, training was charged for the height of these features on answers in which they should "
-        "not be active ([SASFT](https://huggingface.co/papers/2507.14894)).",
-        """\
+_SASFT = """\
 @article{deng2025sasft,
     title  = {{SASFT: Sparse Autoencoder-guided Supervised Finetuning to Mitigate Unexpected Code-Switching in LLMs}},
     author = {Boyi Deng and Yu Wan and Baosong Yang and Fei Huang and Wenjie Wang and Fuli Feng},
     year   = 2025,
     eprint = {arXiv:2507.14894},
-}""",
+}"""
+
+METHODS = {
+    "sasft": Method(
+        "Beside the token loss, training was charged for the height of these features on answers in which they should "
+        "not be active ([SASFT](https://huggingface.co/papers/2507.14894)).",
+        _SASFT,
+    ),
+    "token-penalty": Method(
+        "Beside the token loss, training was charged for the probability of these tokens at the positions of answers "
+        'in which they do not belong. No sparse autoencoder is involved: it is the baseline "SFT+Penalty" of '
+        "[SASFT](https://huggingface.co/papers/2507.14894).",
+        _SASFT,
     ),
     "steered-grpo": Method(
         "In every group of rollouts some were steered along these features into a fault, so that training had a bad "
@@ -74,7 +82,10 @@ METHODS = {
 
 
 class FeatureCard:
-    """Put before a TRL trainer in the bases of a class, it adds the section on features to the model's card."""
+    """
+    Put before a TRL trainer in the bases of a class, it adds the section on features or on penalised tokens to the
+    model's card.
+    """
 
     # The trainer's own; declared for the type checker.
     args: Any
@@ -85,7 +96,7 @@ class FeatureCard:
     """How the trainer uses the features, one of [`METHODS`]."""
 
     feature_set: FeatureSet | None = None
-    """The features in use; `None` leaves the card as TRL writes it."""
+    """The features in use. Without them and penalised tokens the card is as TRL writes it."""
 
     def create_model_card(
         self,
@@ -105,29 +116,47 @@ class FeatureCard:
                 in it, that were made of the model as it is now.
 
         Raises:
-            ValueError: If `evaluation` holds no evaluation, or there are no features in use whose effect it measures.
+            ValueError: If `evaluation` holds no evaluation, or there is nothing in use whose effect it measures.
         """
-        if self.feature_set is None and evaluation is not None:
+        num_tokens = self._num_penalised_tokens()
+        if self.feature_set is None and not num_tokens and evaluation is not None:
             raise ValueError(
                 f"`evaluation` is {os.fspath(evaluation)!r}, but this training uses no features, so the card is "
                 "TRL's own. Leave it out."
             )
-        if self.feature_set is None:
+        if self.feature_set is None and not num_tokens:
             super().create_model_card(model_name, dataset_name, tags)  # type: ignore[misc]
             return
         tags = [tags] if isinstance(tags, str) else list(tags or ())
         measured = [_table_of_rates(Path(evaluation))] if evaluation is not None else self._measured_rates()
-        super().create_model_card(model_name, dataset_name, [*tags, self.card_tag])  # type: ignore[misc]
+        used = [*([self.card_tag] if self.feature_set is not None else []), *(["token-penalty"] if num_tokens else [])]
+        super().create_model_card(model_name, dataset_name, [*tags, *used])  # type: ignore[misc]
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
-        settings = own_settings(self.args) | self._moved_settings()
-        section = feature_section(self.feature_set, METHODS[self.card_tag], settings, measured)
+        unused = self._unused_settings()
+        settings = {name: value for name, value in own_settings(self.args).items() if name not in unused}
+        settings |= self._moved_settings()
+        tokens = _token_description(num_tokens, settings) if num_tokens else None
+        if self.feature_set is None:
+            assert tokens is not None
+            blocks = ["## Penalised tokens", tokens, *_closing(METHODS["token-penalty"], settings, measured)]
+            section = "\n\n".join(blocks) + "\n"
+        else:
+            section = feature_section(self.feature_set, METHODS[self.card_tag], settings, measured, tokens)
         with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as file:
             file.write(f"\n\n{section}")
 
     def _moved_settings(self) -> dict[str, Any]:
         """What training itself has set, beside the settings it was given."""
         return {}
+
+    def _unused_settings(self) -> Collection[str]:
+        """Settings that had nothing to act on, which the card leaves out."""
+        return ()
+
+    def _num_penalised_tokens(self) -> int:
+        """Tokens whose probability is penalised; 0 if none is."""
+        return 0
 
     def _measured_rates(self) -> list[str]:
         # In training, what was measured was another model; and its weights may lie in parts on several processes.
@@ -180,7 +209,13 @@ def add_measured_rates(model: str | os.PathLike[str], evaluation: str | os.PathL
     card.write_text(f"{before}{heading}{_table_of_rates(Path(evaluation))}{next_heading}{after}", encoding="utf-8")
 
 
-def feature_section(feature_set: FeatureSet, method: Method, settings: Mapping[str, Any], measured: list[str]) -> str:
+def feature_section(
+    feature_set: FeatureSet,
+    method: Method,
+    settings: Mapping[str, Any],
+    measured: list[str],
+    tokens: str | None = None,
+) -> str:
     """
     The section in Markdown.
 
@@ -193,6 +228,8 @@ def feature_section(feature_set: FeatureSet, method: Method, settings: Mapping[s
             With what settings, by name.
         measured (`list[str]`):
             Tables of measured rates, in plain text.
+        tokens (`str`, *optional*):
+            What is said of tokens that were penalised beside the features.
     """
     targets = f" for {', '.join(map(code, feature_set.target_groups))}" if feature_set.target_groups else ""
     found_on = f", found on {code(recorded_name(feature_set.base_model))}" if feature_set.base_model else ""
@@ -210,6 +247,22 @@ def feature_section(feature_set: FeatureSet, method: Method, settings: Mapping[s
         f"{len(feature_set)} feature{'s' * (len(feature_set) > 1)}{targets}{found_on}. {description}",
         _table(["feature", "block", "site", "number in the SAE"], features),
         *_sources(feature_set),
+        *(["### Penalised tokens", tokens] if tokens is not None else []),
+        *_closing(method, settings, measured),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _token_description(num_tokens: int, settings: Mapping[str, Any]) -> str:
+    named = code(settings["penalised_tokens"])
+    which = f"{num_tokens} tokens, set with {named} (a language stands for the tokens of its script)."
+    if settings["token_penalty_weight"] == 0:
+        return f"{which} In training their probability was only watched: the weight was 0."
+    return f"{which} {METHODS['token-penalty'].description}"
+
+
+def _closing(method: Method, settings: Mapping[str, Any], measured: list[str]) -> list[str]:
+    return [
         "### Settings",
         _table(["setting", "value"], [[code(name), code(value)] for name, value in settings.items()]),
         _RATES,
@@ -217,7 +270,6 @@ def feature_section(feature_set: FeatureSet, method: Method, settings: Mapping[s
         _CITATION,
         f"```bibtex\n{method.citation}\n```",
     ]
-    return "\n\n".join(blocks) + "\n"
 
 
 def _sources(feature_set: FeatureSet) -> list[str]:

@@ -1,14 +1,23 @@
-"""Settings of the feature penalty, to be added to any trainer's own."""
+"""Settings of the feature penalty and of the token penalty, to be added to any trainer's own."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
+OF_FEATURES: tuple[str, ...] = (
+    *("allow_base_model", "penalty_weight", "penalty_target", "penalty_max_loss_increase", "penalty_unit"),
+    *("margin", "penalty", "penalty_positions", "hold", "unknown_group"),
+)
+"""Settings that act on features only."""
+
+OF_TOKENS: tuple[str, ...] = ("penalised_tokens", "token_penalty_weight")
+"""Settings that act on penalised tokens only."""
+
 
 @dataclass
 class FeaturePenaltyArguments:
     """
-    Settings of the feature penalty, for the config of any trainer.
+    Settings of the feature penalty and of the token penalty, for the config of any trainer. Either works alone.
 
     ```python
     @dataclass
@@ -58,10 +67,20 @@ class FeaturePenaltyArguments:
         hold (`str` or `dict[str, str]`, *optional*, defaults to `"down"`):
             `"down"` or `"up"`, for all features or by feature name.
 
+        > Parameters that control penalised tokens
+
+        penalised_tokens (`str`, *optional*):
+            Tokens whose probability is penalised in the answers, beside the features or alone: a language, whose
+            script's tokens are meant (`"zh"`), or the path of a `.json` file with a list of token ids.
+        token_penalty_weight (`float`, *optional*, defaults to `10.0`):
+            Weight of their probability, a mean over the answers' tokens, beside the trainer's loss. 0 adds nothing and
+            still logs it.
+
         > Parameters that control the groups
 
         target_group (`str` or `list[str]`, *optional*):
-            Group (or groups) whose answers are not penalised. Defaults to the ones the features were found for.
+            Group (or groups) whose answers are not penalised. Defaults to the ones the features were found for;
+            without features to the language in `penalised_tokens`, if the data have a group of that name.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column with the group of each example. If the dataset has no column `lang`, the group is told from the
             script of the answer; not where the model writes the answers itself, as in GRPO.
@@ -128,6 +147,17 @@ class FeaturePenaltyArguments:
         default="down",
         metadata={"help": "'down' or 'up' for all features, or a JSON object of them by feature name."},
     )
+    penalised_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens whose probability is penalised: a language, for the tokens of its script, or a .json file "
+            "with a list of token ids."
+        },
+    )
+    token_penalty_weight: float = field(
+        default=10.0,
+        metadata={"help": "Weight of the penalised tokens' probability beside the loss. 0 only logs it."},
+    )
     target_group: list[str] | None = field(
         default=None,
         metadata={"help": "Groups whose answers are not penalised. Default: the ones the features stand for."},
@@ -151,6 +181,12 @@ class FeaturePenaltyArguments:
         getattr(super(), "__post_init__", lambda: None)()  # of the trainer's own config
         _require_number("penalty_weight", self.penalty_weight)
         _require_number("margin", self.margin)
+        _require_number("token_penalty_weight", self.token_penalty_weight)
+        if self.penalised_tokens is None and self.token_penalty_weight != type(self).token_penalty_weight:
+            raise ValueError(
+                f"`token_penalty_weight` is {self.token_penalty_weight}, but no tokens are named. Set "
+                "`penalised_tokens` to a language or a .json file of token ids, or leave the weight out."
+            )
         self._check_target()
         _require_choice("penalty_unit", self.penalty_unit, ("std", "raw"))
         _require_choice("penalty", self.penalty, ("sasft", "zero"))

@@ -60,6 +60,23 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
     return tokens
 
 
+def token_ids(batch: Mapping[str, Any]) -> Tensor:
+    """
+    The tokens that the model is given, `(B, T)`.
+
+    Raises:
+        ValueError: If the batch is of no known kind.
+    """
+    if "prompt_ids" in batch and "completion_ids" in batch:
+        return torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    if "input_ids" in batch:
+        return batch["input_ids"]
+    raise ValueError(
+        f"It is not known which tokens this batch holds, so those of `penalised_tokens` cannot be told; it holds "
+        f"{', '.join(map(repr, batch))}."
+    )
+
+
 def earlier_forwards(batch: Mapping[str, Any]) -> int:
     """Forwards that the trainer makes with the model before the one of the loss: KTO first scores other answers."""
     return 1 if "KL_input_ids" in batch else 0

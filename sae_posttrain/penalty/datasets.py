@@ -1,12 +1,20 @@
 """What the datasets of a trainer must hold for the penalty: rows that tell their group, and a token to penalise."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from .arguments import FeaturePenaltyArguments
 from .batches import answer_ids, group_ids_of_row, holds_pairs, holds_preferences
-from .groups import GroupTable, RowGroups, find_group_column, require_penalised
+from .groups import (
+    DEFAULT_GROUP_COLUMN,
+    ROWS_READ_FROM_A_STREAM,
+    GroupTable,
+    RowGroups,
+    find_group_column,
+    require_penalised,
+)
 
 
 def prepare_row_groups(
@@ -16,6 +24,8 @@ def prepare_row_groups(
     *,
     decode: Callable[..., str] | None,
     generates: bool,
+    charges: bool,
+    penalised_tokens: Collection[int] = (),
 ) -> tuple[RowGroups, bool]:
     """
     Look at the datasets of a trainer, and refuse what the penalty could not use.
@@ -31,6 +41,10 @@ def prepare_row_groups(
             From token ids their text, to tell a group from its script; `None` without a tokenizer.
         generates (`bool`):
             Whether the rows are prompts that the model answers in training.
+        charges (`bool`):
+            Whether a weight is above 0: then a row must have a token to penalise.
+        penalised_tokens (`Collection[int]`, *optional*):
+            A set of tokens whose probability is penalised, where the answer's own token is none of them.
 
     Returns:
         [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
@@ -58,13 +72,44 @@ def prepare_row_groups(
         )
     groups = RowGroups(table, settings.group_column, answer)
     dataset = datasets.get("train")
-    if dataset is not None and settings.penalty_weight > 0:
+    if dataset is not None and charges:
         if columns["train"] is not None and hasattr(dataset, "column_names") and hasattr(dataset, "__len__"):
             for name in dict.fromkeys(dataset[settings.group_column]):
                 table.number(name)
-        has_token = _has_penalised_token(_rows(dataset), groups, settings.penalty_rows, generates)
-        require_penalised(has_token, table, streamed=not hasattr(dataset, "__len__"))
+        has_token = _has_penalised_token(_rows(dataset), groups, settings.penalty_rows, generates, penalised_tokens)
+        require_penalised(has_token, table, streamed=not hasattr(dataset, "__len__"), of_tokens=bool(penalised_tokens))
     return groups, holds_pairs(first)
+
+
+def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> GroupTable:
+    """
+    The groups where tokens are penalised and no features: the target groups, and the rest.
+
+    Args:
+        settings ([`FeaturePenaltyArguments`]):
+            The trainer's settings, with `penalised_tokens`.
+        dataset:
+            Any dataset of the trainer; `None` if there is none. Of a stream the first thousand rows are read.
+
+    Raises:
+        ValueError: If `target_group` is not set, and the data have no group of the language in `penalised_tokens`.
+    """
+    if settings.target_group:
+        return GroupTable.for_tokens(settings.target_group)
+    language, column = str(settings.penalised_tokens), settings.group_column
+    first = next(_rows(dataset), {}) if dataset is not None else {}
+    if column not in first:
+        is_group = dataset is not None and column == DEFAULT_GROUP_COLUMN and not language.endswith(".json")
+    elif hasattr(dataset, "__len__"):
+        is_group = any(row[column] == language for row in _rows(dataset))
+    else:
+        is_group = any(row[column] == language for row in islice(_rows(dataset), ROWS_READ_FROM_A_STREAM))
+    if not is_group:
+        raise ValueError(
+            f"Set `target_group`, the group (or groups) whose answers may hold the tokens of "
+            f"`penalised_tokens={language!r}`: the data tell of no group of that name. No row has to belong to it."
+        )
+    return GroupTable.for_tokens([language])
 
 
 def _rows(dataset: Any) -> Iterator[Mapping[str, Any]]:
@@ -85,10 +130,14 @@ def _answer_text(decode: Callable[..., str], row: Mapping[str, Any]) -> str:
 
 
 def _has_penalised_token(
-    rows: Iterable[Mapping[str, Any]], groups: RowGroups, penalty_rows: str, generates: bool
+    rows: Iterable[Mapping[str, Any]],
+    groups: RowGroups,
+    penalty_rows: str,
+    generates: bool,
+    penalised_tokens: Collection[int],
 ) -> Iterator[bool]:
     penalised = set(groups.table.penalised_ids)
     for row in rows:
         in_group = any(number in penalised for number in group_ids_of_row(row, groups, penalty_rows))
         ids = None if generates else answer_ids(row)
-        yield in_group and (ids is None or len(ids) > 0)
+        yield in_group and (ids is None or any(token not in penalised_tokens for token in ids))

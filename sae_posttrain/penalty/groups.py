@@ -19,8 +19,11 @@ GROUP_IDS = "group_ids"
 PADDING = -1
 """In place of a number: a token or row that does not count."""
 
+OTHER = "other"
+"""What a group is called that is in the data but not in the table."""
+
 DEFAULT_GROUP_COLUMN = "lang"
-_ROWS_READ_FROM_A_STREAM = 1000
+ROWS_READ_FROM_A_STREAM = 1000
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class GroupTable:
 
     Parameters:
         names (`tuple[str, ...]`):
-            Groups with statistics, and the target groups. A group's number is its place here; the place behind the
-            last one is for groups that are in the data but not here.
+            Groups with statistics, and the target groups; the target groups alone where no statistics are needed. A
+            group's number is its place here; the place behind the last one is for groups that are in the data but not
+            here.
         targets (`tuple[str, ...]`):
             Groups whose tokens are not penalised.
-        unknown_group (`"error"` or `"mean"`):
-            What happens to a group that is not in `names`: refused, or read with the mean statistics of the others.
+        unknown_group (`"error"`, `"mean"` or `"penalised"`):
+            What happens to a group that is not in `names`: refused, read with the mean statistics of the others, or
+            penalised like any other, where no statistics are needed.
     """
 
     names: tuple[str, ...]
@@ -63,6 +68,11 @@ class GroupTable:
             )
         return cls(tuple(dict.fromkeys([*feature_set.groups, *targets])), tuple(targets), unknown_group)
 
+    @classmethod
+    def for_tokens(cls, targets: Sequence[str]) -> "GroupTable":
+        """The groups of a penalty that needs no statistics: the targets, and whatever else is in the data."""
+        return cls(tuple(targets), tuple(targets), "penalised")
+
     @property
     def penalised(self) -> tuple[str, ...]:
         """Groups whose tokens are penalised."""
@@ -72,7 +82,7 @@ class GroupTable:
     def penalised_ids(self) -> list[int]:
         """Their numbers, that of unknown groups included if these are allowed."""
         return [self.names.index(name) for name in self.penalised] + (
-            [len(self.names)] if self.unknown_group == "mean" else []
+            [len(self.names)] if self.unknown_group != "error" else []
         )
 
     def number(self, name: object) -> int:
@@ -86,9 +96,22 @@ class GroupTable:
             return self.names.index(str(name))
         if not isinstance(name, str):
             raise ValueError(f"An example's group must be a text, got {name!r}.")
-        if self.unknown_group == "mean":
+        if self.unknown_group != "error":
             return len(self.names)
         raise ValueError(self.missing_statistics(name))
+
+    def number_of_text(self, text: str) -> int:
+        """
+        Number of the group of an answer, told from its script.
+
+        Raises:
+            ValueError: If the groups are no languages that their scripts tell apart, or the text has no letters.
+        """
+        return self.number(self.detector()(text))
+
+    def detector(self) -> Callable[[str], str]:
+        """The [`script_detector`] of these groups."""
+        return script_detector(self.names, others=self.unknown_group == "penalised")
 
     def missing_statistics(self, name: str) -> str:
         """What to tell the user about a group without statistics."""
@@ -121,9 +144,16 @@ class GroupTable:
         return torch.zeros(len(self.names) + 1, num_features)
 
 
-def script_detector(groups: Sequence[str]) -> Callable[[str], str]:
+def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[[str], str]:
     """
     A function that tells the group of a text from its script, for groups that are languages.
+
+    Args:
+        groups (`Sequence[str]`):
+            The languages.
+        others (`bool`, *optional*, defaults to `False`):
+            Whether texts may be in a script of none of them; their group is called `"other"`. Else such a script is
+            not looked at.
 
     Raises:
         ValueError: If a group is no known language, or two of them share a script.
@@ -146,18 +176,18 @@ def script_detector(groups: Sequence[str]) -> Callable[[str], str]:
             group_of[script] = group
 
     def detect(text: str) -> str:
-        counts = {script: n for script, n in count_scripts(text).items() if script in group_of}
+        counts = {script: n for script, n in count_scripts(text).items() if others or script in group_of}
         # Latin names and terms stand in texts of every language, so another script decides where there is one.
-        others = {script: n for script, n in counts.items() if script != "Latin"}
+        not_latin = {script: n for script, n in counts.items() if script != "Latin"}
         total = sum(counts.values())
         if not total:
             raise ValueError(
                 f"The group of an example cannot be told from its script: {text[:80]!r}. "
                 "Add a column with the group of each example and name it in `group_column`."
             )
-        if others and sum(others.values()) >= 0.3 * total:
-            counts = others
-        return group_of[max(counts, key=counts.__getitem__)]
+        if not_latin and sum(not_latin.values()) >= 0.3 * total:
+            counts = not_latin
+        return group_of.get(max(counts, key=counts.__getitem__), OTHER)
 
     return detect
 
@@ -193,7 +223,7 @@ def find_group_column(
         )
     if column != DEFAULT_GROUP_COLUMN:
         raise ValueError(missing)
-    script_detector(table.names)  # refuses groups that scripts cannot tell apart
+    table.detector()  # refuses groups that scripts cannot tell apart
     logger.warning(
         "The %s dataset has no column %r: the group of each example is told from the script of its answer.",
         dataset_name,
@@ -234,10 +264,12 @@ class RowGroups:
                 f"A row has no column {self.column!r} (`group_column`); it has {', '.join(sorted(row))}. Every "
                 "dataset, of training and of evaluation, needs it."
             )
-        return self.table.number(script_detector(self.table.names)(self.answer(row)))
+        return self.table.number_of_text(self.answer(row))
 
 
-def require_penalised(penalised: Iterable[bool], table: GroupTable, *, streamed: bool) -> None:
+def require_penalised(
+    penalised: Iterable[bool], table: GroupTable, *, streamed: bool, of_tokens: bool = False
+) -> None:
     """
     Refuse a dataset of which no row would be penalised.
 
@@ -246,6 +278,8 @@ def require_penalised(penalised: Iterable[bool], table: GroupTable, *, streamed:
             For each row, whether it has a token to penalise.
         table ([`GroupTable`]):
             The groups.
+        of_tokens (`bool`, *optional*, defaults to `False`):
+            Whether it is the penalty on a set of tokens, which leaves out those that the answers hold.
         streamed (`bool`):
             Whether reading rows costs something: then only the first thousand are read, and a warning given.
 
@@ -255,12 +289,13 @@ def require_penalised(penalised: Iterable[bool], table: GroupTable, *, streamed:
     for row, found in enumerate(penalised):
         if found:
             return
-        if streamed and row + 1 == _ROWS_READ_FROM_A_STREAM:
+        if streamed and row + 1 == ROWS_READ_FROM_A_STREAM:
             logger.warning("None of the first %d examples has a token to penalise.", row + 1)
             return
+    exempt = ", or all its tokens are of the penalised set" if of_tokens else ""
     raise ValueError(
         "No token of the training data would be penalised: every answer belongs to "
-        f"{', '.join(table.targets)} or has no token in the loss. Add answers of other groups, or change "
+        f"{', '.join(table.targets)} or has no token in the loss{exempt}. Add answers of other groups, or change "
         "`target_group`."
     )
 

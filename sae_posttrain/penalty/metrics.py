@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .feature_penalty import FeaturePenalty, PenaltyReading
+from .token_penalty import TokenReading
 
 _MAX_FEATURES_LOGGED_BY_NAME = 32
 
@@ -37,3 +38,14 @@ def penalty_metrics(sums: Tensor, penalty: FeaturePenalty) -> dict[str, float]:
     elif num_penalised:
         metrics["sae/pre_activation"] = sum(mean_pre) / len(mean_pre)
     return metrics
+
+
+def token_sums(reading: TokenReading) -> Tensor:
+    """One micro-batch as a vector `(2,)` that can be added up and reduced over processes."""
+    return torch.stack([reading.mass_sum.detach().double(), reading.num_counted.double()])
+
+
+def token_metrics(sums: Tensor) -> dict[str, float]:
+    """The figures of a window, from the sum of its [`token_sums`]; none if no position counted."""
+    mass_sum, num_counted = sums.tolist()
+    return {"tokens/mass": mass_sum / num_counted} if num_counted else {}

@@ -1,32 +1,33 @@
-"""Adds the feature penalty to the loss of a trainer."""
+"""Adds the feature penalty, the token penalty or both to the loss of a trainer."""
 
 import inspect
-import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
 
 from ..features.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
 from .arguments import FeaturePenaltyArguments
-from .batches import RowGroupCollator, answer_tokens, earlier_forwards
-from .datasets import prepare_row_groups
+from .batches import RowGroupCollator, answer_tokens, earlier_forwards, token_ids
+from .datasets import groups_without_features, prepare_row_groups
 from .feature_penalty import FeaturePenalty, PenaltyReading
 from .groups import GROUP_IDS, PADDING, GroupTable, RowGroups
-from .metrics import penalty_metrics, reading_sums
-
-logger = logging.getLogger(__name__)
+from .metrics import penalty_metrics, reading_sums, token_metrics, token_sums
+from .output_head import OutputHead
+from .refusals import load_features, refuse_what_cannot_work, require_nothing_to_hold
+from .token_penalty import TokenPenalty, TokenReading, read_token_ids
 
 
 class FeaturePenaltyMixin:
     """
-    Put before a trainer in the bases of a class, it adds one term to the loss: a [`FeaturePenalty`] on what passes at
-    the features' sites at the answers' tokens. Everything else is the trainer's.
+    Put before a trainer in the bases of a class, it adds one term to the loss, or two: a [`FeaturePenalty`] on what
+    passes at the features' sites at the answers' tokens, a [`TokenPenalty`] on the probability of a set of tokens
+    where the answers' tokens are predicted. Everything else is the trainer's.
 
     ```python
     class HeldDPOTrainer(FeaturePenaltyMixin, DPOTrainer):
@@ -44,7 +45,8 @@ class FeaturePenaltyMixin:
     Serves TRL's `SFTTrainer` (use [`SASFTTrainer`], which knows packing), `DPOTrainer`, `KTOTrainer`, `RewardTrainer`,
     `GRPOTrainer`, `RLOOTrainer`, `DistillationTrainer`, [`SteeredGRPOTrainer`] and transformers' `Trainer`. For one
     whose batches look otherwise, override [`penalised_tokens`]. The config must derive from
-    [`FeaturePenaltyArguments`]; a plain one trains plainly, with a warning.
+    [`FeaturePenaltyArguments`]; a plain one trains plainly, with a warning. Reward models give tokens no probability:
+    features only.
 
     The term is a mean over tokens, divided as the trainer divides. Where the trainer counts the tokens of the whole
     accumulation window over all processes (SFT, `Trainer`, GRPO, distillation), that count is the divisor, for every
@@ -61,8 +63,9 @@ class FeaturePenaltyMixin:
             ([`SteeredGRPOTrainer`]) gets the same.
 
     Raises:
-        ValueError: If there are no features, they belong to another model, a group in the data has no statistics, no
-            token would be penalised, or a setting leaves the penalty without its tokens.
+        ValueError: If there are neither features nor penalised tokens, the features belong to another model, a group
+            in the data has no statistics, no token would be penalised, or a setting leaves the penalty without its
+            tokens.
     """
 
     # The trainer's own; declared for the type checker.
@@ -75,10 +78,17 @@ class FeaturePenaltyMixin:
     processing_class: Any
 
     feature_penalty: FeaturePenalty | None = None
-    """The penalty in use; `None` trains plainly."""
+    """The penalty on features in use, if any. Without it and a penalty on tokens the trainer trains plainly."""
+    token_penalty: TokenPenalty | None = None
+    """The penalty on a set of tokens in use, if any."""
     adaptive_weight: AdaptiveWeight | None = None
     """What adapts the weight; `None` with a fixed one."""
 
+    _holds: bool = False  # features, tokens or both
+    _token_weight: float = 0.0
+    _groups: GroupTable | None = None
+    _recorder: SiteRecorder | None = None
+    _head: OutputHead | None = None
     _kept_column: str | None = None  # column that must reach the collator
     _pairs: bool = False
     _row_groups: RowGroups | None = None
@@ -88,39 +98,49 @@ class FeaturePenaltyMixin:
         settings = next((value for value in given if isinstance(value, FeaturePenaltyArguments)), None)
         features = None
         if settings is None:
-            _require_nothing_to_hold(type(self), given, feature_set)
+            behind = type(self).__mro__[type(self).__mro__.index(FeaturePenaltyMixin) + 1 :]
+            require_nothing_to_hold(type(self), behind, given, feature_set)
         else:
-            features = _load_features(settings, feature_set)
-        if settings is not None and features is not None:
+            features = load_features(settings, feature_set)
+        if settings is not None and (features is not None or settings.penalised_tokens is not None):
             model = kwargs.get("model", args[0] if args else None)
-            if isinstance(model, nn.Module):  # before any work; a name is checked once it is loaded
+            if features is not None and isinstance(model, nn.Module):  # before any work; a name once it is loaded
                 features.check_model(model, allow_base_model=settings.allow_base_model)
             self._build_penalty(settings, features)
         if "feature_set" in inspect.signature(super().__init__).parameters:
             kwargs["feature_set"] = feature_set
         super().__init__(*args, **kwargs)
-        if settings is not None and features is not None:
-            features.check_model(self.model, allow_base_model=settings.allow_base_model)
+        if settings is not None and self._holds:
+            if features is not None:
+                features.check_model(self.model, allow_base_model=settings.allow_base_model)
             self._refuse_what_cannot_work(settings)
+            if settings.penalised_tokens is not None:
+                self._build_token_penalty(settings)
             self._prepare_groups(settings)
-            assert self.feature_penalty is not None
-            self._recorder = SiteRecorder(self.model, self.feature_penalty.places)  # before the first forward
+            # Hooks are registered when nothing can be refused any more, and before the first forward.
+            if self.feature_penalty is not None:
+                self._recorder = SiteRecorder(self.model, self.feature_penalty.places)
+            if self._head is not None:
+                self._head.listen()
             if self.adaptive_weight is not None:
                 self.add_callback(KeepWeightInCheckpoints(self.adaptive_weight))  # type: ignore[attr-defined]
 
-    def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet) -> None:
-        groups = GroupTable.for_features(
-            features, settings.target_group or features.target_groups, settings.unknown_group
-        )
-        self.feature_penalty = FeaturePenalty(
-            features,
-            groups,
-            penalty=settings.penalty,
-            unit=settings.penalty_unit,
-            margin=settings.margin,
-            hold=settings.hold or "down",
-        )
-        self._fixed_weight = float(settings.penalty_weight)
+    def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:
+        self._holds = True
+        self._fixed_weight = float(settings.penalty_weight) if features is not None else 0.0
+        self._token_weight = float(settings.token_penalty_weight) if settings.penalised_tokens is not None else 0.0
+        if features is not None:
+            self._groups = GroupTable.for_features(
+                features, settings.target_group or features.target_groups, settings.unknown_group
+            )
+            self.feature_penalty = FeaturePenalty(
+                features,
+                self._groups,
+                penalty=settings.penalty,
+                unit=settings.penalty_unit,
+                margin=settings.margin,
+                hold=settings.hold or "down",
+            )
         if settings.penalty_target is not None:
             self.adaptive_weight = AdaptiveWeight(
                 self._fixed_weight,
@@ -130,12 +150,33 @@ class FeaturePenaltyMixin:
         self._positions = settings.penalty_positions
         self._kept_column = settings.group_column
         self._penalty_sums: dict[str, Tensor] = {}
+        self._token_sums: dict[str, Tensor] = {}
         self._window: Tensor | None = None
+
+    def _build_token_penalty(self, settings: FeaturePenaltyArguments) -> None:
+        assert settings.penalised_tokens is not None
+        self._head = OutputHead(self.model)
+        ids = read_token_ids(settings.penalised_tokens, self.processing_class, self._head.vocab_size)
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        datasets = [self.train_dataset, *evaluated.values()]
+        dataset = next((dataset for dataset in datasets if dataset is not None), None)
+        self.token_penalty = TokenPenalty(ids, self._groups_for(settings, dataset))
+
+    def _groups_for(self, settings: FeaturePenaltyArguments, dataset: Any) -> GroupTable:
+        """The groups: the features' own, or without features those of the data."""
+        if self._groups is None:
+            self._groups = groups_without_features(settings, dataset)
+        return self._groups
 
     @property
     def penalty_weight(self) -> float:
-        """Weight of the penalty in the next step."""
+        """Weight of the penalty on features in the next step."""
         return self.adaptive_weight.weight if self.adaptive_weight is not None else self._fixed_weight
+
+    def _charged_tokens(self) -> frozenset[int]:
+        """The set of tokens that must be able to cost something; empty if there is none, or its weight is 0."""
+        charged = self.token_penalty is not None and self._token_weight > 0
+        return self.token_penalty.ids if charged and self.token_penalty is not None else frozenset()
 
     def penalised_tokens(self, inputs: Mapping[str, Any]) -> Tensor:
         """
@@ -147,28 +188,13 @@ class FeaturePenaltyMixin:
         return answer_tokens(inputs, pairs=self._pairs)
 
     def _refuse_what_cannot_work(self, settings: FeaturePenaltyArguments) -> None:
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "The feature penalty does not support context or sequence parallelism: the groups of the tokens would "
-                "not be sharded with them. Set `cp_size=1` and `sp_size=1`."
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                "The feature penalty does not support `nn.DataParallel`, whose replicas the hooks do not see. Launch "
-                "with `accelerate launch`, or make one GPU visible."
-            )
-        if settings.penalty_max_loss_increase is not None and hasattr(self, "reward_funcs"):
-            raise ValueError(
-                "The loss of reinforcement learning does not tell what the penalty costs, so it cannot bound the "
-                "weight. Leave `penalty_max_loss_increase` out."
-            )
+        refuse_what_cannot_work(self, settings)
 
     # Data: the group of each row, or of each token
 
     def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
         """See to it that the batches hold [`GROUP_IDS`]: here one number per row."""
-        assert self.feature_penalty is not None
+        assert self._groups is not None
         if getattr(self.args, "packing", False) or getattr(self, "padding_free", False):
             raise ValueError(
                 "Packed and padding-free batches put several examples into a row, and their groups are lost. Use "
@@ -178,10 +204,12 @@ class FeaturePenaltyMixin:
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         self._row_groups, self._pairs = prepare_row_groups(
             {"train": self.train_dataset, **evaluated},
-            self.feature_penalty.groups,
+            self._groups,
             settings,
             decode=getattr(self.processing_class, "decode", None),
             generates=generates,
+            charges=self._fixed_weight > 0 or self._token_weight > 0,
+            penalised_tokens=self._charged_tokens(),
         )
         if not generates:
             self.data_collator = RowGroupCollator(self.data_collator, self._row_groups, settings.penalty_rows)
@@ -205,7 +233,7 @@ class FeaturePenaltyMixin:
     # The loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.feature_penalty is None:
+        if not self._holds:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         group_ids = inputs.get(GROUP_IDS)
         if group_ids is None:
@@ -218,20 +246,39 @@ class FeaturePenaltyMixin:
         num_tokens = mask.sum()
         # Taken now: a trainer may change its inputs.
         skip, generated = earlier_forwards(inputs), inputs.get("num_items_in_batch")
-        with self._recorder.armed() as captures:
+        ids = token_ids(inputs) if self.token_penalty is not None else None
+        with ExitStack() as armed:
+            captures = armed.enter_context(self._recorder.armed()) if self._recorder is not None else {}
+            head_inputs = armed.enter_context(self._head.armed()) if self._head is not None else []
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         training, weight = self.model.training, self.penalty_weight
-        loss = result[0] if return_outputs else result
-        with torch.set_grad_enabled(training and weight > 0):
-            reading = self._read_penalty({place: values[skip:] for place, values in captures.items()}, group_ids, mask)
-            if training and weight > 0:
-                term = self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
-                result = (loss + weight * term, result[1]) if return_outputs else loss + weight * term
         mode = "train" if training else "eval"
-        self._penalty_sums[mode] = self._penalty_sums.get(mode, 0) + reading_sums(reading, num_tokens)
-        if training and self.adaptive_weight is not None:
-            self._adapt_weight(self.adaptive_weight, reading, loss.detach(), num_items_in_batch)
-        return result
+        own_loss = loss = result[0] if return_outputs else result
+        if self.feature_penalty is not None:
+            with torch.set_grad_enabled(training and weight > 0):
+                values = {place: values[skip:] for place, values in captures.items()}
+                reading = self._read_penalty(values, group_ids, mask)
+                if training and weight > 0:
+                    loss = loss + weight * self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
+            self._penalty_sums[mode] = self._penalty_sums.get(mode, 0) + reading_sums(reading, num_tokens)
+            if training and self.adaptive_weight is not None:
+                self._adapt_weight(self.adaptive_weight, reading, own_loss.detach(), num_items_in_batch)
+        if ids is not None:
+            charged = training and self._token_weight > 0
+            with torch.set_grad_enabled(charged):
+                mass = self._read_token_mass(head_inputs[skip:], ids, group_ids, mask)
+                if charged:
+                    term = self._divide(mass.mass_sum, num_tokens, num_items_in_batch, generated)
+                    loss = loss + self._token_weight * term
+            self._token_sums[mode] = self._token_sums.get(mode, 0) + token_sums(mass)
+        return (loss, result[1]) if return_outputs else loss
+
+    def _read_token_mass(
+        self, head_inputs: list[Tensor], ids: Tensor, group_ids: Tensor, mask: Tensor
+    ) -> TokenReading:
+        assert self.token_penalty is not None and self._head is not None
+        hidden = self._head.training_input(head_inputs)
+        return self.token_penalty(hidden[:, -mask.shape[1] :], self._head, ids, group_ids, mask)
 
     def _read_penalty(self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         assert self.feature_penalty is not None
@@ -251,7 +298,7 @@ class FeaturePenaltyMixin:
 
         Args:
             excess_sum (`torch.Tensor` of shape `()`):
-                Sum over the tokens of the micro-batch.
+                Sum over the tokens of the micro-batch: of excesses, or of probabilities.
             num_tokens (`torch.Tensor` of shape `()`):
                 How many count.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
@@ -308,6 +355,10 @@ class FeaturePenaltyMixin:
             if self.adaptive_weight is not None:
                 metrics["sae/penalty_weight"] = self.penalty_weight
             logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
+        if self.token_penalty is not None and mode in self._token_sums:
+            sums = self.accelerator.reduce(self._token_sums.pop(mode), reduction="sum")
+            metrics = token_metrics(sums)
+            logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
         super().log(logs, start_time)  # type: ignore[misc]
 
 
@@ -327,33 +378,3 @@ def _counted(tokens: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
     mask = tokens & (group_ids != PADDING)
     mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
     return mask, group_ids
-
-
-def _load_features(settings: FeaturePenaltyArguments, feature_set: FeatureSet | None) -> FeatureSet | None:
-    if feature_set is None and settings.features is not None:
-        return FeatureSet.from_pretrained(settings.features)
-    if feature_set is None and settings.penalty_weight > 0:
-        raise ValueError(
-            f"`penalty_weight` is {settings.penalty_weight}, but there are no features to penalise. Set `features` to "
-            "a feature set (`sae-posttrain find-features` writes one), or `penalty_weight=0` for plain training."
-        )
-    return feature_set
-
-
-def _require_nothing_to_hold(trainer: type, given: list[Any], feature_set: FeatureSet | None) -> None:
-    config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
-    plain = f"a plain `{config}`" if config else "no config"
-    if feature_set is not None:
-        raise ValueError(
-            f"A `feature_set` was passed with {plain}, which has no penalty. Use a config that derives from "
-            "`FeaturePenaltyArguments` (for SFT `SASFTConfig`)."
-        )
-    behind = trainer.__mro__[trainer.__mro__.index(FeaturePenaltyMixin) + 1 :]
-    parent = next((each.__name__ for each in behind if issubclass(each, Trainer)), "the trainer")
-    logger.warning(
-        "%s got %s: it trains like `%s`, without a feature penalty. Use a config that derives from "
-        "`FeaturePenaltyArguments` (for SFT `SASFTConfig`) and set its `features` to hold features down.",
-        trainer.__name__,
-        plain,
-        parent,
-    )

@@ -1,4 +1,4 @@
-"""Settings of SASFT: TRL's, plus which features to hold down and how hard."""
+"""Settings of SASFT: TRL's, plus which features or tokens to hold down and how hard."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,13 @@ from ..penalty.arguments import FeaturePenaltyArguments
 @dataclass
 class SASFTConfig(FeaturePenaltyArguments, SFTConfig):
     """
-    [`~trl.SFTConfig`] plus the feature penalty of SASFT (https://huggingface.co/papers/2507.14894).
+    [`~trl.SFTConfig`] plus the feature penalty of SASFT (https://huggingface.co/papers/2507.14894), the penalty on the
+    probability of tokens, or both.
+
+    ```python
+    SASFTConfig(features="zh.features.safetensors")
+    SASFTConfig(penalised_tokens="zh", token_penalty_weight=10.0)
+    ```
 
     The added parameters are those of [`FeaturePenaltyArguments`].
     """

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -14,14 +14,14 @@ from trl.data_utils import pack_dataset
 from ..checkpoints import CompleteCheckpoints
 from ..features.feature_set import FeatureSet
 from ..model_card import FeatureCard
-from ..penalty.arguments import FeaturePenaltyArguments
+from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
 from ..penalty.groups import (
     GROUP_IDS,
+    OTHER,
     GroupCollator,
     GroupTable,
     find_group_column,
     require_penalised,
-    script_detector,
 )
 from ..penalty.mixin import FeaturePenaltyMixin
 from .config import SASFTConfig
@@ -31,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTrainer):  # type: ignore[misc]
     """
-    [`~trl.SFTTrainer`] plus a penalty on SAE features (SASFT, https://huggingface.co/papers/2507.14894).
+    [`~trl.SFTTrainer`] plus a penalty on SAE features (SASFT, https://huggingface.co/papers/2507.14894), on the
+    probability of a set of tokens ("SFT+Penalty" there, the baseline without an SAE), or on both.
 
-    The only change to the loss is one added term: on the response tokens of every group but the target, the height of
-    the features' pre-activations above what is normal for that group. `SFTConfig` in place of [`SASFTConfig`] trains
-    plainly, with a warning.
+    The only change to the loss is one added term for each: on the response tokens of every group but the target, the
+    height of the features' pre-activations above what is normal for that group; and where these tokens are predicted,
+    the probability of `penalised_tokens`. `SFTConfig` in place of [`SASFTConfig`] trains plainly, with a warning.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -48,8 +49,9 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             Everything else [`~trl.SFTTrainer`] takes.
 
     Raises:
-        ValueError: If there are no features, they belong to another model, a group in the data has no statistics, no
-            token would be penalised, or a setting would put the penalty on the user's words.
+        ValueError: If there are neither features nor penalised tokens, the features belong to another model, a group
+            in the data has no statistics, no token would be penalised, or a setting would put the penalty on the
+            user's words.
     """
 
     _tag_names = ["trl", "sft", "sae"]
@@ -73,7 +75,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             args = SASFTConfig(f"{str(name).split('/')[-1] or 'model'}-SASFT")
         super().__init__(model, args, feature_set=feature_set, **kwargs)
 
-    def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet) -> None:
+    def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:
         dataset_kwargs = getattr(settings, "dataset_kwargs", None)
         if isinstance(dataset_kwargs, dict) and dataset_kwargs.get("skip_prepare_dataset"):
             raise ValueError(
@@ -89,16 +91,26 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         super()._build_penalty(settings, features)
         self._kept_column = GROUP_IDS
         self.feature_set = features
+        if features is None:  # the card shall not speak of features
+            self._name, self._paper = "SFT with a penalty on the probability of tokens", {}
+            self._tag_names = ["trl", "sft"]
 
     def _moved_settings(self) -> dict[str, Any]:
         return {"penalty_weight in the end": self.penalty_weight} if self.adaptive_weight is not None else {}
 
+    def _unused_settings(self) -> Collection[str]:
+        return (OF_FEATURES if self.feature_penalty is None else ()) + (
+            OF_TOKENS if self.token_penalty is None else ()
+        )
+
+    def _num_penalised_tokens(self) -> int:
+        return len(self.token_penalty.ids) if self.token_penalty is not None else 0
+
     # Data: a number for the group of each token, beside `input_ids` and `labels`
 
     def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
-        assert self.feature_penalty is not None
         _refuse_virtual_tokens(self.model, settings, documents_share_rows=self.padding_free)
-        if settings.penalty_weight > 0 and self.train_dataset is not None:
+        if (self._fixed_weight > 0 or self._token_weight > 0) and self.train_dataset is not None:
             self._require_penalised_tokens(self.train_dataset)
         # Packing and padding-free refuse a custom collator, so TRL's own is wrapped after it is built.
         self.data_collator = GroupCollator(self.data_collator)
@@ -112,9 +124,9 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         formatting_func: Callable[[dict], str] | None,
         dataset_name: str,
     ) -> Dataset | IterableDataset:
-        if self.feature_penalty is None:
+        if not self._holds:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        groups = self.feature_penalty.groups
+        groups = self._groups_for(args, dataset)
         if self._is_vision_dataset:
             raise ValueError("SASFT penalises text; vision datasets are not supported yet.")
         first = next(iter(dataset))
@@ -157,8 +169,8 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         return dataset
 
     def _log_groups(self, dataset: Dataset, dataset_name: str) -> None:
-        assert self.feature_penalty is not None
-        names = [*self.feature_penalty.groups.names, "other"]
+        assert self._groups is not None
+        names = [*self._groups.names, OTHER]
         counts = Counter(names[number] for ids in dataset[GROUP_IDS] for number in set(ids))
         logger.warning(
             "Groups of the %s dataset, told from the script: %s.", dataset_name, dict(sorted(counts.items()))
@@ -166,7 +178,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
 
     def _refuse_penalty_on_prompts(self, first: dict[str, Any], args: SFTConfig) -> None:
         assert isinstance(args, FeaturePenaltyArguments)
-        if args.penalty_weight == 0 or "labels" in first:
+        if (self._fixed_weight == 0 and self._token_weight == 0) or "labels" in first:
             return
         messages = first.get("messages") or first.get("conversations")
         if messages and not args.assistant_only_loss and any(_role(m) != "assistant" for m in messages):
@@ -181,13 +193,17 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             )
 
     def _require_penalised_tokens(self, dataset: Dataset | IterableDataset) -> None:
-        assert self.feature_penalty is not None
-        penalised = set(self.feature_penalty.groups.penalised_ids)
+        assert self._groups is not None
+        penalised, exempt = set(self._groups.penalised_ids), {-100, *self._charged_tokens()}
         has_token = (
-            any(number in penalised and label != -100 for number, label in zip(row[GROUP_IDS][1:], row["labels"][1:]))
+            any(
+                number in penalised and label not in exempt
+                for number, label in zip(row[GROUP_IDS][1:], row["labels"][1:])
+            )
             for row in dataset
         )
-        require_penalised(has_token, self.feature_penalty.groups, streamed=isinstance(dataset, IterableDataset))
+        streamed = isinstance(dataset, IterableDataset)
+        require_penalised(has_token, self._groups, streamed=streamed, of_tokens=len(exempt) > 1)
 
 
 def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: bool) -> None:
@@ -216,9 +232,7 @@ def _add_group_ids(
         number = groups.number(example[column])
     else:
         answer = [token for token, label in zip(example["input_ids"], example["labels"]) if label != -100]
-        number = groups.number(
-            script_detector(groups.names)(processing_class.decode(answer, skip_special_tokens=True))
-        )
+        number = groups.number_of_text(processing_class.decode(answer, skip_special_tokens=True))
     return {GROUP_IDS: [number] * len(example["input_ids"])}
 
 

@@ -28,7 +28,9 @@ def test_answer_ends_before_its_end_token(make_model, tokenizer, monkeypatch):
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     new = torch.tensor([[10, 11, end, pad], [12, 13, 14, 15], [end, pad, pad, pad]])
     monkeypatch.setattr(
-        model, "generate", lambda input_ids, attention_mask, generation_config, logits_processor: torch.cat([input_ids, new], dim=1)
+        model,
+        "generate",
+        lambda input_ids, attention_mask, generation_config, logits_processor: torch.cat([input_ids, new], dim=1),
     )
     answers, finished = generate_answers(model, tokenizer, [[5], [6, 7], [8]], max_new_tokens=4)
     assert answers == [[10, 11], [12, 13, 14, 15], []]

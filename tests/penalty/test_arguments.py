@@ -31,6 +31,8 @@ def test_settings_of_any_trainer_are_parsed_with_its_own(kind, tmp_path):
         ({"penalty_target": 0.1, "penalty_weight": 0}, "must be above 0, got 0"),
         ({"penalty_max_loss_increase": 0.1}, "Set `penalty_target`, or leave it out"),
         ({"penalty_target": 0.1, "penalty_max_loss_increase": 0}, "a share above 0"),
+        ({"penalised_tokens": "zh", "token_penalty_weight": -1}, "`token_penalty_weight` must be a number, 0 or more"),
+        ({"token_penalty_weight": 5.0}, "but no tokens are named. Set `penalised_tokens`"),
     ],
 )
 def test_setting_out_of_range_is_refused(setting, message):
