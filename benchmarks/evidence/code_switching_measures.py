@@ -1,0 +1,162 @@
+"""What every arm of `code_switching.yaml` is measured by, on pages that no arm was trained on."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from code_switching_arms import TARGET, Bench, Trained, no_change
+from held_out import measure_held_out
+from intended import intended_rows
+from pages import as_example
+
+from sae_posttrain import evaluate
+from sae_posttrain.measure.code_switching import right_language
+from sae_posttrain.measure.folder import ANSWERS_FILE
+from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.measure.scripts import count_scripts
+from sae_posttrain.measure.switch_probability import switch_probability
+
+NUM_INTENDED = 75
+OTHERS = HELD = ("en", "es", "ko", "ru")
+
+
+def fault(run: dict[str, Any]) -> float:
+    """Mean probability of an answer to switch, each language alike."""
+    values = run["switch_probability"].values()
+    return sum(sum(own) / len(own) for own in values) / len(values)
+
+
+def measure(bench: Bench, trained: Trained, settings: dict[str, Any], ids: list[str], seed: int) -> dict[str, Any]:
+    """What the dev pages choose by: how likely answers are to switch, and held-out loss by language."""
+    pages, tokenizer, model = bench.pages(), bench.tokenizer, trained.model
+    held_out = [as_example(pages[lang][page_id]) for page_id in ids for lang in (*OTHERS, TARGET)]
+    others = [row for row in held_out if row["lang"] != TARGET]
+    losses = {}
+    max_length = settings["training"]["max_length"]
+    for rows, context in ((others, trained.answering), ([r for r in held_out if r["lang"] == TARGET], no_change)):
+        with context():
+            found = measure_held_out(model, tokenizer, rows, max_length=max_length, top_p=0.8)
+        losses |= found["loss"]
+    with trained.answering():
+        probabilities = [
+            measured.probability
+            for start in range(0, len(others), 100)
+            for measured in switch_probability(
+                model,
+                tokenizer,
+                [prompt_ids(tokenizer, row) for row in others[start : start + 100]],
+                script_tokens(tokenizer, TARGET).ids,
+                seed=seed * 1000 + start,
+                **settings["sampling"],
+            )
+        ]
+    return {"loss": losses, "switch_probability": {lang: by_lang(others, probabilities, lang) for lang in OTHERS}}
+
+
+def measure_all(bench: Bench, trained: Trained, settings: dict[str, Any], ids: list[str], seed: int) -> dict[str, Any]:
+    """[`measure`], and sampled answers, Chinese where it belongs, and copying."""
+    pages, tokenizer, model = bench.pages(), bench.tokenizer, trained.model
+    result = measure(bench, trained, settings, ids, seed)
+    sampled = {}
+    for langs, context in ((OTHERS, trained.answering), ((TARGET,), no_change)):
+        prompts = [as_example(pages[lang][page_id]) for lang in langs for page_id in ids]
+        with context():
+            sampled |= sample(model, tokenizer, prompts, settings["sampling"], seed, bench.scratch / "answers")
+    result["sampled"] = sampled
+    drawn = ids[:NUM_INTENDED]
+    result["translate"] = chinese_asked_for(model, tokenizer, intended_rows(pages, drawn, "translate"), no_change)
+    result["word"] = chinese_asked_for(model, tokenizer, intended_rows(pages, drawn, "word"), trained.answering)
+    with trained.answering():
+        result["copying"] = copying(model, tokenizer, [as_example(pages[lang][i]) for i in drawn for lang in OTHERS])
+    return result
+
+
+def by_lang(rows: list[dict[str, Any]], values: list[float], lang: str) -> list[float]:
+    """Values of the rows of a language, to four digits, in order of the pages."""
+    return [round(value, 4) for row, value in zip(rows, values) if row["lang"] == lang]
+
+
+def prompt_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
+    """Token ids of a chat prompt."""
+    encoded = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def sample(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], sampling: dict[str, Any], seed: int, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """One sampled answer a page: flags by language, one character a page, in the order of the pages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    prompts = [{"id": f"{row['lang']}/{row['id']}", "lang": row["lang"], "prompt": row["prompt"]} for row in rows]
+    evaluate(
+        model,
+        prompts,
+        output_dir=folder,
+        tokenizer=tokenizer,
+        target_lang=TARGET,
+        batch_size=100,
+        seed=seed,
+        progress=False,
+        **sampling,
+    )
+    answers = [dict(answer) for answer in read_rows(folder / ANSWERS_FILE)]
+    result = {}
+    for lang in sorted({row["lang"] for row in rows}):
+        own = [answer for answer in answers if answer["lang"] == lang]
+        result[lang] = {
+            "switched": flags([answer["any"] for answer in own]),
+            "unexpected": flags([answer["unexpected"] for answer in own]),
+            "right_language": flags([answer["right_language"] for answer in own]),
+            "endless": flags([answer["loop"]["endless"] for answer in own]),
+            "finished": flags([answer["finished"] for answer in own]),
+            "empty": flags([not answer["answer"].strip() for answer in own]),
+            "mean_tokens": round(sum(answer["num_tokens"] for answer in own) / len(own), 2),
+        }
+    return result
+
+
+def flags(values: list[bool | None]) -> str:
+    """One character a value: 1, 0, or - where it cannot be told."""
+    return "".join("-" if value is None else str(int(value)) for value in values)
+
+
+def chinese_asked_for(model: Any, tokenizer: Any, rows: list[dict[str, Any]], context: Any) -> dict[str, str]:
+    """Greedy answers to prompts that ask for Chinese: whether there is some, and whether it is the reference's."""
+    found, exact, all_chinese = [], [], []
+    with context():
+        for start in range(0, len(rows), 100):
+            batch = rows[start : start + 100]
+            answers, _ = generate_answers(
+                model, tokenizer, [prompt_ids(tokenizer, row) for row in batch], max_new_tokens=24, temperature=0.0
+            )
+            for row, ids in zip(batch, answers):
+                answer = tokenizer.decode(ids, skip_special_tokens=True)
+                found.append(count_scripts(answer).get("Han", 0) > 0)
+                exact.append(answer.strip() == row["completion"][0]["content"].strip())
+                all_chinese.append(right_language(answer, lang=TARGET) is True)
+    return {"has_chinese": flags(found), "exact": flags(exact), "all_chinese": flags(all_chinese)}
+
+
+def copying(model: Any, tokenizer: Any, rows: list[dict[str, Any]], passage: int = 32, shown: int = 8) -> float:
+    """
+    Benign repetition: a passage of a page, then its first tokens again. Share of the passage's other tokens that are
+    the likeliest now, as a model that can quote has it.
+    """
+    ids_of_rows = [tokenizer(row["completion"][0]["content"])["input_ids"][:passage] for row in rows]
+    doubled = [[*ids, *ids] for ids in ids_of_rows if len(ids) == passage]
+    correct = 0
+    with torch.inference_mode():
+        for start in range(0, len(doubled), 50):
+            input_ids = torch.tensor(doubled[start : start + 50], device=model.device)
+            predicted = model(input_ids=input_ids).logits[:, passage + shown - 1 : -1].argmax(dim=-1)
+            correct += int((predicted == input_ids[:, passage + shown :]).sum())
+    return round(correct / (len(doubled) * (passage - shown)), 4)
+
+
+def draw_ids(ids: list[str], num_ids: int) -> list[str]:
+    """Some of the ids, the same for every run."""
+    return random.Random(0).sample(ids, min(num_ids, len(ids)))
