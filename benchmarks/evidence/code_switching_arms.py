@@ -49,6 +49,12 @@ class Bench:
         """Folder of this process alone."""
         return self.work / self.part
 
+    def saes(self, shape: dict[str, int] | None = None) -> tuple[Path, int]:
+        """Folder of SAEs and their k: the model's own, or those of a width and k that `train_saes.py` makes."""
+        if shape is None:
+            return self.model / "sae", 32
+        return self.work / "saes" / f"{shape['width']}_{shape['k']}", shape["k"]
+
     def load(self, folder: Path | None = None) -> Any:
         """A fresh copy of the start, or of what an arm left in a folder."""
         return AutoModelForCausalLM.from_pretrained(folder or self.model, dtype=torch.float32)
@@ -224,11 +230,14 @@ def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> Featu
     """Features by one of the methods, on the same texts."""
     texts = [as_text(row) for row in bench.training_pages()]
     common = {"target_group": bench.target, "max_texts": options.pop("max_texts", 200), "max_length": 256}
-    sae = bench.model.parent / bench.model.name / options.pop("sae", "sae")
+    shape = options.pop("sae", None)
+    sae, k = bench.saes(shape)
+    if shape and not sae.is_dir():
+        raise ValueError(f"There are no SAEs in {sae}. Make them with train_saes.py and the same `--work`.")
     if method == "sae":
-        return find_features(str(bench.model), texts, sae, k=32, **common, **options)
+        return find_features(str(bench.model), texts, sae, k=k, **common, **options)
     if method == "sae_decoder":
-        found = find_features(str(bench.model), texts, sae, k=32, **common, **options)
+        found = find_features(str(bench.model), texts, sae, k=k, **common, **options)
         written = FeatureSet.from_directions(
             found.directions / found.directions.norm(dim=1, keepdim=True),
             blocks=found.blocks,
@@ -238,7 +247,7 @@ def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> Featu
         )
         return measure_groups(str(bench.model), written, texts, **common)
     if method == "matched_random":
-        found = find_features(str(bench.model), texts, sae, k=32, **common, **options)
+        found = find_features(str(bench.model), texts, sae, k=k, **common, **options)
         del common["target_group"]
-        return matched_random_features(str(bench.model), found, sae, texts, k=32, seed=seed, **common)
+        return matched_random_features(str(bench.model), found, sae, texts, k=k, seed=seed, **common)
     return find_directions(str(bench.model), texts, method=method, **common, **options)

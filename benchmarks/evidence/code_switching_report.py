@@ -76,11 +76,9 @@ def flagged(runs: Sequence[Run], name: str, langs: Sequence[str] = OTHERS) -> li
     ]
 
 
-def asked_for(runs: Sequence[Run], kind: str, name: str) -> list[tuple[str, int, float]]:
-    """Flags of the answers to prompts that ask for Chinese."""
-    return [
-        (str(place), run["seed"], float(flag == "1")) for run in runs for place, flag in enumerate(run[kind][name])
-    ]
+def asked_for(runs: Sequence[Run], kind: str) -> list[tuple[str, int, float]]:
+    """Mean probability of Chinese where the reference has it, after prompts that ask for it."""
+    return [(str(place), run["seed"], value) for run in runs for place, value in enumerate(run[kind]["mean"])]
 
 
 def main_table(runs: Sequence[Run]) -> str:
@@ -111,8 +109,8 @@ def side_table(runs: Sequence[Run]) -> str:
     plain = arms[BASELINE]
     measures: dict[str, Callable[[Sequence[Run]], list[tuple[str, int, float]]]] = {
         "Chinese page in Chinese": lambda own: flagged(own, "right_language", ["zh"]),
-        "translation is Chinese": lambda own: asked_for(own, "translate", "all_chinese"),
-        "Chinese word on request": lambda own: asked_for(own, "word", "has_chinese"),
+        "translation into Chinese": lambda own: asked_for(own, "translate"),
+        "Chinese word on request": lambda own: asked_for(own, "word"),
         "right language": lambda own: flagged(own, "right_language"),
     }
     head = ["arm", *measures, "copying", "tokens", "cut", "empty", "endless"]
@@ -222,13 +220,10 @@ def draw_arms(runs: Sequence[Run], path: Path) -> None:
         left.plot([100 * value for value in rate.per_seed.values()], [row + 0.22] * len(own), "|", color="0.5")
         increases = [100 * loss_increase(run, other, OTHERS) for run, other in zip(own, plain)]
         middle.plot([np.mean(increases)], [row], "o", color="C0")
-        for place, (kind, name, label) in enumerate(
-            [
-                ("translate", "all_chinese", "translation into Chinese"),
-                ("word", "has_chinese", "Chinese word on request"),
-            ]
+        for place, (kind, label) in enumerate(
+            [("translate", "translation into Chinese"), ("word", "Chinese word on request")]
         ):
-            kept = bootstrap_mean(asked_for(own, kind, name), num_resamples=1000)
+            kept = bootstrap_mean(asked_for(own, kind), num_resamples=1000)
             right.plot([100 * kept.estimate], [row + 0.12 * place], "sD"[place], color=f"C{place + 1}", label=label)
     left.set_yticks(range(len(arms)), [NAMES[arm] for arm in arms])
     left.invert_yaxis()
@@ -236,7 +231,7 @@ def draw_arms(runs: Sequence[Run], path: Path) -> None:
     left.set_xlabel("probability that an answer switches, %\n(95 % interval; ticks: seeds)")
     middle.set_xlabel("change of held-out loss, %")
     middle.axvline(0, color="0.8", linewidth=0.8)
-    right.set_xlabel("Chinese where it was asked for, %")
+    right.set_xlabel("probability of Chinese\nwhere it was asked for, %")
     handles, labels = right.get_legend_handles_labels()
     unique = dict(zip(labels, handles))
     right.legend(
