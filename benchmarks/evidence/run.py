@@ -3,7 +3,7 @@ Runs an experiment of this folder: every configuration of every arm on the dev p
 pages with several seeds.
 
     python benchmarks/evidence/run.py code_switching --data data/help --model models/help-qwen3-7m
-    python benchmarks/evidence/report.py code_switching
+    python benchmarks/evidence/write_report.py code_switching
 
 Each run appends one line to `results/<experiment>.jsonl`; runs that stand there are not repeated, so a run that was
 cut off goes on where it was. Several processes may share the work: `--share 1/2` and `--share 2/2`, each stage by

@@ -1,6 +1,7 @@
 """Arms of `same_script_<target>.yaml`: as those of `code_switching.yaml`, with another language to keep out."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from pages import as_text
 from sae_posttrain.features.causal import target_tokens
 from sae_posttrain.features.texts import Text
 
+MAX_LENGTH = 256  # tokens of a text, as for features
+
 
 def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:
     """The model of an arm."""
@@ -20,21 +23,24 @@ def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:
         raise ValueError(f"Unknown method {settings['method']!r}.")
     bench = replace(bench, target=settings["target"])
     if "tokens" in settings:
-        file = typical_tokens(bench, settings["tokens"]["min_share"])
+        file = typical_tokens(bench, **settings["tokens"])
         added = {"penalised_tokens": str(file), "target_group": bench.target}
         settings = settings | {"training": settings["training"] | added}
     return train(bench, settings, seed, bench.training_rows())
 
 
-def typical_tokens(bench: Bench, min_share: float) -> Path:
-    """A file with the tokens that the target's training pages use much more than those of any other language."""
-    file = bench.work / f"tokens-{bench.target}-{min_share}.json"
+def typical_tokens(bench: Bench, min_share: float, max_texts: int = 200) -> Path:
+    """A file with the tokens that the target's texts use much more than those of any other language."""
+    file = bench.work / f"tokens-{bench.target}-{min_share}-{max_texts}.json"
     if not file.exists():
         tokenizer = bench.tokenizer
+        rows = list(map(as_text, bench.training_pages()))
         texts = []
-        for row in map(as_text, bench.training_pages()):
-            ids = tokenizer(row["text"][:2000])["input_ids"]
-            texts.append(Text(row["lang"], ids, [True] * len(ids)))
+        for lang in sorted({row["lang"] for row in rows}):
+            own = [row for row in rows if row["lang"] == lang]
+            for row in random.Random(0).sample(own, min(max_texts, len(own))):
+                ids = tokenizer(row["text"][:4000])["input_ids"][:MAX_LENGTH]
+                texts.append(Text(lang, ids, [True] * len(ids)))
         chosen = target_tokens(texts, bench.target, len(tokenizer), min_share=min_share)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(torch.nonzero(chosen).flatten().tolist()), encoding="utf-8")

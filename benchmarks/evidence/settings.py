@@ -33,6 +33,7 @@ class Experiment:
     tune: dict[str, Any]
     test: dict[str, Any]
     module: str
+    baseline: str = "plain"  # arm, without configurations, whose held-out loss the budget is counted from
 
     @classmethod
     def read(cls, file: Path) -> "Experiment":

@@ -1,7 +1,7 @@
 """
 Tables and pictures of an experiment, from its raw results: nothing is run.
 
-    python benchmarks/evidence/report.py code_switching
+    python benchmarks/evidence/write_report.py code_switching
 
 Writes the pictures to docs/evidence/ and the tables to docs/evidence.md, between the marks of the experiment.
 """

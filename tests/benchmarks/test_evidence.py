@@ -1,0 +1,112 @@
+"""The rules of the evidence runner: how settings are merged, what is chosen, what is not run twice."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path[:0] = [str(FOLDER / "evidence"), str(FOLDER / "help")]
+
+import run as runner  # noqa: E402
+from choose import chosen_configs  # noqa: E402
+from settings import Experiment, merged  # noqa: E402
+from write_report import with_tables  # noqa: E402
+
+EXPERIMENTS = sorted((FOLDER / "evidence").glob("*.yaml"))
+
+
+def dev_run(arm: str, config: str, switching: float, loss: float) -> dict:
+    langs = ("en", "es", "ko", "ru")
+    return {
+        "arm": arm,
+        "config": config,
+        "split": "dev",
+        "switch_probability": {lang: [switching, switching] for lang in langs},
+        "loss": dict.fromkeys((*langs, "zh"), loss),
+    }
+
+
+def experiment(**arms) -> Experiment:
+    return Experiment(
+        name="code_switching",
+        module="code_switching",
+        common={"training": {"max_steps": 60, "penalty_weight": 0.0}},
+        arms={"plain": {}, **arms},
+        tune={"seed": 100, "loss_budget": 0.01},
+        test={"seeds": [0, 1]},
+    )
+
+
+def test_settings_of_a_configuration_lie_over_those_of_its_arm_and_of_the_experiment():
+    arms = {"held": {"training": {"margin": 2.0}, "configs": {"w3": {"training": {"penalty_weight": 3.0}}}}}
+    settings = experiment(**arms).settings("held", "w3")
+    assert settings == {"training": {"max_steps": 60, "penalty_weight": 3.0, "margin": 2.0}}
+    assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+def test_an_arm_that_does_not_exist_is_named_with_those_that_do():
+    with pytest.raises(ValueError, match="no arm 'sast'; it has plain"):
+        experiment().settings("sast", "only")
+
+
+def test_the_configuration_chosen_has_the_fewest_faults_within_the_loss_budget():
+    held = {"configs": {"soft": {}, "firm": {}, "hard": {}}}
+    results = [
+        dev_run("plain", "only", 0.18, 3.00),
+        dev_run("held", "soft", 0.12, 3.01),
+        dev_run("held", "firm", 0.08, 3.02),  # 0.7 % higher loss
+        dev_run("held", "hard", 0.01, 3.06),  # 2 %
+    ]
+    assert chosen_configs(experiment(held=held), results, ["plain", "held"]) == {"plain": "only", "held": "firm"}
+
+
+def test_where_nothing_is_within_the_budget_the_smallest_loss_is_chosen():
+    results = [dev_run("plain", "only", 0.18, 3.0), dev_run("held", "a", 0.1, 3.3), dev_run("held", "b", 0.05, 3.4)]
+    assert chosen_configs(experiment(held={"configs": {"a": {}, "b": {}}}), results, ["held"]) == {"held": "a"}
+
+
+def test_nothing_is_chosen_before_every_configuration_was_run():
+    results = [dev_run("plain", "only", 0.18, 3.0), dev_run("held", "a", 0.1, 3.0)]
+    with pytest.raises(ValueError, match="held: b not run on the dev pages yet"):
+        chosen_configs(experiment(held={"configs": {"a": {}, "b": {}}}), results, ["held"])
+
+
+def test_every_seed_runs_every_arm_before_the_next():
+    jobs = experiment(held={"configs": {"w3": {}}}).test_jobs(["plain", "held"], {"plain": "only", "held": "w3"})
+    assert [job.key for job in jobs] == ["test-plain-only-0", "test-held-w3-0", "test-plain-only-1", "test-held-w3-1"]
+
+
+def test_a_finished_run_is_not_repeated_and_another_of_the_same_name_is_refused(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(runner, "run", lambda _, job, settings, __: made.append(job) or result(job, settings))
+    arguments = type("Arguments", (), {"share": "1/1"})()
+    file = tmp_path / "code_switching.jsonl"
+    jobs = experiment().tuning_jobs(["plain"])
+    runner.run_jobs(experiment(), jobs, file, arguments)
+    runner.run_jobs(experiment(), jobs, file, arguments)
+    assert len(made) == 1 and len(runner.read_results(file)) == 1
+    other = json.loads(file.read_text()) | {"settings": {}}
+    file.write_text(json.dumps(other) + "\n")
+    with pytest.raises(ValueError, match="holds dev-plain-only-100 with other settings"):
+        runner.run_jobs(experiment(), jobs, file, arguments)
+
+
+def result(job, settings) -> dict:
+    return {"key": job.key, "settings": settings}
+
+
+def test_tables_replace_what_stands_between_the_marks():
+    page = "before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter\n"
+    assert with_tables(page, "x", "| new |") == "before\n<!-- x: begin -->\n| new |\n<!-- x: end -->\nafter\n"
+    with pytest.raises(ValueError, match="no marks <!-- y: begin -->"):
+        with_tables(page, "y", "")
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_can_be_read_and_tunes_each_arm_over_six_configurations_at_most(file):
+    read = Experiment.read(file)
+    for arm in read.arms:
+        for config in read.configs(arm):
+            assert read.settings(arm, config)
