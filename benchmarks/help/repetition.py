@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def run(
     folder = arguments.work / f"{arguments.split}-{name}-{seed}"
     if name != "before":
         train = [as_example(row) for row in rows_of(pages, splits, "train")]
-        log = train_arm(model, tokenizer, train, negative, settings, seed, folder, arguments.features)
+        features = load_features(arguments.features, negative, seed)
+        log = train_arm(model, tokenizer, train, negative, settings, seed, folder, feature_set=features)
     training_seconds = time.perf_counter() - started
     held_out = [as_example(row) for row in rows_of(pages, splits, arguments.split)]
     if arguments.limit:
@@ -111,6 +113,15 @@ def run(
     }
 
 
+def load_features(folder: Path, negative: str, seed: int) -> FeatureSet | None:
+    """What the negatives of an arm are pushed along; `None` where nothing is pushed."""
+    if negative == "none" or negative in REPLACED:
+        return None
+    return FeatureSet.load(
+        folder / (f"random{seed}.safetensors" if negative == "random" else f"{negative}.safetensors")
+    )
+
+
 def train_arm(
     model: Any,
     tokenizer: Any,
@@ -119,21 +130,24 @@ def train_arm(
     settings: dict[str, Any],
     seed: int,
     folder: Path,
-    features: Path,
+    *,
+    feature_set: FeatureSet | None = None,
+    strength: float | None = None,
+    rewards: Sequence[Any] = (),
 ) -> list[dict[str, Any]]:
-    """Train the model in place; returns the log."""
+    """
+    Train the model in place; returns the log.
+
+    Negatives are pushed along the features, by their calibrated strength if none is given; `rewards` are added to that
+    of endless repetition.
+    """
     short = [e for e in examples if len(prompt_ids(tokenizer, e)) < MAX_PROMPT]
     random.Random(seed).shuffle(short)
-    feature_set, strength = None, None
     if negative in REPLACED:
         d_model, block = model.config.hidden_size, model.config.num_hidden_layers - 1
         direction = torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed))
         feature_set = FeatureSet.from_directions(direction, blocks=[block], names=["none"], residual_norms=[1.0])
         strength = NO_PUSH
-    elif negative == "random":
-        feature_set = FeatureSet.load(features / f"random{seed}.safetensors")
-    elif negative != "none":
-        feature_set = FeatureSet.load(features / f"{negative}.safetensors")
     args = SteeredGRPOConfig(
         str(folder / "training"),
         steer_strength=strength,
@@ -148,7 +162,7 @@ def train_arm(
     )
     trainer = REPLACED.get(negative, SteeredGRPOTrainer)(
         model,
-        EndlessRepetitionReward(tokenizer.eos_token_id),
+        [EndlessRepetitionReward(tokenizer.eos_token_id), *rewards],
         args,
         feature_set=feature_set,
         train_dataset=Dataset.from_list([{"prompt": e["prompt"]} for e in short]),

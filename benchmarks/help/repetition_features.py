@@ -63,8 +63,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    found = find(model, tokenizer, train, arguments)
-    means = average_loops(model, tokenizer, train, arguments)
+    found = find(
+        model,
+        tokenizer,
+        train,
+        arguments.out / "found.safetensors",
+        sae=arguments.sae,
+        blocks=arguments.blocks,
+        temperature=arguments.temperatures[0],
+    )
+    means = average_loops(model, tokenizer, train)
     sweeps: dict[str, dict[str, Calibration]] = {}
     for temperature in arguments.temperatures:
 
@@ -107,22 +115,31 @@ def main(argv: list[str] | None = None) -> None:
     file.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def find(model: Any, tokenizer: Any, train: list[dict[str, Any]], arguments: argparse.Namespace) -> FeatureSet:
-    """The best features of each block, found once."""
-    file = arguments.out / "found.safetensors"
+def find(
+    model: Any,
+    tokenizer: Any,
+    train: list[dict[str, Any]],
+    file: Path,
+    *,
+    sae: Path,
+    blocks: list[int],
+    temperature: float,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> FeatureSet:
+    """The best features of each block, found once; they stay in the file."""
     if not file.exists():
         find_repetition_features(
             model,
-            str(arguments.sae),
+            str(sae),
             prompts=train,
-            blocks=arguments.blocks,
+            blocks=blocks,
             num_features=2,
             num_candidates=12,
             num_loops=40,
             num_prompts=12,
             strength=0.8,
-            max_new_tokens=MAX_NEW_TOKENS,
-            normal_temperature=arguments.temperatures[0],
+            max_new_tokens=max_new_tokens,
+            normal_temperature=temperature,
             tokenizer=tokenizer,
             batch_size=96,
             k=32,
@@ -131,7 +148,7 @@ def find(model: Any, tokenizer: Any, train: list[dict[str, Any]], arguments: arg
 
 
 def average_loops(
-    model: Any, tokenizer: Any, train: list[dict[str, Any]], arguments: argparse.Namespace
+    model: Any, tokenizer: Any, train: list[dict[str, Any]], *, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> FeatureSet:
     """The mean of loops less that of normal answers, at one block."""
     samples = collect_samples(
@@ -139,7 +156,7 @@ def average_loops(
         tokenizer,
         questions=read_questions(train, tokenizer),
         num_loops=60,
-        sampling=Sampling(MAX_NEW_TOKENS, 0.0, seed=0, batch_size=96),
+        sampling=Sampling(max_new_tokens, 0.0, seed=0, batch_size=96),
         normal_temperature=0.6,
     )
     return difference_of_means(
@@ -167,14 +184,24 @@ def likeliest(sweeps: dict[str, Calibration]) -> str:
 def write_sets(sweeps: dict[str, Calibration], chosen: str, out: Path) -> None:
     """The sets with the strengths they are trained with; random directions get that of the feature."""
     for name, sweep in ((chosen, sweeps[chosen]), ("difference_of_means", sweeps["difference of means"])):
-        calibration = sweep.as_dict() | {"strength": sweep.strength or sweep.best.strength}
-        sweep.feature_set.notes["calibration"] = calibration
-        sweep.feature_set.save(out / ("sae.safetensors" if name == chosen else f"{name}.safetensors"))
+        with_strength(sweep).save(out / ("sae.safetensors" if name == chosen else f"{name}.safetensors"))
         if name == chosen:
             for seed in SEEDS:
-                random = random_directions(sweep.feature_set, seed)
-                random.notes["calibration"] = calibration
-                random.save(out / f"random{seed}.safetensors")
+                random_control(sweep.feature_set, seed).save(out / f"random{seed}.safetensors")
+
+
+def with_strength(sweep: Calibration) -> FeatureSet:
+    """The set with the strength it is trained with: the one that reached the target, or else the best."""
+    calibration = sweep.as_dict() | {"strength": sweep.strength or sweep.best.strength}
+    sweep.feature_set.notes["calibration"] = calibration
+    return sweep.feature_set
+
+
+def random_control(feature_set: FeatureSet, seed: int) -> FeatureSet:
+    """Random directions in place of a set's own, pushed with its strength."""
+    random = random_directions(feature_set, seed)
+    random.notes["calibration"] = feature_set.notes["calibration"]
+    return random
 
 
 def scores(found: FeatureSet, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from pages import as_example, load_pages, rows_of, split_ids
+from pages import Row, as_example, load_pages, rows_of, split_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -26,31 +26,38 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     pages = load_pages(arguments.data)
-    splits = split_ids(pages, arguments.held_out)
+    rows = rows_of(pages, split_ids(pages, arguments.held_out), "train")
+    train_start(arguments.model, rows, arguments.out, max_steps=arguments.steps, seed=arguments.seed)
+
+
+def train_start(
+    model: Path, rows: list[Row], out: Path, *, max_steps: int = 150, max_length: int = 256, seed: int = 0
+) -> None:
+    """Fine-tune the model of a folder on pages as answers to their titles, and save it with its tokenizer."""
     args = SFTConfig(
-        str(arguments.out),
-        max_steps=arguments.steps,
+        str(out),
+        max_steps=max_steps,
         per_device_train_batch_size=16,
         learning_rate=5e-4,
         warmup_steps=10,
         train_sampling_strategy="group_by_length",
-        max_length=256,
+        max_length=max_length,
         bf16=True,  # autocast; the weights stay float32
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
-        seed=arguments.seed,
+        seed=seed,
         logging_steps=10,
         save_strategy="no",
         report_to="none",
     )
     trainer = SFTTrainer(
-        AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32),
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         args,
-        train_dataset=Dataset.from_list([as_example(row) for row in rows_of(pages, splits, "train")]),
-        processing_class=AutoTokenizer.from_pretrained(arguments.model),
+        train_dataset=Dataset.from_list([as_example(row) for row in rows]),
+        processing_class=AutoTokenizer.from_pretrained(model),
     )
     trainer.train()
-    trainer.save_model(str(arguments.out))
+    trainer.save_model(str(out))
 
 
 if __name__ == "__main__":
