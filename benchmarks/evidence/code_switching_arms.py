@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class Bench:
     @property
     def scratch(self) -> Path:
         """Folder of this process alone."""
-        return self.work / self.part
+        return self.work / f"{self.part}-{os.getpid()}"
 
     def saes(self, shape: dict[str, int] | None = None) -> tuple[Path, int]:
         """Folder of SAEs and their k: the model's own, or those of a width and k that `train_saes.py` makes."""

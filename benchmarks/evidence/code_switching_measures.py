@@ -102,6 +102,8 @@ def sample(
         **sampling,
     )
     answers = [dict(answer) for answer in read_rows(folder / ANSWERS_FILE)]
+    if len(answers) != len(prompts):
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts: does another process write to {folder}?")
     result = {}
     for lang in sorted({row["lang"] for row in rows}):
         own = [answer for answer in answers if answer["lang"] == lang]
