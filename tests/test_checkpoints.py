@@ -104,6 +104,18 @@ def test_a_file_that_resuming_reads_must_be_there_and_whole(run, caplog, name, d
     assert "checkpoint-3: " in caplog.text
 
 
+@pytest.mark.parametrize("fields", [{6: b"\xf8\x00"}, {8: b"\x00\x08", 46: b"\xf4\x28"}], ids=["version", "name"])
+def test_an_archive_whose_table_of_contents_is_garbage_is_skipped(run, fields):
+    """A version that nothing can read, and a name said to be UTF-8 that is not."""
+    file = run / "checkpoint-3" / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    for offset, garbage in fields.items():
+        content[entry + offset : entry + offset + len(garbage)] = garbage
+    file.write_bytes(content)
+    assert last_complete_checkpoint(run) == str(run / "checkpoint-2")
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
 def test_a_file_cut_anywhere_is_found_out(run, name):
     file = run / "checkpoint-3" / name

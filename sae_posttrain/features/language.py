@@ -18,9 +18,10 @@ from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
 from .feature_set import FeatureSet
+from .grouped_texts import read_group_rows
 from .loading import load_model, load_saes, model_name, place_of, require_fit, require_one_width
 from .statistics import GroupSums, auroc, collect_statistics
-from .texts import Text, batches, read_rows, split_held_out, tokenize
+from .texts import Text, batches, split_held_out, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,7 @@ def find_features(
         raise ValueError(f"`rank_by` must be one of {', '.join(map(repr, RANKINGS))}, got {rank_by!r}.")
     if num_features < 1 or not 0 < held_out < 1:
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
-    rows = read_rows(texts, split)
-    _require_groups(rows, target_group, group_column)
+    rows = read_group_rows(texts, [target_group], group_column=group_column, split=split)
     network, tokenizer = load_model(model, tokenizer)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     for each in saes:
@@ -209,21 +209,6 @@ def _output_prompts(texts: Sequence[Text], target_group: str, tokens: Tensor) ->
     except ValueError as error:
         logger.warning("There is no output score: %s", error)
         return None
-
-
-def _require_groups(rows: Sequence[Mapping[str, Any]], target_group: str, group_column: str) -> None:
-    groups = {str(row[group_column]) for row in rows if row.get(group_column) is not None}
-    if rows and not groups:
-        raise ValueError(
-            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. "
-            "Name the right one with `group_column`."
-        )
-    if rows and target_group not in groups:
-        raise ValueError(
-            f"No text belongs to the target group {target_group!r}; the groups are {', '.join(sorted(groups))}."
-        )
-    if len(groups) == 1:
-        raise ValueError(f"All texts belong to {target_group!r}. Add texts of other groups to tell it apart from.")
 
 
 def _candidates(sums: GroupSums, target: int, num_candidates: int) -> Tensor:

@@ -220,11 +220,3 @@ def train(make_any_model, make_model, make_features, tokenizer, tmp_path):
         return built
 
     return run
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]

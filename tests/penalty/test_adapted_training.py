@@ -5,7 +5,8 @@ import torch
 
 from sae_posttrain.penalty.adaptive_weight import AdaptiveWeight
 
-from .conftest import logged, rows_of, weights
+from ..trained import logged, weights
+from .conftest import rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

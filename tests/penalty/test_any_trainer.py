@@ -14,7 +14,8 @@ from sae_posttrain import (
     record_blocks,
 )
 
-from .conftest import CLASSES, GENERATING, ROWS, logged, rows_of, weights
+from ..trained import logged, weights
+from .conftest import CLASSES, GENERATING, ROWS, rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's notes on tiny batches, greedy settings, deprecations
 KINDS = list(CLASSES)

@@ -11,7 +11,8 @@ from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeaturePenaltyArguments, FeaturePenaltyMixin
 
-from .conftest import CLASSES, GENERATING, logged, rows_of, weights
+from ..trained import logged, weights
+from .conftest import CLASSES, GENERATING, rows_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 KINDS = list(CLASSES)

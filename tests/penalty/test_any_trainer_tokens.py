@@ -5,7 +5,8 @@ import torch
 
 from sae_posttrain.measure.script_tokens import script_tokens
 
-from .conftest import CLASSES, logged, rows_of, weights
+from ..trained import logged, weights
+from .conftest import CLASSES, rows_of
 from .test_any_trainer import answers, one_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's notes on tiny batches, greedy settings, deprecations

@@ -9,6 +9,8 @@ from peft import LoraConfig
 
 from sae_posttrain import SASFTConfig, SASFTTrainer
 
+from ..trained import logged, weights
+
 ROWS = [
     ("en", "A file.", "open it now"),
     ("ko", "파일", "여세요"),
@@ -63,14 +65,6 @@ def train(make_model, features, tokenizer, tmp_path):
         return trainer
 
     return run
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
 def test_features_of_any_site_are_held_down_and_logged_by_name(train):

@@ -8,15 +8,9 @@ import torch
 
 from sae_posttrain.rl.advantages import group_advantages
 
+from ..trained import logged, weights
+
 LOOPING = 50
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
 @pytest.fixture

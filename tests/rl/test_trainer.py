@@ -11,16 +11,10 @@ from trl import GRPOConfig, GRPOTrainer
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.rl import trainer as trainer_file
 
+from ..trained import logged, weights
+
 LOOPING = 50
 GREEDY = {"generation_kwargs": {"do_sample": False}}
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
 def ends_looping(batch) -> torch.Tensor:

@@ -14,6 +14,8 @@ from sae_posttrain import SASFTConfig, SASFTTrainer
 from sae_posttrain.measure.script_tokens import script_tokens
 from sae_posttrain.penalty.groups import GROUP_IDS
 
+from ..trained import logged, weights
+
 TEXTS = [
     ("en", "A file.", "open it now"),
     ("ko", "파일", "파일을 여세요"),
@@ -75,14 +77,6 @@ def train(make_model, tokenizer, data, tmp_path):
         return built
 
     return run
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
 def masses(trainer, tokenizer) -> list[float]:

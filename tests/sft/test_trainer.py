@@ -15,6 +15,8 @@ from sae_posttrain.hooks.blocks import find_blocks
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GROUP_IDS
 
+from ..trained import logged, weights
+
 TEXTS = [
     ("en", "A file.", "open it now"),
     ("ko", "파일", "파일을 여세요"),
@@ -88,10 +90,6 @@ def train(make_model, make_features, tokenizer, data, tmp_path):
     return run
 
 
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for _, p in sorted(trainer.model.named_parameters())])
-
-
 def spy_on_the_penalty(trainer) -> tuple[list[torch.Tensor], list]:
     """Lists that will hold the mask each penalty was asked with, and what it read."""
     masks, readings = [], []
@@ -104,10 +102,6 @@ def spy_on_the_penalty(trainer) -> tuple[list[torch.Tensor], list]:
 
     trainer.feature_penalty.__class__ = Spy
     return masks, readings
-
-
-def logged(trainer, key: str) -> list[float]:
-    return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
 # The loss ------------------------------------------------------------------------------------------------------------
