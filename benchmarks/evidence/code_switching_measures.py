@@ -1,6 +1,5 @@
 """What every arm of `code_switching.yaml` is measured by, on pages that no arm was trained on."""
 
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from code_switching_arms import TARGET, Bench, Trained, no_change
 from held_out import measure_held_out
 from intended import intended_rows
 from pages import as_example
+from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain import evaluate
 from sae_posttrain.features.texts import batches, tokenize
@@ -17,6 +17,8 @@ from sae_posttrain.measure.folder import ANSWERS_FILE
 from sae_posttrain.measure.prompts import read_rows
 from sae_posttrain.measure.script_tokens import script_tokens
 from sae_posttrain.measure.switch_probability import switch_probability
+
+__all__ = ["HELD", "OTHERS", "fault", "measure", "measure_all"]
 
 NUM_INTENDED = 75
 OTHERS = HELD = ("en", "es", "ko", "ru")
@@ -78,12 +80,6 @@ def by_lang(rows: list[dict[str, Any]], values: list[float], lang: str) -> list[
     return [round(value, 4) for row, value in zip(rows, values) if row["lang"] == lang]
 
 
-def prompt_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
-    """Token ids of a chat prompt."""
-    encoded = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=True, return_dict=True)
-    return list(encoded["input_ids"])
-
-
 def sample(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], sampling: dict[str, Any], seed: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
@@ -119,11 +115,6 @@ def sample(
     return result
 
 
-def flags(values: list[bool | None]) -> str:
-    """One character a value: 1, 0, or - where it cannot be told."""
-    return "".join("-" if value is None else str(int(value)) for value in values)
-
-
 def chinese_where_asked(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], context: Any
 ) -> dict[str, list[float]]:
@@ -147,24 +138,3 @@ def chinese_where_asked(
                     first.append(round(float(mass_T[asked_T][0]), 4))
                     mean.append(round(float(mass_T[asked_T].mean()), 4))
     return {"first": first, "mean": mean}
-
-
-def copying(model: Any, tokenizer: Any, rows: list[dict[str, Any]], passage: int = 32, shown: int = 8) -> float:
-    """
-    Benign repetition: a passage of a page, then its first tokens again. Share of the passage's other tokens that are
-    the likeliest now, as a model that can quote has it.
-    """
-    ids_of_rows = [tokenizer(row["completion"][0]["content"])["input_ids"][:passage] for row in rows]
-    doubled = [[*ids, *ids] for ids in ids_of_rows if len(ids) == passage]
-    correct = 0
-    with torch.inference_mode():
-        for start in range(0, len(doubled), 50):
-            input_ids = torch.tensor(doubled[start : start + 50], device=model.device)
-            predicted = model(input_ids=input_ids).logits[:, passage + shown - 1 : -1].argmax(dim=-1)
-            correct += int((predicted == input_ids[:, passage + shown :]).sum())
-    return round(correct / (len(doubled) * (passage - shown)), 4)
-
-
-def draw_ids(ids: list[str], num_ids: int) -> list[str]:
-    """Some of the ids, the same for every run."""
-    return random.Random(0).sample(ids, min(num_ids, len(ids)))

@@ -3,17 +3,17 @@
 from typing import Any
 
 from benign import KINDS, built_passages, passages_of_pages, recall
-from code_switching_measures import copying, draw_ids, flags, prompt_ids
 from endless_arms import Bench, Trained
 from held_out import measure_held_out
 from pages import as_example
+from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain import find_loop
 from sae_posttrain.measure.code_switching import right_language
 from sae_posttrain.measure.generate import generate_answers
 from sae_posttrain.measure.scripts import count_scripts
 
-__all__ = ["HELD", "draw_ids", "fault", "measure", "measure_all"]
+__all__ = ["HELD", "fault", "measure", "measure_all"]
 
 HELD = ("en", "es", "ko", "ru", "zh")
 NUM_COPIED = 75  # ids whose pages are copied

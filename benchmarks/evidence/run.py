@@ -27,6 +27,7 @@ sys.path.insert(0, str(HERE.parent / "help"))  # the pages and what is measured 
 import torch  # noqa: E402
 from choose import chosen_configs  # noqa: E402
 from settings import Experiment, Job  # noqa: E402
+from shared_measures import draw_ids  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 
@@ -92,7 +93,7 @@ def run(experiment: Experiment, job: Job, settings: dict[str, Any], arguments: a
     trained = arms.make(bench, settings, job.seed)
     made = time.perf_counter()
     stage = experiment.tune if job.split == "dev" else experiment.test
-    ids = measures.draw_ids(bench.ids(job.split), stage["num_ids"])
+    ids = draw_ids(bench.ids(job.split), stage["num_ids"])
     take = measures.measure if job.split == "dev" else measures.measure_all
     trained.model.eval()
     return {

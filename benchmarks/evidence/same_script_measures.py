@@ -4,15 +4,15 @@ import shutil
 from typing import Any
 
 from code_switching_arms import Bench, Trained
-from code_switching_measures import copying, draw_ids, flags
 from held_out import measure_held_out
 from pages import as_example
+from shared_measures import copying, flags
 
 from sae_posttrain import evaluate
 from sae_posttrain.measure.folder import ANSWERS_FILE
 from sae_posttrain.measure.prompts import read_rows
 
-__all__ = ["HELD", "copying", "draw_ids", "fault", "measure", "measure_all"]
+__all__ = ["HELD", "fault", "measure", "measure_all"]
 
 NUM_SAMPLES = 2  # answers a title
 HELD = ("en", "ko", "ru", "zh")

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from choose import loss_increase
 from code_switching_measures import OTHERS, TARGET
-from code_switching_report import markdown, percent, probabilities, widest
+from code_switching_report import probabilities
+from pictures import new_figure, save
 from settings import Experiment
+from tables import Run, markdown, percent, same_seeds, widest
 
 from sae_posttrain.measure.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
 
 BASELINE = "plain"
 SAES = Path(__file__).resolve().parent / "results" / "sensitivity_saes.json"
 
-Run = dict[str, Any]
 Settings = dict[str, Any]
 
 
@@ -139,19 +140,11 @@ def points_of(experiment: Experiment, sweep: Sweep, arm: str, results: Sequence[
     points = []
     for name, config in [(sweep.reference, "only"), *((arm, config) for config in experiment.configs(arm))]:
         runs = of_arm(results, name, config)
-        beside = [same_seeds(runs, of_arm(results, other, "only"), other) for other in (sweep.reference, BASELINE)]
+        beside = [same_seeds(of_arm(results, other, "only"), runs) for other in (sweep.reference, BASELINE)]
         if runs:
             value = sweep.value(experiment.settings(name, config))
             points.append(Point(value, config, name == sweep.reference, runs, *beside))
     return sorted(points, key=lambda point: point.value)
-
-
-def same_seeds(runs: Sequence[Run], others: Sequence[Run], name: str) -> list[Run]:
-    by_seed = {run["seed"]: run for run in others}
-    missing = sorted({run["seed"] for run in runs} - by_seed.keys())
-    if missing:
-        raise ValueError(f"{name!r} has not been run with seed {missing[0]}, which {runs[0]['arm']!r} has.")
-    return [by_seed[run["seed"]] for run in runs]
 
 
 def row_of(sweep: Sweep, label: str, point: Point) -> list[str]:
@@ -196,11 +189,7 @@ def draw(
     experiment: Experiment, sweep: Sweep, points: dict[str, list[Point]], plain: ResampledEstimate, path: Path
 ) -> None:
     """Switching with its interval over prompts, and below it the change of held-out loss, at each value of a sweep."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 5.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     values: list[Any] = []
     for value in sorted(point.value for own in points.values() for point in own):
@@ -240,9 +229,7 @@ def draw(
     lower.set_xlim(-0.5, len(values) - 0.5)
     lower.set_xlabel(sweep.label)
     explain(upper, lower, budget)
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save(figure, [upper, lower], path)
 
 
 def draw_plain(axes: Any, rate: ResampledEstimate) -> None:

@@ -1,6 +1,6 @@
 """What an experiment is: a YAML file with its arms, the configurations each is tuned over, splits and seeds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,7 @@ class Experiment:
     tune: dict[str, Any]
     test: dict[str, Any]
     module: str
+    claims: dict[str, list[list[str]]] = field(default_factory=dict)  # by measure: pairs of arms, the first has less
     baseline: str = "plain"  # arm, without configurations, whose held-out loss the budget is counted from
 
     @classmethod

@@ -54,6 +54,10 @@ class ResampledEstimate:
         seed_interval (`tuple[float, float]` or `None`):
             Student's t interval over `per_seed`, see [`~sae_posttrain.measure.intervals.seed_interval`]; `None` where
             seeds show no spread: with one seed, or if all gave the same.
+        p_value (`float` or `None`):
+            Of a difference: two-sided, that there is none. Twice the share of resamples on the far side of 0, counted
+            with the data themselves as one more (Davison and Hinkley 1997, *Bootstrap Methods and their Application*,
+            section 4.4); with `R` resamples 2 / (R + 1) at least. `None` of a mean and of a relative change.
     """
 
     estimate: float
@@ -63,6 +67,7 @@ class ResampledEstimate:
     num_seeds: int
     per_seed: dict[Hashable, float]
     seed_interval: tuple[float, float] | None
+    p_value: float | None = None
 
     def __str__(self) -> str:
         seeds = "1 seed: how trainings differ is unknown" if self.num_seeds == 1 else f"{self.num_seeds} seeds"
@@ -150,7 +155,9 @@ def bootstrap_difference(
     low, high = _bounds(samples, confidence)
     if margin:
         low, high = max(-1.0, low - margin), min(1.0, high + margin)
-    return _result(table, means_K[1] - means_K[0], low, high, means_KS[1] - means_KS[0], confidence)
+    beyond = 1 + min(int((samples <= margin).sum()), int((samples >= -margin).sum()))
+    p_value = min(1.0, 2 * beyond / (len(samples) + 1))
+    return _result(table, means_K[1] - means_K[0], low, high, means_KS[1] - means_KS[0], confidence, p_value)
 
 
 def bootstrap_ratio(
@@ -295,7 +302,13 @@ def _bounds(samples: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def _result(
-    table: _Table, estimate: float, low: float, high: float, estimates_S: np.ndarray, confidence: float
+    table: _Table,
+    estimate: float,
+    low: float,
+    high: float,
+    estimates_S: np.ndarray,
+    confidence: float,
+    p_value: float | None = None,
 ) -> ResampledEstimate:
     estimates = estimates_S.tolist()
     has_spread = bool(np.isfinite(estimates_S).all()) and _differ(estimates_S, table)
@@ -307,4 +320,5 @@ def _result(
         len(table.seeds),
         dict(zip(table.seeds, estimates)),
         seed_interval(estimates, confidence) if has_spread else None,
+        p_value,
     )

@@ -77,6 +77,24 @@ def test_difference_with_one_seed_is_that_of_paired_difference():
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
+def test_p_value_of_a_difference_is_that_of_the_paired_t_test():
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the reference here")
+    rng = np.random.default_rng(9)
+    before = rng.random(400)
+    for shift in (0.0, 0.03, 0.06):
+        after = before + shift + 0.4 * rng.standard_normal(400)
+        result = bootstrap_difference(rows(before[:, None]), rows(after[:, None]))
+        assert result.p_value == pytest.approx(stats.ttest_rel(before, after).pvalue, abs=0.015)
+    assert bootstrap_mean(rows(before[:, None])).p_value is None
+
+
+def test_p_value_of_no_difference_at_all_is_1_and_of_a_certain_one_as_small_as_resamples_can_tell():
+    values_PS = np.zeros((300, 3))
+    assert bootstrap_difference(rows(values_PS), rows(values_PS)).p_value == 1
+    assert bootstrap_difference(rows(values_PS), rows(values_PS + 0.01)).p_value == 1  # within the bound of 0 of 300
+    assert bootstrap_difference(rows(values_PS), rows(values_PS + 0.1), num_resamples=999).p_value == 0.002
+
+
 def test_seeds_that_differ_widen_the_interval():
     values_PS = np.random.default_rng(4).random((200, 4))
     apart = values_PS + np.arange(4)
