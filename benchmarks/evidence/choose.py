@@ -27,7 +27,7 @@ def chosen_configs(experiment: Experiment, results: list[dict[str, Any]], arms: 
         if missing:
             raise ValueError(f"{arm}: {', '.join(missing)} not run on the dev pages yet; run `--stage tune` first.")
         increase = {
-            config: loss_increase(dev[arm, config], dev[experiment.baseline, "only"], measures.HELD)
+            config: loss_increase(dev[arm, config], dev[experiment.baseline, "only"], experiment.held)
             for config in experiment.configs(arm)
         }
         within = [config for config in increase if increase[config] <= experiment.tune["loss_budget"]]

@@ -18,10 +18,10 @@ from sae_posttrain.measure.prompts import read_rows
 from sae_posttrain.measure.script_tokens import script_tokens
 from sae_posttrain.measure.switch_probability import switch_probability
 
-__all__ = ["HELD", "OTHERS", "fault", "measure", "measure_all"]
+__all__ = ["OTHERS", "fault", "measure", "measure_all"]
 
 NUM_INTENDED = 75
-OTHERS = HELD = ("en", "es", "ko", "ru")
+OTHERS = ("en", "es", "ko", "ru")
 
 
 def fault(run: dict[str, Any]) -> float:

@@ -12,11 +12,8 @@ from sae_posttrain import evaluate
 from sae_posttrain.measure.folder import ANSWERS_FILE
 from sae_posttrain.measure.prompts import read_rows
 
-__all__ = ["HELD", "fault", "measure", "measure_all"]
-
 NUM_SAMPLES = 2  # answers a title
-HELD = ("en", "ko", "ru", "zh")
-"""Languages whose held-out loss is what a method may cost; the target's own is reported beside it."""
+LANGUAGES = ("en", "es", "ko", "ru", "zh")
 
 
 def fault(run: dict[str, Any]) -> float:
@@ -27,7 +24,7 @@ def fault(run: dict[str, Any]) -> float:
 
 def measure(bench: Bench, trained: Trained, settings: dict[str, Any], ids: list[str], seed: int) -> dict[str, Any]:
     """What the dev pages choose by."""
-    rows = [as_example(bench.pages()[lang][page_id]) for page_id in ids for lang in (*HELD, settings["target"])]
+    rows = [as_example(bench.pages()[lang][page_id]) for page_id in ids for lang in LANGUAGES]
     found = measure_held_out(
         trained.model, bench.tokenizer, rows, max_length=settings["training"]["max_length"], top_p=0.8
     )
@@ -41,7 +38,8 @@ def measure_all(bench: Bench, trained: Trained, settings: dict[str, Any], ids: l
     """[`measure`], answers in the target language itself, and copying."""
     result = measure(bench, trained, settings, ids, seed)
     result["sampled"]["target"] = sample(bench, trained, settings, settings["target"], ids, seed)
-    rows = [as_example(bench.pages()[lang][page_id]) for page_id in ids[:75] for lang in HELD]
+    others = [lang for lang in LANGUAGES if lang != settings["target"]]
+    rows = [as_example(bench.pages()[lang][page_id]) for page_id in ids[:75] for lang in others]
     return result | {"copying": copying(trained.model, bench.tokenizer, rows)}
 
 

@@ -33,13 +33,18 @@ class Experiment:
     tune: dict[str, Any]
     test: dict[str, Any]
     module: str
+    held: tuple[str, ...]  # languages whose mean held-out loss is what a method may cost
     claims: dict[str, list[list[str]]] = field(default_factory=dict)  # by measure: pairs of arms, the first has less
     baseline: str = "plain"  # arm, without configurations, whose held-out loss the budget is counted from
 
     @classmethod
     def read(cls, file: Path) -> "Experiment":
-        """The experiment of a file; unknown keys are an error."""
-        return cls(name=file.stem, **yaml.safe_load(file.read_text(encoding="utf-8")))
+        """The experiment of a file, laid over the one it `extends`, if any; unknown keys are an error."""
+        own = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if "extends" in own:
+            base = file.with_name(f"{own.pop('extends')}.yaml")
+            own = merged(yaml.safe_load(base.read_text(encoding="utf-8")), own)
+        return cls(name=file.stem, **own)
 
     def part(self, what: str) -> ModuleType:
         """Its module of `arms` (what is trained), `measures` or `report`."""

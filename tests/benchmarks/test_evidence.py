@@ -1,6 +1,7 @@
 """The rules of the evidence runner: how settings are merged, what is chosen, what is not run twice."""
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ sys.path[:0] = [str(FOLDER / "evidence"), str(FOLDER / "help")]
 import run as runner  # noqa: E402
 from choose import chosen_configs  # noqa: E402
 from settings import Experiment, merged  # noqa: E402
+from tables import claims_table  # noqa: E402
 from write_report import with_tables  # noqa: E402
 
 EXPERIMENTS = sorted((FOLDER / "evidence").glob("*.yaml"))
@@ -32,6 +34,7 @@ def experiment(**arms) -> Experiment:
     return Experiment(
         name="code_switching",
         module="code_switching",
+        held=("en", "es", "ko", "ru"),
         common={"training": {"max_steps": 60, "penalty_weight": 0.0}},
         arms={"plain": {}, **arms},
         tune={"seed": 100, "loss_budget": 0.01},
@@ -44,6 +47,15 @@ def test_settings_of_a_configuration_lie_over_those_of_its_arm_and_of_the_experi
     settings = experiment(**arms).settings("held", "w3")
     assert settings == {"training": {"max_steps": 60, "penalty_weight": 3.0, "margin": 2.0}}
     assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+
+
+def test_an_experiment_may_change_another_one(tmp_path):
+    (tmp_path / "other.yaml").write_text(
+        "module: m\nheld: [en]\ncommon: {a: 1, b: 2}\narms: {plain: {}}\ntune: {}\ntest: {}\n"
+    )
+    (tmp_path / "mine.yaml").write_text("extends: other\ncommon: {b: 3}\n")
+    read = Experiment.read(tmp_path / "mine.yaml")
+    assert (read.name, read.module, read.common) == ("mine", "m", {"a": 1, "b": 3})
 
 
 def test_an_arm_that_does_not_exist_is_named_with_those_that_do():
@@ -110,3 +122,49 @@ def test_every_experiment_can_be_read_and_tunes_each_arm_over_six_configurations
     for arm in read.arms:
         for config in read.configs(arm):
             assert read.settings(arm, config)
+
+
+def same_script_result(drawn, experiment, arm, config, seed, split) -> dict:
+    def answers(rate):
+        foreign = ["".join(drawn.choices("10-", [rate, 0.9 - rate, 0.1], k=20)) for _ in range(2)]
+        return {"foreign": foreign, "finished": ["0" * 20] * 2, "empty": ["0" * 20] * 2, "mean_tokens": 60.0}
+
+    return {
+        "arm": arm, "config": config, "seed": seed, "split": split, "settings": experiment.settings(arm, config),
+        "loss": {lang: 3.0 + 0.01 * drawn.random() for lang in ("en", "es", "ko", "ru", "zh")}, "copying": 0.4,
+        "sampled": {"asked": answers(0.2 if arm == "plain" else 0.05), "target": answers(0.1)},
+    }  # fmt: skip
+
+
+def test_the_report_of_one_script_stands_on_raw_results_alone(tmp_path):
+    read, drawn = Experiment.read(FOLDER / "evidence" / "same_script_es.yaml"), random.Random(0)
+    arms = ("plain", "sasft", "difference_of_means", "token_penalty")
+    few = ("few_texts_features", "few_texts_tokens")
+    results = [
+        same_script_result(drawn, read, arm, config, 100, "dev")
+        for arm in (*arms, *few)
+        for config in read.configs(arm)
+    ]
+    chosen = chosen_configs(read, results, list(arms))
+    results += [same_script_result(drawn, read, arm, chosen[arm], seed, "test") for arm in arms for seed in (0, 1)]
+    tables = read.part("report").write(read, results, tmp_path)
+    assert "Spanish in English answers: SASFT < plain SFT" in tables and "| SASFT | 25 |" in tables
+    assert "logistic probe" not in tables  # which was not run
+    assert {file.name for file in tmp_path.iterdir()} == {"same_script_es.png", "same_script_es_tuning.png"}
+
+
+def test_every_declared_pair_counts_for_holm_and_is_tested_on_the_seeds_of_both():
+    arms = {
+        arm: [{"arm": arm, "seed": seed, "value": value} for seed in seeds]
+        for arm, seeds, value in (("a", (0, 1), 0.1), ("b", (0, 1, 2), 0.5), ("c", (1,), 0.1))
+    }
+
+    def rows(runs):
+        return [(str(page), run["seed"], run["value"] + 0.001 * page) for run in runs for page in range(50)]
+
+    claims = {"fault": [["a", "b"], ["b", "a"], ["a", "c"], ["a", "not run"]]}
+    lines = claims_table(claims, arms, {"a": "A", "b": "B", "c": "C"}, {"fault": rows}).splitlines()[2:]
+    below, above, same = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert below[0] == "fault: A < B" and below[2:] == ["2 of 2", "0.0002", "0.0006", "yes"]
+    assert above[2] == "0 of 2" and above[-1] == "**no, the reverse**"
+    assert same[2] == "0 of 1" and same[-1] == "not shown"
