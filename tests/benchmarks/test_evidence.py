@@ -168,3 +168,14 @@ def test_every_declared_pair_counts_for_holm_and_is_tested_on_the_seeds_of_both(
     assert below[0] == "fault: A < B" and below[2:] == ["2 of 2", "0.0002", "0.0006", "yes"]
     assert above[2] == "0 of 2" and above[-1] == "**no, the reverse**"
     assert same[2] == "0 of 1" and same[-1] == "not shown"
+
+
+def test_the_table_of_capability_pairs_documents_with_those_of_plain_sft():
+    import capability
+
+    right = dict.fromkeys(capability.LANGUAGES, "1" * 60 + "0" * 40)
+    plain = {"arm": "plain", "seed": 0, "right": right}
+    worse = {"arm": "sasft", "seed": 0, "right": right | {"zh": "1" * 30 + "0" * 70}}
+    first, second = capability.table([worse, plain]).splitlines()[2:]
+    assert first == "| plain SFT | 60.0 % | 60.0 % |"
+    assert "60.0 %; +0.0" in second and "non-inferior | 30.0 %; -30.0" in second and second.endswith("inferior |")
