@@ -22,7 +22,7 @@ NAMES = {
     "difference_of_means": "difference of means",
     "probe": "logistic probe",
     "token_penalty": "token penalty",
-    "token_penalty_published": "token penalty, published weight",
+    "token_penalty_default": "token penalty, default weight",
     "sasft_and_tokens": "SASFT + token penalty",
     "data_filter": "data filter",
     "lm_head_scaling": "LM head scaling",
