@@ -229,6 +229,53 @@ class FrozenSAE:
         """
         return self.activate(self.pre_activations(x))
 
+    def encode_topk(self, x: Tensor, *, features_per_chunk: int = 8192) -> tuple[Tensor, Tensor]:
+        """
+        The active features of each token, without the pre-activations of all at once: what [`encode`] leaves above 0.
+
+        Features are taken a chunk at a time, and the best so far are kept: exact, with `features_per_chunk / F` of the
+        memory. For SAEs whose features compete for `k` places (`"topk"`, `"abstopk"`).
+
+        Args:
+            x (`torch.Tensor` of shape `(..., D)`):
+                What the SAE's site holds.
+            features_per_chunk (`int`, *optional*, defaults to `8192`):
+                Features whose pre-activations are held at once.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: activations, float32, and indices of their features, int64, both of
+            shape `(..., k)`, the strongest first. An activation may be 0, where fewer than `k` are above it.
+
+        Raises:
+            ValueError: If `x` is not `D` wide, `k` is unknown, only some features are held, or the activation is
+                another one.
+        """
+        if self.activation not in ("topk", "abstopk"):
+            raise ValueError(f"The SAE has no k largest features: its activation is {self.activation}. Use `encode`.")
+        k = self._require_k()
+        self._require_width(x)
+        size = max(k, features_per_chunk)
+        magnitude = torch.abs if self.activation == "abstopk" else torch.nn.Identity()
+        with torch.autocast(x.device.type, enabled=False):
+            x_in, _, _ = self._normalise(x.float())
+            values = x_in.new_empty((*x_in.shape[:-1], 0))
+            ids = torch.empty(values.shape, dtype=torch.int64, device=x.device)
+            for start in range(0, self.num_features, size):
+                part = slice(start, start + size)
+                seen = linear(x_in, self.W_enc[:, part].T, self.b_enc[part])
+                if self.decoder_norm is not None:
+                    seen = seen * self.decoder_norm[part]
+                own = magnitude(seen).topk(min(k, seen.shape[-1]), dim=-1, sorted=False).indices
+                values = torch.cat([values, seen.gather(-1, own)], dim=-1)
+                ids = torch.cat([ids, own + start], dim=-1)
+                best = magnitude(values).topk(min(k, values.shape[-1]), dim=-1).indices
+                values, ids = values.gather(-1, best), ids.gather(-1, best)
+            if self.activation == "topk" and self.relu_after_topk:
+                values = torch.relu(values)
+            if self.decoder_norm is not None and not self.norm_in_acts:
+                values = values / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)[ids]
+        return values, ids
+
     def activate(self, pre: Tensor) -> Tensor:
         """
         Activations from pre-activations: the second half of [`encode`].
@@ -254,7 +301,7 @@ class FrozenSAE:
             acts = torch.relu(seen)
         return acts if self.norm_in_acts else self._without_norm(acts)
 
-    def _keep_largest(self, pre: Tensor) -> Tensor:
+    def _require_k(self) -> int:
         if self.features is not None:
             raise ValueError(
                 f"{self.activation} compares all features of a token, and only {self.num_features} were loaded. Load "
@@ -264,15 +311,19 @@ class FrozenSAE:
             raise ValueError(
                 "The file does not say how many features are active per token. Give it: `load_sae(..., k=50)`."
             )
+        return self.k
+
+    def _keep_largest(self, pre: Tensor) -> Tensor:
+        k = self._require_k()
         if self.activation == "groupmax":
-            grouped = torch.relu(pre).unflatten(-1, (self.k, -1))
+            grouped = torch.relu(pre).unflatten(-1, (k, -1))
             values, indices = grouped.max(dim=-1, keepdim=True)
             return torch.zeros_like(grouped).scatter_(-1, indices, values).flatten(-2)
         if self.activation == "abstopk":
-            indices = pre.abs().topk(self.k, dim=-1).indices
+            indices = pre.abs().topk(k, dim=-1).indices
             values = pre.gather(-1, indices)
         else:
-            values, indices = pre.topk(self.k, dim=-1)
+            values, indices = pre.topk(k, dim=-1)
             if self.relu_after_topk:
                 values = torch.relu(values)
         return torch.zeros_like(pre).scatter_(-1, indices, values)

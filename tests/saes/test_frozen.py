@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_posttrain.saes import FrozenSAE, SAESource
 
@@ -35,6 +36,58 @@ def test_arithmetic_is_float32_also_for_bfloat16_and_under_autocast(sae, x):
     assert sae.pre_activations(x.bfloat16()).equal(exact)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert sae.pre_activations(x.bfloat16()).equal(exact)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16, 100])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"relu_after_topk": True},
+        {"activation": "abstopk"},
+        {"decoder_norm": torch.linspace(0.05, 2, 16)},
+        {"decoder_norm": torch.linspace(0.1, 2, 16), "norm_in_acts": False},
+        {"input_norm": "layer_norm"},
+    ],
+    ids=lambda changes: "-".join(changes) or "plain",
+)
+def test_topk_in_chunks_of_features_is_topk_of_all(sae, x, changes, chunk):
+    sae = replace(sae, **changes)
+    values, ids = sae.encode_topk(x, features_per_chunk=chunk)
+    dense = sae.encode(x)
+    assert values.shape == ids.shape == (2, 5, 3)
+    torch.testing.assert_close(torch.zeros_like(dense).scatter_(-1, ids, values), dense)
+    assert all(len(set(row)) == 3 for row in ids.flatten(0, 1).tolist())
+
+
+def test_topk_in_chunks_never_holds_the_pre_activations_of_all_features(sae, x):
+    class Largest(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket.__name__ in ("addmm", "mm"):
+                self.seen = max(self.seen, result.shape[-1])
+            return result
+
+    with Largest() as largest:
+        sae.encode_topk(x, features_per_chunk=4)
+    assert largest.seen == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "relu", "k": None}, "no k largest features: its activation is relu"),
+        ({"k": None}, "does not say how many"),
+        ({"features": tuple(range(16))}, "only 16 were loaded"),
+    ],
+)
+def test_topk_in_chunks_says_what_it_cannot_do(sae, x, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(sae, **changes).encode_topk(x)
+    with pytest.raises(ValueError, match="reads width 6"):
+        sae.encode_topk(torch.zeros(2, 7))
 
 
 def test_topk_keeps_exactly_k_and_passes_gradients_to_them(sae, x):
