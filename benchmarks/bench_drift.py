@@ -12,15 +12,13 @@ Takes a few minutes on one CPU thread; writes `results/bench_drift.json`.
 import argparse
 import json
 import logging
-import platform
 import tempfile
 import time
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
+from machine import hardware, versions
 from transformers import set_seed
 
 from sae_posttrain import FeatureDriftCallback, load_sae
@@ -86,8 +84,8 @@ def main() -> None:
         "penalty": {"healthy": switching.PENALTY, "made to hide": switching.PENALTY | HIDING},
         "features": {"healthy": list(feature_set.names), "made to hide": list(one.names)},
         "arms": arms,
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("sae_posttrain", "trl", "transformers", "torch")},
+        "hardware": hardware(),
+        "versions": versions("sae_posttrain", "trl", "transformers", "torch"),
         "seed": SEED,
     }
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

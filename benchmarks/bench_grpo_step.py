@@ -10,17 +10,15 @@ machine meets both; the first step of each turn is not counted. At equal lengths
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from machine import hardware, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOTrainer
 
@@ -129,19 +127,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     report = {
         "question": "Time of a GRPO step with one steered rollout of eight against plain GRPOTrainer.",
         "settings": {name: value for name, value in vars(arguments).items() if name not in ("model", "data")},
         "equal_lengths": measure(True, arguments),
         "natural_lengths": measure(False, arguments),
-        "hardware": {
-            "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "versions": {package: version(package) for package in ("torch", "transformers", "trl", "sae_posttrain")},
+        "hardware": hardware(),
+        "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")

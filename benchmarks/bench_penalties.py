@@ -12,8 +12,6 @@ its own for each.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,12 +19,12 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from machine import hardware, versions
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -201,20 +199,14 @@ def main() -> None:
         command = [sys.executable, *sys.argv, "--memory-of", arm]
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         memory[arm] = round(float(printed.splitlines()[-1]))
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     settings = {k: v for k, v in vars(arguments).items() if k not in ("tokenizer", "data", "memory_of")}
     report = {
         "question": "Time and memory of a training step with a penalty on features or on tokens, against plain SFT.",
         "settings": settings,
         **measure_time(arguments),
         "peak_mib": memory,
-        "hardware": {
-            "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "versions": {package: version(package) for package in ("torch", "transformers", "trl", "sae_posttrain")},
+        "hardware": hardware(),
+        "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")

@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -96,12 +95,6 @@ def load_hub_server() -> ModuleType:
     return module
 
 
-def hardware() -> dict[str, str | int | float]:
-    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu.partition(":")[2].strip(), "cores": os.cpu_count() or 0, "ram_gb": round(ram / 1e9, 1)}
-
-
 def run(server: Any, format: str, load: str, home: Path) -> dict[str, float]:
     """One load in a fresh process, and what the server sent for it."""
     server.forget()
@@ -132,8 +125,7 @@ def main() -> None:
         print(json.dumps(measure(*args.measure)))
         return
 
-    import huggingface_hub
-    import torch
+    from machine import hardware, versions
 
     busy = os.getloadavg()[0]
     server = load_hub_server().HubServer()
@@ -151,11 +143,7 @@ def main() -> None:
         "file": {"num_features": NUM_FEATURES, "width": WIDTH, "dtype": "float32", "bytes": file_bytes},
         "loads": LOADS,
         "hardware": hardware() | {"load_average_before": busy},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "huggingface_hub": huggingface_hub.__version__,
-        },
+        "versions": versions("torch", "huggingface_hub"),
         "results": results,
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -12,14 +12,12 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -209,13 +207,14 @@ def main() -> None:
         folder = Path(temporary)
         make_start(folder, arguments.width, arguments.num_blocks)
         results = {method: measure(method, folder, folder / method, arguments.kills) for method in arguments.methods}
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    from machine import hardware, versions  # with torch, which the process that is killed imports by itself
+
     report = {
         "question": "Does a run that is killed while it writes a checkpoint end, resumed, in the same weights?",
         "settings": {name: getattr(arguments, name) for name in ("methods", "kills", "width", "num_blocks")},
         **results,
-        "hardware": {"cpu": cpu[0].partition(":")[2].strip() if cpu else platform.machine(), "cores": os.cpu_count()},
-        "versions": {package: version(package) for package in ("torch", "transformers", "trl", "sae_posttrain")},
+        "hardware": hardware(),
+        "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
     }
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -17,14 +17,12 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,12 +109,6 @@ def measure(load: str, name: str, folder: Path, arguments: dict[str, Any]) -> di
     return {"seconds": seconds, "busy_seconds": busy_seconds, "peak_bytes": peak}
 
 
-def hardware() -> dict[str, str | int | float]:
-    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu.partition(":")[2].strip(), "cores": os.cpu_count() or 0, "ram_gb": round(ram / 1e9, 1)}
-
-
 def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
@@ -183,7 +175,7 @@ def main() -> None:
         print(json.dumps(measure(load, name, Path(folder), json.loads(arguments))))
         return
 
-    import torch
+    from machine import hardware, versions
 
     print(f"{'layout':32}{'rows together':18}{'dtype':10}" + "".join(text.rjust(24) for text in LOADS.values()))
     layouts = {}
@@ -197,11 +189,7 @@ def main() -> None:
         "features": FEATURES,
         "num_repeats": args.num_repeats,
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
-        },
-        "num_threads": torch.get_num_threads(),
+        "versions": versions("torch", "numpy", "safetensors"),
         "loads": LOADS,
         "layouts": layouts,
     }

@@ -11,12 +11,12 @@ import argparse
 import collections
 import importlib.util
 import json
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+
+from machine import versions
 
 RESULTS = Path(__file__).parent / "results" / "fuzz_saes.json"
 
@@ -57,10 +57,7 @@ def main() -> None:
         "by_mutation": counts["mutation"],
         "by_target": counts["target"],
         "seconds": seconds,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "safetensors")},
-        },
+        "versions": versions("torch", "numpy", "safetensors"),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")

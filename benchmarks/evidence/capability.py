@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run import HERE, hardware, read_results  # first: it makes the modules of ../help importable
+from run import HERE, read_results  # first: it makes the modules of ../help importable
 from settings import Experiment
 
 # isort: split
@@ -27,6 +27,7 @@ import yaml
 from choose import chosen_configs
 from code_switching_measures import OTHERS, TARGET
 from code_switching_report import BASELINE, NAMES
+from machine import hardware
 from shared_measures import flags
 from tables import markdown, verdict
 from tqdm import tqdm

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "help"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "help")]
 
 import torch  # noqa: E402
 from code_switching_arms import TARGET, Bench, features_for, plain_model  # noqa: E402
 from code_switching_measures import OTHERS  # noqa: E402
+from machine import hardware  # noqa: E402
 from pages import as_example  # noqa: E402
-from run import hardware  # noqa: E402
 from settings import Experiment  # noqa: E402
 from shared_measures import draw_ids  # noqa: E402
 from torch import Tensor  # noqa: E402

@@ -14,18 +14,17 @@ import argparse
 import fcntl
 import gc
 import json
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "help"))  # the pages and what is measured on them
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "help")]  # the pages and what is measured on them
 
 import torch  # noqa: E402
 from choose import chosen_configs  # noqa: E402
+from machine import hardware, versions  # noqa: E402
 from settings import Experiment, Job  # noqa: E402
 from shared_measures import draw_ids  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -107,17 +106,8 @@ def run(experiment: Experiment, job: Job, settings: dict[str, Any], arguments: a
         "log": trained.log,
         "seconds": {"made": round(made - started, 1), "measured": round(time.perf_counter() - made, 1)},
         "hardware": hardware(),
-        "versions": {package: version(package) for package in ("torch", "transformers", "trl", "sae_posttrain")},
+        "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
     }
-
-
-def hardware() -> dict[str, Any]:
-    """What it ran on, without the machine's name."""
-    info = Path("/proc/cpuinfo")
-    named = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cpu = named[0].split(":", 1)[1].strip() if named else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu}
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run import HERE, hardware  # first: it makes the modules of ../help importable
+from run import HERE  # first: it makes the modules of ../help importable
 from settings import Experiment
 
 # isort: split
 from code_switching_arms import Bench
+from machine import hardware
 from make_model import Page, build_parser, collect_outputs, encode_pages, measure_sae, split_for_saes, train_sae
 
 EXPERIMENT = "sensitivity"

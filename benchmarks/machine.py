@@ -1,0 +1,28 @@
+"""What a figure was measured on: written beside it by every script of this folder."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, GPU and memory, without the machine's name."""
+    info = Path("/proc/cpuinfo")
+    named = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "cpu": named[0].split(":", 1)[1].strip() if named else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "ram_gb": round(memory / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Python's, and those of some packages."""
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
