@@ -1,21 +1,22 @@
 """
 Time and memory of a training step of SFT with a penalty on features, and with one on tokens, as ratios to plain SFT.
 
-The model has the shape of a published one and random weights, since neither time nor memory depends on them: what
-counts is the vocabulary, because a penalty on tokens needs the logits of all of it, while TRL's loss never holds them
-and a penalty on features reads a few rows of an SAE. Trainers share the model and take their steps in turn, so that a
-busy moment of the machine meets all; the first step of each turn is not counted. Memory is the peak of a process of
-its own for each.
+The model has the shape of a published one and random weights, since neither time nor memory depends on them. What the
+limit is: reading F features at N tokens of width D takes 6·N·D·F operations with the backward pass, a ten-thousandth
+of the model's own for 128 features; a penalty on tokens needs the logits of the whole vocabulary at every position,
+which TRL's loss computes once and never keeps: about twice the head's share of the step again.
+
+`published` is the form of the SASFT paper's own trainer: a float32 copy of the whole residual, and every token
+encoded, penalised or not. Trainers share the model and take their steps in turn, so that a busy moment of the machine
+meets all; the first step of each turn is not counted. Memory is the peak of all tensors alive during a step: counted
+on a CPU, read from the allocator on a GPU.
 
     python benchmarks/bench_penalties.py --tokenizer models/help-qwen3-7m --data data/help
 """
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -25,15 +26,24 @@ from typing import Any
 import torch
 from datasets import Dataset
 from machine import hardware, versions
+from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer
+from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, record_blocks
 from sae_posttrain.measure.prompts import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "bench_penalties.json"
-ARMS = ("plain", "features", "tokens")
+ARMS: dict[str, tuple[int, int] | None] = {
+    "plain": None,
+    "2 blocks x 2 features": (2, 2),
+    "4 blocks x 64 features": (4, 64),
+    "published, 2 blocks x 2": (2, 2),
+    "tokens": None,
+}
+"""With how many blocks, from the last one, and features in each."""
 TARGET = "zh"
+WIDTH = 1024
 
 
 class StepTimes(TrainerCallback):
@@ -63,7 +73,7 @@ def make_model(arguments: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=arguments.vocab_size,
-        hidden_size=1024,
+        hidden_size=WIDTH,
         intermediate_size=3072,
         num_hidden_layers=arguments.blocks,
         num_attention_heads=16,
@@ -74,6 +84,38 @@ def make_model(arguments: argparse.Namespace) -> Any:
     )
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return Qwen3ForCausalLM(config).to(dtype)
+
+
+def make_features(num_blocks: int, per_block: int, arguments: argparse.Namespace) -> FeatureSet:
+    """Random features with statistics of two groups."""
+    blocks = [arguments.blocks - num_blocks + i for i in range(num_blocks) for _ in range(per_block)]
+    num = len(blocks)
+    bare = FeatureSet.from_directions(
+        torch.randn(num, WIDTH, generator=torch.Generator().manual_seed(0)),
+        blocks=blocks,
+        names=[f"{block}.{i}" for i, block in enumerate(blocks)],
+        residual_norms=[1.0] * num,
+    )
+    statistics_of = {"groups": ("en", TARGET), "mean": torch.zeros(num, 2), "std": torch.ones(num, 2)}
+    return replace(bare, target_groups=(TARGET,), **statistics_of)
+
+
+def published_form(features: FeatureSet) -> type[SFTTrainer]:
+    """A trainer with the penalty written as the SASFT paper's code has it, on all tokens of a row."""
+
+    class Published(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            with record_blocks(model, sorted(set(features.blocks))) as outputs:
+                loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+            mask = inputs["labels"] != -100
+            for block, values in outputs.items():
+                own = features.select(block=block)
+                residual = values[0].float()  # the whole of it
+                pre = residual @ own.encoder_rows.to(residual.device).T + own.encoder_bias.to(residual.device)
+                loss = loss + 0.1 * (torch.relu(pre).mean(dim=-1) * mask).sum() / mask.sum().clamp(min=1)
+            return loss
+
+    return Published
 
 
 def make_trainer(arm: str, model: Any, arguments: argparse.Namespace, folder: str) -> tuple[Any, StepTimes]:
@@ -88,22 +130,17 @@ def make_trainer(arm: str, model: Any, arguments: argparse.Namespace, folder: st
         rows.append({"lang": TARGET if place % 5 == 0 else "en", "prompt": "Title:", "completion": text})
     options: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    if arm == "features":
-        places = [arguments.blocks - 2, arguments.blocks - 1]
-        directions = torch.randn(2 * arguments.features, 1024, generator=torch.Generator().manual_seed(0))
-        num = len(directions)
-        bare = FeatureSet.from_directions(
-            directions,
-            blocks=[block for block in places for _ in range(arguments.features)],
-            names=[f"{block}.{i}" for block in places for i in range(arguments.features)],
-            residual_norms=[1.0] * num,
-        )
-        statistics_of = {"groups": ("en", TARGET), "mean": torch.zeros(num, 2), "std": torch.ones(num, 2)}
-        options["feature_set"] = replace(bare, target_groups=(TARGET,), **statistics_of)
-        extra = {"penalty_weight": 0.1}
+    trainer_class: type[SFTTrainer] = SFTTrainer
+    if ARMS[arm] is not None:
+        features = make_features(*ARMS[arm], arguments)
+        if arm.startswith("published"):
+            trainer_class = published_form(features)
+        else:
+            trainer_class, options["feature_set"], extra = SASFTTrainer, features, {"penalty_weight": 0.1}
     elif arm == "tokens":
         ids = Path(folder) / "ids.json"
         ids.write_text(json.dumps(list(range(0, arguments.vocab_size, 6))))  # about as many as are Han
+        trainer_class = SASFTTrainer
         extra = {"penalised_tokens": str(ids), "token_penalty_weight": 10.0, "target_group": TARGET}
     config = (SASFTConfig if extra else SFTConfig)(
         folder,
@@ -114,7 +151,7 @@ def make_trainer(arm: str, model: Any, arguments: argparse.Namespace, folder: st
         optim="sgd",
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=arguments.gradient_checkpointing,
         save_strategy="no",
         logging_steps=arguments.steps_per_turn,
         report_to="none",
@@ -123,7 +160,7 @@ def make_trainer(arm: str, model: Any, arguments: argparse.Namespace, folder: st
         **extra,
     )
     times = StepTimes()
-    trainer = (SASFTTrainer if extra else SFTTrainer)(
+    trainer = trainer_class(
         model,
         args=config,
         train_dataset=Dataset.from_list(rows),
@@ -139,15 +176,16 @@ def make_trainer(arm: str, model: Any, arguments: argparse.Namespace, folder: st
     return trainer, times
 
 
-def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Step times, their medians, and ratios to plain SFT turn by turn."""
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Step times, their medians, and ratios to plain SFT turn by turn; peak memory."""
     model = make_model(arguments)
     with tempfile.TemporaryDirectory() as folder:
         made = {arm: make_trainer(arm, model, arguments, folder) for arm in ARMS}
-        ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
+        peaks = {arm: peak_memory(trainer) for arm, (trainer, _) in made.items()}
+        ratios: dict[str, list[float]] = {arm: [] for arm in list(ARMS)[1:]}
         for turn in range(arguments.turns):
             medians = {}
-            for arm in ARMS if turn % 2 == 0 else reversed(ARMS):
+            for arm in ARMS if turn % 2 == 0 else reversed(list(ARMS)):
                 trainer, times = made[arm]
                 before = len(times.seconds)
                 trainer.train()
@@ -161,18 +199,31 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
             arm: round(statistics.median(seconds[arm]) / statistics.median(seconds["plain"]), 4) for arm in ratios
         },
         "ratio_by_turn": ratios,
+        "peak_bytes": peaks,
+        "ratio_of_peaks": {arm: round(peaks[arm] / peaks["plain"], 5) for arm in ratios},
     }
 
 
-def peak_memory(arm: str, arguments: argparse.Namespace) -> None:
-    """Of this process, in MiB: of the GPU if there is one, else of the process."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, _ = make_trainer(arm, make_model(arguments), arguments, folder)
-        trainer.train()
+def peak_memory(trainer: Any) -> int:
+    """Bytes of all tensors alive at the fullest moment of a training step, weights and gradients included."""
+    model = trainer.model
+    model.train()
+    batches = iter(trainer.get_train_dataloader())
+    first, second = (trainer._prepare_inputs(next(batches)) for _ in range(2))
+    num_items = (first["labels"] != -100).sum()
+    trainer.compute_loss(model, first, num_items_in_batch=num_items).backward()
+    model.zero_grad()
     if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        torch.cuda.reset_peak_memory_stats()
+        trainer.compute_loss(model, second, num_items_in_batch=num_items).backward()
+        return torch.cuda.max_memory_allocated()
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with tracker:
+        trainer.compute_loss(model, second, num_items_in_batch=num_items).backward()
+    (peak,) = tracker.get_tracker_snapshot("peak").values()
+    model.zero_grad()
+    return peak["Total"]
 
 
 def main() -> None:
@@ -181,39 +232,29 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with en.jsonl[.gz]")
     parser.add_argument("--vocab-size", type=int, default=151_936)
     parser.add_argument("--blocks", type=int, default=28)
-    parser.add_argument("--features", type=int, default=64, help="a block, in the last two")
     parser.add_argument("--rows", type=int, default=2, help="in a step")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--steps-per-turn", type=int, default=4)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
-    parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.memory_of:
-        peak_memory(arguments.memory_of, arguments)
-        return
-    memory = {}
-    for arm in ARMS:
-        command = [sys.executable, *sys.argv, "--memory-of", arm]
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        memory[arm] = round(float(printed.splitlines()[-1]))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("tokenizer", "data", "memory_of")}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("tokenizer", "data")}
     report = {
         "question": "Time and memory of a training step with a penalty on features or on tokens, against plain SFT.",
         "settings": settings,
-        **measure_time(arguments),
-        "peak_mib": memory,
+        **measure(arguments),
         "hardware": hardware(),
         "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    for arm in ARMS[1:]:
+    for arm, ratio in report["ratio_of_medians"].items():
         print(
-            f"{arm}: {report['ratio_of_medians'][arm]:.3f} × plain SFT (by turn {report['ratio_by_turn'][arm]}), "
-            f"peak {memory[arm] / memory['plain']:.3f} × ({memory[arm]} MiB of {memory['plain']})"
+            f"{arm}: {ratio:.3f} × plain SFT (by turn {report['ratio_by_turn'][arm]}), "
+            f"peak {report['ratio_of_peaks'][arm]:.4f} ×"
         )
 
 
