@@ -18,14 +18,13 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from machine import hardware, versions
+from machine import hardware, seconds, versions
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -54,18 +53,11 @@ class StepTimes(TrainerCallback):
         self._started = 0.0
 
     def on_step_begin(self, args, state, control, **kwargs):
-        synchronise()
-        self._started = time.perf_counter()
+        self._started = seconds()
 
     def on_step_end(self, args, state, control, **kwargs):
-        synchronise()
         if state.global_step > 1:
-            self.seconds.append(time.perf_counter() - self._started)
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+            self.seconds.append(seconds() - self._started)
 
 
 def make_model(arguments: argparse.Namespace) -> Any:
@@ -192,11 +184,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 medians[arm] = statistics.median(times.seconds[before:])
             for arm in ratios:
                 ratios[arm].append(round(medians[arm] / medians["plain"], 4))
-    seconds = {arm: times.seconds for arm, (_, times) in made.items()}
+    taken = {arm: times.seconds for arm, (_, times) in made.items()}
     return {
-        "seconds": {arm: [round(value, 4) for value in values] for arm, values in seconds.items()},
+        "seconds": {arm: [round(value, 4) for value in values] for arm, values in taken.items()},
         "ratio_of_medians": {
-            arm: round(statistics.median(seconds[arm]) / statistics.median(seconds["plain"]), 4) for arm in ratios
+            arm: round(statistics.median(taken[arm]) / statistics.median(taken["plain"]), 4) for arm in ratios
         },
         "ratio_by_turn": ratios,
         "peak_bytes": peaks,

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,14 @@ def hardware() -> dict[str, Any]:
 def versions(*packages: str) -> dict[str, str]:
     """Python's, and those of some packages."""
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def seconds() -> float:
+    """
+    A clock to time work by: with a GPU the time of day once it is done; without one, this process' own time on the
+    processors, so that what else runs on the machine counts less.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()

@@ -1,0 +1,182 @@
+"""
+Time of `generate` with rows steered, as a ratio to plain `generate`, beside the libraries that people use for it.
+
+Same model, prompts and directions for all, every row with exactly `--max-new-tokens` tokens, greedy. Each library adds
+the same vectors at every position of every row, and has to end with the same tokens; ours also steers one row of
+eight, which theirs do not offer in `generate`. Everything takes its turn in each round; ratios are of medians.
+
+What the limit is: a push at B rows of width D is 2·B·D operations and one kernel a block and step, against 2·B·P for P
+parameters; what costs is the host's work for each hook, so a small model shows the most of it.
+
+    pip install steering-vectors repeng nnsight   # each is left out if it is missing
+    python benchmarks/bench_generation.py
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import hardware, seconds, versions
+from tqdm import tqdm
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from sae_posttrain import FeatureSet, steer
+
+RESULTS = Path(__file__).parent / "results" / "bench_generation.json"
+PROMPT_LENGTH = 16
+Generate = Callable[[], torch.Tensor]
+
+
+def make_model(arguments: argparse.Namespace) -> Any:
+    """Random weights in Qwen3's architecture."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=arguments.vocab_size,
+        hidden_size=arguments.width,
+        intermediate_size=3 * arguments.width,
+        num_hidden_layers=arguments.blocks,
+        num_attention_heads=arguments.width // 64,
+        num_key_value_heads=arguments.width // 128,
+        head_dim=64,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    on_gpu = torch.cuda.is_available()
+    return Qwen3ForCausalLM(config).to("cuda" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32).eval()
+
+
+def ways(model: Any, arguments: argparse.Namespace) -> tuple[dict[str, Generate], list[str]]:
+    """By name: a call of `generate`; and which of them push all rows at all positions of so many blocks."""
+    ids = torch.randint(1, arguments.vocab_size, (arguments.rows, PROMPT_LENGTH), device=model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    length = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
+
+    def plain() -> torch.Tensor:
+        return model.generate(**inputs, **length)
+
+    found: dict[str, Generate] = {"plain": plain}
+    middle = arguments.blocks // 2
+    some = [rows == 0 for rows in range(arguments.rows)]
+    for num in (1, 8):
+        blocks = list(range(middle - num // 2, middle - num // 2 + num))
+        vectors = torch.randn(num, arguments.width, generator=torch.Generator().manual_seed(1))
+        features = FeatureSet.from_directions(
+            vectors, blocks=blocks, names=[str(b) for b in blocks], residual_norms=[1.0] * num
+        )
+        found[f"sae_posttrain, 1 row, {num}"] = steered(model, features, inputs, length, rows=some)
+        found[f"sae_posttrain, all rows, {num}"] = steered(model, features, inputs, length, positions="all")
+        pushes = {block: vectors[i] / vectors[i].norm() for i, block in enumerate(blocks)}
+        for name, make in (("steering_vectors", steering_vectors), ("repeng", repeng), ("nnsight", nnsight)):
+            if find_spec(name):
+                found[f"{name}, all rows, {num}"] = make(model, pushes, inputs, length)
+    return found, [name for name in found if "all rows" in name]
+
+
+def steered(model: Any, features: FeatureSet, inputs: dict, length: dict, **options: Any) -> Generate:
+    def run() -> torch.Tensor:
+        with steer(model, features, strength=1.0, unit="raw", **options):
+            return model.generate(**inputs, **length)
+
+    return run
+
+
+def steering_vectors(model: Any, pushes: dict[int, torch.Tensor], inputs: dict, length: dict) -> Generate:
+    from steering_vectors import SteeringVector
+
+    vector = SteeringVector(layer_activations=pushes)
+
+    def run() -> torch.Tensor:
+        with vector.apply(model):
+            return model.generate(**inputs, **length)
+
+    return run
+
+
+def repeng(model: Any, pushes: dict[int, torch.Tensor], inputs: dict, length: dict) -> Generate:
+    import numpy
+
+    if not hasattr(numpy, "float_"):  # repeng 0.4 names it in an annotation; it is gone from NumPy 2
+        numpy.float_ = numpy.float64
+    from repeng.control import ControlModel
+
+    def run() -> torch.Tensor:
+        control = ControlModel(model, list(pushes))
+        try:
+            control.set_raw_control({block: push.to(model.device, model.dtype) for block, push in pushes.items()})
+            return control.generate(**inputs, **length)
+        finally:
+            control.unwrap()
+
+    return run
+
+
+def nnsight(model: Any, pushes: dict[int, torch.Tensor], inputs: dict, length: dict) -> Generate:
+    from nnsight import NNsight
+
+    traced = NNsight(model)
+    pushes = {block: push.to(model.device, model.dtype) for block, push in pushes.items()}
+
+    def run() -> torch.Tensor:
+        with traced.trace(fn=model.generate, **inputs, **length) as tracer:
+            for _ in tracer.iter[: length["max_new_tokens"]]:
+                for block, push in pushes.items():
+                    traced.model.layers[block].output = traced.model.layers[block].output + push
+            ids = tracer.result.save()
+        return ids
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    model = make_model(arguments)
+    calls, alike = ways(model, arguments)
+    tokens = {name: call() for name, call in calls.items()}  # also warms up
+    for num in (1, 8):
+        same = [name for name in alike if name.endswith(f", {num}")]
+        different = [name for name in same if not tokens[name].equal(tokens[same[0]])]
+        if different or tokens[same[0]].equal(tokens["plain"]):
+            raise SystemExit(f"Not the same push as {same[0]}: {', '.join(different) or 'plain is the same'}.")
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in tqdm(range(arguments.rounds), unit="round"):
+        for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
+            started = seconds()
+            calls[name]()
+            taken[name].append(seconds() - started)
+    by_round = {name: [a / b for a, b in zip(own, taken["plain"])] for name, own in taken.items()}
+    ratios = {name: round(statistics.median(own), 4) for name, own in by_round.items()}
+    names = [name for name in ("steering-vectors", "repeng", "nnsight") if find_spec(name.replace("-", "_"))]
+    report = {
+        "question": "Time of `generate` with rows steered, against plain `generate` and other libraries.",
+        "settings": vars(arguments),
+        "ratio": ratios,
+        "ratio_by_round": {name: [round(value, 3) for value in own] for name, own in by_round.items()},
+        "seconds": {name: [round(value, 4) for value in own] for name, own in taken.items()},
+        "hardware": hardware(),
+        "versions": versions("torch", "transformers", "sae_posttrain", *names),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    for name, ratio in ratios.items():
+        spread = sorted(by_round[name])
+        print(f"{name:36} {ratio:.3f} × plain ({spread[0]:.3f} to {spread[-1]:.3f})")
+
+
+if __name__ == "__main__":
+    main()
