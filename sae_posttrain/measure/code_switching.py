@@ -9,6 +9,7 @@ Where an answer leaves its language, by script: spans, counts, and the two rules
 
 import unicodedata
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,14 +17,13 @@ import regex
 
 from .scripts import (
     OWN_SCRIPTS,
-    find_runs,
+    ScannedText,
     has_chinese_only_form,
     known_language,
     letters_of,
     primary_code,
     scripts_allowed,
     scripts_counted,
-    sum_by_script,
 )
 
 THRESHOLDS: tuple[int, ...] = (1, 2, 5)
@@ -228,9 +228,9 @@ def find_switches(
 
     foreign: list[tuple[int, str, str, int]] = []
     japanese_han = primary_code(lang) == "ja" and "Han" in counted and "Han" in allowed
-    runs = find_runs(answer)
-    for start, text, script, num_chars in runs:
-        if script in counted and not (japanese_han and script == "Han" and not has_chinese_only_form(text)):
+    scanned = ScannedText(answer)
+    for start, text, script, num_chars in scanned.runs(counted):
+        if not (japanese_han and script == "Han" and not has_chinese_only_form(text)):
             foreign.append((start, text, script, num_chars))
 
     spans: tuple[Span, ...] = ()
@@ -240,7 +240,7 @@ def find_switches(
             Span(start, text, script, num_chars, context.segment(start), context.excuse(start, text, script))
             for start, text, script, num_chars in foreign
         )
-    return Switches(spans=spans, script_counts=sum_by_script(runs), num_replacement_chars=answer.count("\ufffd"))
+    return Switches(spans=spans, script_counts=scanned.counts(), num_replacement_chars=answer.count("\ufffd"))
 
 
 def right_language(answer: str, *, lang: str) -> bool | None:
@@ -271,16 +271,18 @@ def right_language(answer: str, *, lang: str) -> bool | None:
         if segment == "answer"
         for area in plain_areas(answer, start, end)
     ]
-    runs = [run for start, end in areas for run in find_runs(answer[start:end])]
-    num_letters = sum(num_chars for _, _, _, num_chars in runs)
-    if num_letters == 0:
+    scanned = [ScannedText(answer[start:end]) for start, end in areas]
+    counts: Counter[str] = Counter()
+    for text in scanned:
+        counts.update(text.counts())
+    if not counts.total():
         return None
-    own_runs = [run for run in runs if run[2] in own]
-    if primary_code(lang) == "ja" and all(script == "Han" for _, _, script, _ in own_runs):
-        num_han = sum(num_chars for _, _, _, num_chars in own_runs)
-        if num_han >= _KANA_FREE_HAN or any(has_chinese_only_form(text) for _, text, _, _ in own_runs):
+    num_own = sum(counts[script] for script in own)
+    if primary_code(lang) == "ja" and num_own == counts["Han"]:
+        han = (run for text in scanned for _, run, _, _ in text.runs(frozenset({"Han"})))
+        if num_own >= _KANA_FREE_HAN or any(map(has_chinese_only_form, han)):
             return False
-    return 2 * sum(num_chars for _, _, _, num_chars in own_runs) >= num_letters
+    return 2 * num_own >= counts.total()
 
 
 class _Places:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
+import numpy as np
 import regex
 
 OWN_SCRIPTS: dict[str, tuple[str, ...]] = {
@@ -63,6 +64,14 @@ _JAPANESE_BEYOND_CP932 = str.maketrans(
     dict.fromkeys("𠮟塡剝頰俱俠吞噓嚙囊姸屛屢搔摑攢潑瀆焰瘦禱簞繡繫萊蔣蟬蠟軀醬醱顚驒鷗鹼麴麵𠮷")
 )
 
+_CLASSES = ("", *SCRIPTS, "Other")
+"""Classes of characters: those of no script, those of each, and those of any other."""
+
+_MARK = 255  # combining marks of no script of their own, the long mark of kana: they continue a run
+
+_ASSIGNED = ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE1000))
+"""Code points that have a script: neither surrogates nor the planes that hold none."""
+
 _UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
 
 
@@ -77,7 +86,7 @@ def count_scripts(text: str) -> dict[str, int]:
     Returns:
         `dict[str, int]`: Unicode script name (one of `SCRIPTS` or `"Other"`) to number of characters.
     """
-    return sum_by_script(find_runs(text))
+    return ScannedText(text).counts()
 
 
 def same_language(lang: str, other: str) -> bool:
@@ -110,18 +119,80 @@ def can_measure(lang: str, target_lang: str | None) -> bool:
     return bool(_countable(lang, scripts_allowed(lang, None), frozenset(TARGET_SCRIPTS[target_lang])))
 
 
-def find_runs(text: str) -> list[tuple[int, str, str, int]]:
-    """(start, text, script, number of characters that count) of every maximal run of one script."""
-    if unicodedata.is_normalized("NFC", text) and not _UNCOUNTED.search(text):
-        return [(found.start(), run := found.group(), str(found.lastgroup), len(run)) for found in _RUN.finditer(text)]
-    return [
-        (found.start(), found.group(), str(found.lastgroup), _count_chars(found.group()))
-        for found in _RUN.finditer(text)
-    ]
+class ScannedText:
+    """
+    A text with the script of each character, looked up once.
+
+    Args:
+        text (`str`):
+            Any text.
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self._classes = _class_of_each(text)
+
+    def counts(self) -> dict[str, int]:
+        """What [`count_scripts`] returns."""
+        if self._classes is None:
+            return _sum_by_script(_runs_with_marks(self.text))
+        numbers = np.bincount(self._classes, minlength=len(_CLASSES)).tolist()
+        found = [(script, number) for script, number in zip(_CLASSES, numbers) if script and number]
+        return dict(sorted(found, key=lambda item: -item[1]))
+
+    def runs(self, scripts: frozenset[str]) -> list[tuple[int, str, str, int]]:
+        """(start, text, script, number of characters that count) of every maximal run of one of these scripts."""
+        if self._classes is None:
+            return [run for run in _runs_with_marks(self.text) if run[2] in scripts]
+        places = np.flatnonzero(_members(scripts)[self._classes])
+        if not len(places):
+            return []
+        found = self._classes[places]
+        breaks = np.flatnonzero((np.diff(places) > 1) | (found[1:] != found[:-1]))
+        starts = places[np.concatenate([[0], breaks + 1])]
+        ends = places[np.concatenate([breaks, [len(places) - 1]])] + 1
+        return [
+            (start, self.text[start:end], _CLASSES[self._classes[start]], end - start)
+            for start, end in zip(starts.tolist(), ends.tolist())
+        ]
 
 
-def sum_by_script(runs: Iterable[tuple[int, str, str, int]]) -> dict[str, int]:
-    """Characters by script over the runs of [`find_runs`], the most frequent first."""
+@lru_cache(maxsize=64)
+def _members(scripts: frozenset[str]) -> np.ndarray:
+    """For each of `_CLASSES` whether it is one of these scripts."""
+    return np.array([script in scripts for script in _CLASSES])
+
+
+def _class_of_each(text: str) -> np.ndarray | None:
+    """For each character the place of its script in `_CLASSES`; `None` for a text in which some do not count."""
+    if text.isascii():
+        return _class_table()[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
+    if not unicodedata.is_normalized("NFC", text):
+        return None
+    classes = _class_table()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
+    return None if (classes == _MARK).any() else classes
+
+
+@lru_cache(maxsize=1)
+def _class_table() -> np.ndarray:
+    """Of every code point the place of its script in `_CLASSES`, `_MARK` for those that continue a run uncounted."""
+    table = np.zeros(0x110000, dtype=np.uint8)
+    for first, behind in _ASSIGNED:
+        text = "".join(map(chr, range(first, behind)))
+        for found in _RUN.finditer(text):
+            table[first + found.start() : first + found.end()] = _CLASSES.index(str(found.lastgroup))
+        for found in _UNCOUNTED.finditer(text):
+            table[first + found.start()] = _MARK
+    return table
+
+
+def _runs_with_marks(text: str) -> Iterable[tuple[int, str, str, int]]:
+    """All runs of a text with combining marks or the long mark of kana, as [`ScannedText.runs`] has them."""
+    for found in _RUN.finditer(text):
+        yield found.start(), found.group(), str(found.lastgroup), _count_chars(found.group())
+
+
+def _sum_by_script(runs: Iterable[tuple[int, str, str, int]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for _, _, script, num_chars in runs:
         counts[script] = counts.get(script, 0) + num_chars

@@ -1,6 +1,9 @@
+import random
+
 import pytest
 
-from sae_posttrain.measure.scripts import OWN_SCRIPTS, SCRIPTS, can_measure, count_scripts, same_language
+from sae_posttrain.measure import scripts
+from sae_posttrain.measure.scripts import OWN_SCRIPTS, SCRIPTS, ScannedText, can_measure, count_scripts, same_language
 
 
 def test_scripts_of_any_text_are_counted_most_frequent_first():
@@ -22,5 +25,20 @@ def test_what_can_be_measured():
 
 def test_every_script_name_is_one_of_unicode():
     assert len(set(SCRIPTS)) == len(SCRIPTS)
-    for scripts in OWN_SCRIPTS.values():
-        assert set(scripts) <= set(SCRIPTS)
+    for own in OWN_SCRIPTS.values():
+        assert set(own) <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_runs_by_table_are_those_of_the_pattern(seed):
+    """Any characters: those that count, marks that do not, lone surrogates, planes without a script."""
+    drawn = random.Random(seed)
+    everything = [chr(code) for code in range(0x110000)]
+    pools = ["abc é ñ", "中文，。、々", "한국어 가", "русский", "ひらカタナー漢", "\u0301\u0300", "0123 .", everything]
+    for _ in range(300):
+        text = "".join(drawn.choice(drawn.choice(pools)) for _ in range(drawn.randrange(12)))
+        runs = list(scripts._runs_with_marks(text))
+        assert ScannedText(text).runs(frozenset({*SCRIPTS, "Other"})) == runs, ascii(text)
+        assert count_scripts(text) == scripts._sum_by_script(runs), ascii(text)
+        some = frozenset(drawn.sample(SCRIPTS, 3))
+        assert ScannedText(text).runs(some) == [run for run in runs if run[2] in some], ascii(text)
