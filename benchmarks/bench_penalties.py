@@ -24,8 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from machine import hardware, seconds, versions
-from torch.distributed._tools.mem_tracker import MemTracker
+from machine import LiveBytes, hardware, seconds, versions
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -209,13 +208,10 @@ def peak_memory(trainer: Any) -> int:
         torch.cuda.reset_peak_memory_stats()
         trainer.compute_loss(model, second, num_items_in_batch=num_items).backward()
         return torch.cuda.max_memory_allocated()
-    tracker = MemTracker()
-    tracker.track_external(model)
-    with tracker:
+    with LiveBytes() as live:
         trainer.compute_loss(model, second, num_items_in_batch=num_items).backward()
-    (peak,) = tracker.get_tracker_snapshot("peak").values()
     model.zero_grad()
-    return peak["Total"]
+    return live.peak + sum(parameter.nbytes for parameter in model.parameters())
 
 
 def main() -> None:

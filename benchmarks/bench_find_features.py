@@ -1,0 +1,129 @@
+"""
+Reading every feature of every block on texts of several languages: one pass for all, beside the published form.
+
+The published form (the script beside the SASFT paper) makes one pass a block for each text, alone, and keeps every
+activation until the means are taken. `find_features` makes one pass a batch for all blocks and keeps sums. Both give
+the same means, which is checked. Time is of the processors; passes and bytes of tensors alive are counted.
+
+What the limit is: reading F features of width D at N tokens is 2·N·D·F operations a block, whatever the form; the
+model's own are 2·N·P once, and in the published form once a block.
+
+    python benchmarks/bench_find_features.py --model models/help-qwen3-7m --data data/help
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import LiveBytes, hardware, seconds, versions
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sae_posttrain import record_blocks
+from sae_posttrain.features.loading import load_saes, place_of
+from sae_posttrain.features.statistics import collect_statistics
+from sae_posttrain.features.texts import Text, batches, read_rows, tokenize
+from sae_posttrain.saes.frozen import FrozenSAE
+
+RESULTS = Path(__file__).parent / "results" / "bench_find_features.json"
+LANGUAGES = ("en", "es", "ko", "ru", "zh")
+Means = dict[int, torch.Tensor]
+"""By block, `(G, F)`."""
+
+
+def one_pass(model: Any, texts: list[Text], saes: list[FrozenSAE], batch_size: int) -> Means:
+    sums = collect_statistics(model, batches(texts, LANGUAGES, batch_size, 0), saes, len(LANGUAGES))
+    return {sae.block: sums[place_of(sae)].mean_activation.float() for sae in saes}
+
+
+def published(model: Any, texts: list[Text], saes: list[FrozenSAE], _batch_size: int) -> Means:
+    means = {}
+    with torch.inference_mode():
+        for sae in saes:
+            kept: dict[str, list[torch.Tensor]] = {lang: [] for lang in LANGUAGES}
+            for text in texts:
+                with record_blocks(model, [sae.block]) as outputs:
+                    model(input_ids=torch.tensor([text.ids], device=model.device))
+                acts_TF = sae.encode(outputs[sae.block][0][0])
+                kept[text.group].append(acts_TF[torch.tensor(text.counted)])
+            means[sae.block] = torch.stack([torch.cat(kept[lang]).mean(dim=0) for lang in LANGUAGES])
+    return means
+
+
+def peak_bytes(call: Callable[[], Means]) -> int:
+    """Of tensors that were made during the call."""
+    with LiveBytes() as live:
+        call()
+    return live.peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a small model with its SAEs in sae/")
+    parser.add_argument("--data", type=Path, required=True, help="folder of <lang>.jsonl[.gz]")
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--texts", type=int, default=24, help="of each language")
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    blocks = list(range(model.config.num_hidden_layers))
+    saes = load_saes(arguments.model / "sae", blocks, "resid_post", k=arguments.k)
+    rows = []
+    for lang in LANGUAGES:
+        own = read_rows(sorted(arguments.data.glob(f"{lang}.jsonl*"))[0])[: arguments.texts]
+        rows += [{"lang": lang, "text": row["text"][:4000]} for row in own]
+    texts = tokenize(rows, AutoTokenizer.from_pretrained(arguments.model), max_length=arguments.max_length)
+
+    forms = {"one pass": one_pass, "published": published}
+    passes = dict.fromkeys(forms, 0)
+    taken: dict[str, list[float]] = {name: [] for name in forms}
+    means: dict[str, Means] = {}
+    for turn in range(arguments.turns):
+        for name in list(forms) if turn % 2 == 0 else reversed(list(forms)):
+            counted = [0]
+            hook = model.register_forward_pre_hook(lambda *_, counted=counted: counted.__setitem__(0, counted[0] + 1))
+            started = seconds()
+            means[name] = forms[name](model, texts, saes, arguments.batch_size)
+            taken[name].append(seconds() - started)
+            hook.remove()
+            passes[name] = counted[0]
+    for block in blocks:
+        torch.testing.assert_close(means["one pass"][block], means["published"][block], rtol=1e-3, atol=1e-4)
+    peaks = {
+        name: peak_bytes(lambda form=form: form(model, texts, saes, arguments.batch_size))
+        for name, form in forms.items()
+    }
+    ratios = [theirs / ours for theirs, ours in zip(taken["published"], taken["one pass"])]
+    report = {
+        "question": "Reading every feature of every block on texts: one pass for all, beside one a block and text.",
+        "settings": {k: v for k, v in vars(arguments).items() if k not in ("model", "data")}
+        | {"blocks": len(blocks), "features": saes[0].num_features, "num_texts": len(texts)},
+        "texts_per_second": {
+            name: round(len(texts) / sorted(values)[len(values) // 2], 2) for name, values in taken.items()
+        },
+        "times_faster": round(sorted(ratios)[len(ratios) // 2], 2),
+        "times_faster_by_turn": [round(ratio, 2) for ratio in ratios],
+        "passes": passes,
+        "peak_bytes": peaks,
+        "seconds": taken,
+        "hardware": hardware(),
+        "versions": versions("torch", "transformers", "sae_posttrain"),
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    print(
+        f"{report['times_faster']} times as fast (by turn {report['times_faster_by_turn']}), "
+        f"{passes['published']} passes to {passes['one pass']}, peak {peaks['published'] / 1e6:.0f} MB to "
+        f"{peaks['one pass'] / 1e6:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
