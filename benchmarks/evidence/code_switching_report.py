@@ -109,7 +109,7 @@ def main_table(arms: dict[str, list[Run]]) -> str:
     for arm, own in arms.items():
         rate = bootstrap_mean(probabilities(own))
         sampled = flagged(own, "switched")
-        row = [NAMES[arm], own[0]["config"], percent(rate)]
+        row = [NAMES[arm], own[0]["config"], percent(rate, least=0.0)]
         row.append(", ".join(f"{100 * value:.1f}" for value in rate.per_seed.values()))
         before = probabilities(same_seeds(plain, own))
         row.append("" if arm == BASELINE else percent(bootstrap_ratio(before, probabilities(own)), "+.0f"))

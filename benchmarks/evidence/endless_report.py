@@ -86,7 +86,7 @@ def main_table(arms: dict[str, list[Run]]) -> str:
     lines = [names, ["---"] * len(names)]
     for arm, own in arms.items():
         rate = bootstrap_mean(flagged(own, "endless"))
-        row = [NAMES[arm], f"`{own[0]['config']}`" if arm != START else "", percent(rate)]
+        row = [NAMES[arm], f"`{own[0]['config']}`" if arm != START else "", percent(rate, least=0.0)]
         row.append(", ".join(f"{100 * value:.1f}" for value in rate.per_seed.values()))
         for reference, itself in ((START, (START,)), (PLAIN, (START, PLAIN))):
             row.append("" if arm in itself else change(same_seeds(arms[reference], own), own))

@@ -100,7 +100,7 @@ def main_table(experiment: Experiment, arms: dict[str, list[Run]]) -> str:
     lines = [head, ["---"] * len(head)]
     for arm, own in arms.items():
         before, rate = same_seeds(plain, own), bootstrap_mean(mixed(own))
-        row = [NAMES[arm], f"`{own[0]['config']}`", percent(rate)]
+        row = [NAMES[arm], f"`{own[0]['config']}`", percent(rate, least=0.0)]
         row.append(", ".join(f"{100 * value:.1f}" for value in rate.per_seed.values()))
         row.append("" if arm == BASELINE else percent(bootstrap_ratio(mixed(before), mixed(own)), "+.0f"))
         for langs in (experiment.held, [experiment.common["target"]]):
@@ -156,5 +156,5 @@ def draw_arms(experiment: Experiment, arms: dict[str, list[Run]], path: Path) ->
     left.set_xlabel(f"{asked} answers with a line in another language, %\n(95 % interval; ticks: seeds)")
     middle.set_xlabel("change of held-out loss, %")
     middle.axvline(0, color="0.8", linewidth=0.8)
-    right.set_xlabel(f"{target} pages answered in {target}, %")
+    right.set_xlabel(f"{target} pages\nanswered in {target}, %")
     save(figure, [left, middle, right], path)

@@ -113,7 +113,7 @@ def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     if not plain:
         raise ValueError(f"No run of {BASELINE!r} yet: every change of loss is against it.")
     rate = bootstrap_mean(probabilities(plain))
-    lines = [head, ["---"] * len(head), ["plain SFT", "", str(len(plain)), percent(rate), "", "", ""]]
+    lines = [head, ["---"] * len(head), ["plain SFT", "", str(len(plain)), percent(rate, least=0.0), "", "", ""]]
     for sweep in SWEEPS:
         points = {arm: points_of(experiment, sweep, arm, results) for arm, _ in sweep.lines}
         if any(len(own) > 1 for own in points.values()):
@@ -158,7 +158,7 @@ def row_of(sweep: Sweep, label: str, point: Point) -> list[str]:
         label,
         f"**{text}**" if point.is_reference else text,
         str(len(point.runs)),
-        percent(point.rate),
+        percent(point.rate, least=0.0),
         change,
         *losses,
     ]

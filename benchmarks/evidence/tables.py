@@ -45,9 +45,10 @@ def verdict(before: Rows, after: Rows) -> str:
     return f"{points}, {claim.verdict}"
 
 
-def percent(estimate: ResampledEstimate, form: str = ".1f") -> str:
-    """An estimate with its interval, the wider of the two where seeds give one."""
+def percent(estimate: ResampledEstimate, form: str = ".1f", least: float = -1.0) -> str:
+    """An estimate with its interval, the wider of the two where seeds give one, cut off at what is possible."""
     low, high = widest(estimate)
+    low = max(low, least)
     return f"{100 * estimate.estimate:{form}} % ({100 * low:{form}} to {100 * high:{form}})"
 
 
@@ -55,7 +56,7 @@ def widest(estimate: ResampledEstimate) -> tuple[float, float]:
     """The wider of the intervals over prompts and seeds and over seeds alone."""
     other = estimate.seed_interval or (estimate.low, estimate.high)
     own = (estimate.low, estimate.high)
-    return own if own[1] - own[0] >= other[1] - other[0] else (max(other[0], -1.0), other[1])
+    return own if own[1] - own[0] >= other[1] - other[0] else other
 
 
 def claims_table(
