@@ -176,7 +176,7 @@ def _check_file(path: Path) -> None:
         try:
             with zipfile.ZipFile(path):  # the table of contents stands at the end
                 pass
-        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:  # or a name, or the version
+        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:  # table, a name, version
             raise ValueError(f"{name} is damaged or not whole ({error})") from error
     elif name.endswith(".index.json"):
         files = _read_json(path).get("weight_map")

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from choose import chosen_configs, loss_increase
+from choose import loss_increase
 from code_switching_measures import OTHERS, fault
-from pictures import draw_rates, draw_tuning, legend_above, name_rows, new_figure, save, tuning_points
+from pictures import draw_rates, legend_above, name_rows, new_figure, save
 from settings import Experiment
-from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, tuning_table, verdict
+from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
+from tuning import report_tuning
 
 from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
 
@@ -33,31 +34,20 @@ NAMES = {
 
 def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     """Draw the pictures to a folder; returns the tables as Markdown."""
-    dev = by_arm([run for run in results if run["split"] == "dev"], NAMES)
     test = by_arm([run for run in results if run["split"] == "test"], NAMES)
-    chosen = chosen_configs(experiment, results, list(dev))
-    plain = dev[BASELINE][0]
-
-    def measured(run: Run) -> tuple[float, float]:
-        return 100 * loss_increase(run, plain, OTHERS), 100 * fault(run)
-
-    draw_tuning(
-        tuning_points(dev, measured),
-        NAMES,
-        chosen,
-        100 * experiment.tune["loss_budget"],
-        (
-            "change of held-out loss against plain SFT, % (dev pages)",
-            "probability that an answer switches to Chinese, %",
-        ),
-        pictures / "code_switching_tuning.png",
-    )
     draw_arms(test, pictures / "code_switching.png")
     tables = [
         main_table(test),
         claims_table(experiment.claims, test, NAMES, {"switching": probabilities, "Chinese lost": chinese_lost}),
         side_table(test),
-        tuning_table(dev, NAMES, chosen, measured, "switching"),
+        report_tuning(
+            experiment,
+            results,
+            NAMES,
+            fault,
+            ("switching", "probability that an answer switches to Chinese, %"),
+            pictures,
+        ),
     ]
     return "\n\n".join(table for table in tables if table)
 

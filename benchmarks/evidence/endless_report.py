@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from benign import BUILT
-from choose import chosen_configs, loss_increase
+from choose import loss_increase
 from endless_measures import HELD, fault
-from pictures import draw_rates, draw_tuning, legend_above, name_rows, new_figure, save, tuning_points
+from pictures import draw_rates, legend_above, name_rows, new_figure, save
 from settings import Experiment
-from tables import MARGIN, Rows, Run, by_arm, markdown, percent, same_seeds, tuning_table, verdict
+from tables import MARGIN, Rows, Run, by_arm, markdown, percent, same_seeds, verdict
+from tuning import report_tuning
 
 from sae_posttrain.measure.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
 
@@ -33,25 +34,14 @@ NAMES = {
 
 def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     """Draw the pictures to a folder; returns the tables as Markdown."""
-    dev = by_arm([run for run in results if run["split"] == "dev"], NAMES)
     test = by_arm([run for run in results if run["split"] == "test"], NAMES)
-    chosen = chosen_configs(experiment, results, list(dev))
-    start = dev[START][0]
-
-    def measured(run: Run) -> tuple[float, float]:
-        return 100 * loss_increase(run, start, HELD), 100 * fault(run)
-
-    draw_tuning(
-        tuning_points(dev, measured),
-        NAMES,
-        chosen,
-        100 * experiment.tune["loss_budget"],
-        ("change of held-out loss against the start, % (dev pages)", "endless answers, %"),
-        pictures / f"{experiment.name}_tuning.png",
-    )
     draw_arms(test, pictures / f"{experiment.name}.png")
     return "\n\n".join(
-        [main_table(test), side_table(test), tuning_table(dev, NAMES, chosen, measured, "endless answers")]
+        [
+            main_table(test),
+            side_table(test),
+            report_tuning(experiment, results, NAMES, fault, ("endless answers", "endless answers, %"), pictures),
+        ]
     )
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from choose import chosen_configs, loss_increase
-from pictures import draw_rates, draw_tuning, name_rows, new_figure, save, tuning_points
+from choose import loss_increase
+from pictures import draw_rates, name_rows, new_figure, save
 from same_script_measures import fault
 from settings import Experiment
-from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, tuning_table, verdict
+from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
+from tuning import report_tuning
 
 from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
 
@@ -29,26 +30,8 @@ FEW_TEXTS = {"few_texts_features": ("SASFT", "sasft"), "few_texts_tokens": ("typ
 
 def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     """Draw the pictures to a folder; returns the tables as Markdown."""
-    dev = by_arm([run for run in results if run["split"] == "dev"], NAMES)
     test = by_arm([run for run in results if run["split"] == "test"], NAMES)
-    chosen = chosen_configs(experiment, results, list(dev))
-    plain = dev[BASELINE][0]
     target, asked = languages(experiment)
-
-    def measured(run: Run) -> tuple[float, float]:
-        return 100 * loss_increase(run, plain, experiment.held), 100 * fault(run)
-
-    draw_tuning(
-        tuning_points(dev, measured),
-        NAMES,
-        chosen,
-        100 * experiment.tune["loss_budget"],
-        (
-            "change of held-out loss against plain SFT, % (dev pages)",
-            f"{asked} answers with a line in another language, %",
-        ),
-        pictures / f"{experiment.name}_tuning.png",
-    )
     draw_arms(experiment, test, pictures / f"{experiment.name}.png")
     measured_by = {f"{target} in {asked} answers": ("fault", mixed), f"{target} lost": ("lost", lost)}
     claims = {name: experiment.claims[key] for name, (key, _) in measured_by.items()}
@@ -56,8 +39,15 @@ def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     tables = [
         main_table(experiment, test),
         claims_table(claims, test, NAMES, rows_of),
-        tuning_table(dev, NAMES, chosen, measured, "mixed answers"),
-        few_texts_table(results, measured),
+        report_tuning(
+            experiment,
+            results,
+            NAMES,
+            fault,
+            ("mixed answers", f"{asked} answers with a line in another language, %"),
+            pictures,
+        ),
+        few_texts_table(experiment, results),
     ]
     return "\n\n".join(table for table in tables if table)
 
@@ -117,17 +107,18 @@ def main_table(experiment: Experiment, arms: dict[str, list[Run]]) -> str:
     return markdown(lines)
 
 
-def few_texts_table(results: Sequence[Run], measured: Callable[[Run], tuple[float, float]]) -> str:
+def few_texts_table(experiment: Experiment, results: Sequence[Run]) -> str:
     """On the dev pages: what is left of a method that has few texts to learn from."""
     lines = [["method", "texts a language", "mixed answers, dev pages", "change of held-out loss"], ["---"] * 4]
     dev = [run for run in results if run["split"] == "dev"]
+    plain = next(run for run in dev if run["arm"] == BASELINE)
     for arm, (name, whole) in FEW_TEXTS.items():
         own = [run for run in dev if run["arm"] == arm]
         if not own:
             continue
         like = [run for run in dev if run["arm"] == whole and same_training(run, own[0])]
         for run in [*own, *like]:
-            increase, rate = measured(run)
+            increase, rate = 100 * loss_increase(run, plain, experiment.held), 100 * fault(run)
             texts = run["config"].removeprefix("n") if run["arm"] == arm else "200"
             lines.append([name, texts, f"{rate:.1f} %", f"{increase:+.2f} %"])
     return markdown(lines) if len(lines) > 2 else ""

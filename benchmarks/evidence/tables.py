@@ -1,4 +1,4 @@
-"""Tables that the reports share: arms with their runs, estimates with intervals, verdicts, what tuning saw."""
+"""Tables that the reports share: arms with their runs, estimates with intervals, verdicts, declared claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -105,25 +105,6 @@ def verdict_of_claim(estimate: float, high: float, rejected: bool) -> str:
     if estimate > 0:
         return "**no, the reverse**"
     return "yes" if high < 0 else "yes, but not over seeds alone"
-
-
-def tuning_table(
-    arms: Mapping[str, Sequence[Run]],
-    names: Mapping[str, str],
-    chosen: Mapping[str, str],
-    measured: Callable[[Run], tuple[float, float]],
-    what: str,
-) -> str:
-    """Every configuration on the dev pages: change of the loss and rate of the fault, %; the chosen ones in bold."""
-    lines = [["arm", f"configurations: {what} on the dev pages, change of held-out loss"], ["---", "---"]]
-    for arm, own in arms.items():
-        cells = []
-        for run in own:
-            increase, fault = measured(run)
-            text = f"`{run['config']}` {fault:.1f} %, {increase:+.2f} %"
-            cells.append(f"**{text}**" if run["config"] == chosen[arm] else text)
-        lines.append([names[arm], "; ".join(cells)])
-    return markdown(lines)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
