@@ -1,16 +1,21 @@
 """
-The active features of tokens under a TopK SAE, in chunks of features, beside all pre-activations and then `topk`.
+The active features of tokens under a TopK SAE, in chunks of features, beside all pre-activations and then `topk`, and
+beside sparsify and SAELens on the same weights.
 
-What the limit is: both do the encoder's 2·N·D·F operations; the dense form holds N·F floats (twice, with the sparse
-activations in a dense tensor), the chunks N·(chunk + 2·k). The results are checked to be the same.
+What the limit is: all do the encoder's 2·N·D·F operations; the dense form holds N·F floats (SAELens once more, for
+activations that are nearly all 0), the chunks N·(chunk + 2·k). The results are checked to be the same.
 
+    pip install eai-sparsify sae-lens   # each is left out if it is missing
     python benchmarks/bench_topk.py
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import LiveBytes, hardware, seconds, versions
@@ -21,17 +26,52 @@ from sae_posttrain.saes import FrozenSAE, SAESource
 RESULTS = Path(__file__).parent / "results" / "bench_topk.json"
 
 
-def dense_topk(sae: FrozenSAE, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The form of sparsify and SAELens: everything, then the largest."""
-    values, ids = torch.relu(sae.pre_activations(x_ND)).topk(sae.k or 1, dim=-1)
-    return values, ids
+def forms(sae: FrozenSAE, x_ND: Tensor) -> dict[str, Callable[[], Any]]:
+    """By name: a call that finds the active features."""
+    k = sae.k or 1
+    found: dict[str, Callable[[], Any]] = {
+        "chunks": lambda: sae.encode_topk(x_ND),
+        "dense": lambda: torch.relu(sae.pre_activations(x_ND)).topk(k, dim=-1),
+    }
+    if find_spec("sparsify"):
+        found["sparsify"] = sparsify(sae, x_ND)
+    if find_spec("sae_lens"):
+        found["sae_lens"] = sae_lens(sae, x_ND)
+    return found
 
 
-def chunks(sae: FrozenSAE, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-    return sae.encode_topk(x_ND)
+def sparsify(sae: FrozenSAE, x_ND: Tensor) -> Callable[[], Any]:
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    config = SparseCoderConfig(num_latents=sae.num_features, k=sae.k or 1)
+    coder = SparseCoder(sae.d_model, config, device=x_ND.device, decoder=False)
+    coder.encoder.weight.data, coder.encoder.bias.data = sae.W_enc.T, sae.b_enc
+
+    def run() -> Any:
+        with torch.no_grad():
+            return coder.encode(x_ND)
+
+    return run
 
 
-FORMS = {"dense": dense_topk, "chunks": chunks}
+def sae_lens(sae: FrozenSAE, x_ND: Tensor) -> Callable[[], Any]:
+    from sae_lens import TopKSAE, TopKSAEConfig
+
+    sizes = {"d_in": sae.d_model, "d_sae": sae.num_features, "k": sae.k or 1}
+    coder = TopKSAE(TopKSAEConfig(**sizes, device=str(x_ND.device), dtype="float32"))
+    coder.W_enc.data, coder.b_enc.data = sae.W_enc, sae.b_enc
+
+    def run() -> Any:
+        with torch.no_grad():
+            return coder.encode(x_ND)
+
+    return run
+
+
+def in_order(found: Any, k: int) -> Tensor:
+    """Activations `(N, k)`, the strongest first: of `(N, F)`, or of a tuple that begins with those of k features."""
+    values = found if isinstance(found, Tensor) else found[0]
+    return values.topk(k, dim=-1).values
 
 
 def main() -> None:
@@ -59,40 +99,45 @@ def main() -> None:
         k=arguments.k,
     )
     x_ND = torch.randn(arguments.tokens, arguments.width, device=device)
-    found = {name: form(sae, x_ND) for name, form in FORMS.items()}  # also warms up
-    torch.testing.assert_close(found["chunks"][0], found["dense"][0])
-    agreeing = float((found["chunks"][1] == found["dense"][1]).float().mean())
-    taken: dict[str, list[float]] = {name: [] for name in FORMS}
+    calls = forms(sae, x_ND)
+    first = in_order(calls["chunks"](), arguments.k)  # also warms up
+    for call in calls.values():
+        torch.testing.assert_close(in_order(call(), arguments.k), first)
+    taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(arguments.turns):
-        for name in list(FORMS) if turn % 2 == 0 else reversed(list(FORMS)):
+        for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
             started = seconds()
-            FORMS[name](sae, x_ND)
+            calls[name]()
             taken[name].append(seconds() - started)
     peaks = {}
-    for name, form in FORMS.items():
+    for name, call in calls.items():
         with LiveBytes() as live:
-            form(sae, x_ND)
+            call()
         peaks[name] = live.peak
-    ratios = [ours / theirs for ours, theirs in zip(taken["chunks"], taken["dense"])]
+    others = [name for name in calls if name != "chunks"]
+    by_turn = {
+        name: [round(ours / theirs, 3) for ours, theirs in zip(taken["chunks"], taken[name])] for name in others
+    }
+    libraries = [{"sparsify": "eai-sparsify", "sae_lens": "sae-lens"}[name] for name in others if name != "dense"]
     report = {
-        "question": "Active features of tokens under a TopK SAE, in chunks of features, beside all and then `topk`.",
+        "question": "Active features under a TopK SAE, in chunks, beside all and then `topk`, sparsify and SAELens.",
         "settings": vars(arguments),
-        "ratio_of_time": round(statistics.median(ratios), 3),
-        "ratio_by_turn": [round(ratio, 3) for ratio in ratios],
+        "ratio_of_time": {name: round(statistics.median(ratios), 3) for name, ratios in by_turn.items()},
+        "ratio_by_turn": by_turn,
         "peak_bytes_beyond_the_weights": peaks,
-        "ratio_of_peaks": round(peaks["chunks"] / peaks["dense"], 3),
-        "share_of_equal_features": agreeing,
+        "ratio_of_peaks": {name: round(peaks["chunks"] / peaks[name], 3) for name in others},
         "seconds": taken,
         "hardware": hardware(),
-        "versions": versions("torch", "sae_posttrain"),
+        "versions": versions("torch", "sae_posttrain", *libraries),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    mb = {name: f"{peak / 1e6:.0f} MB" for name, peak in peaks.items()}
-    print(
-        f"time {report['ratio_of_time']} × dense (by turn {report['ratio_by_turn']}), memory beyond the weights "
-        f"{report['ratio_of_peaks']} × ({mb['chunks']} to {mb['dense']})"
-    )
+    for name in others:
+        sizes = f"{peaks['chunks'] / 1e6:.0f} MB to {peaks[name] / 1e6:.0f} MB"
+        print(
+            f"{report['ratio_of_time'][name]} × the time of {name} (by turn {by_turn[name]}), memory beyond the "
+            f"weights {report['ratio_of_peaks'][name]} × ({sizes})"
+        )
 
 
 if __name__ == "__main__":

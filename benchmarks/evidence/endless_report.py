@@ -26,7 +26,6 @@ NAMES = {
     "difference_of_means": "steered: difference of means",
     "random": "steered: random direction",
     "handmade": "hand-made loops",
-    "greedy": "the model's greedy answer",
     "unlikelihood": "unlikelihood",
     "repetition_penalty": "repetition penalty while decoding",
 }

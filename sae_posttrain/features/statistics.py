@@ -20,6 +20,7 @@ from .loading import place_of
 from .texts import TextBatch
 
 _TILE_ELEMENTS = 1 << 24  # tokens × features of one dense tile of pre-activations: 64 MB
+_TILE_ELEMENTS_ON_CPU = 1 << 20  # 4 MB: what is done to a tile finds it in the cache
 _NORMS_KEPT = 200_000  # of each place, for the median
 
 
@@ -52,21 +53,31 @@ class GroupSums:
 
     def add(self, residual_ND: Tensor, groups_N: Tensor, sae: FrozenSAE) -> None:
         """Add the tokens of a batch, a tile of them at a time."""
-        per_tile = max(1, _TILE_ELEMENTS // sae.num_features)
+        elements = _TILE_ELEMENTS_ON_CPU if residual_ND.device.type == "cpu" else _TILE_ELEMENTS
+        per_tile = max(1, elements // sae.num_features)
         num_groups = len(self.num_tokens)
         for residual, groups in zip(residual_ND.split(per_tile), groups_N.split(per_tile)):
             residual = residual.float()
             member_GN = torch.nn.functional.one_hot(groups, num_groups).T.float()
             self.num_tokens += member_GN.sum(dim=1)
             pre_NF = sae.pre_activations(residual)
+            self._add_activations(pre_NF, groups, member_GN, sae)
             self.pre += member_GN @ pre_NF
-            self.pre_squared += member_GN @ pre_NF.square()
-            acts_NF = sae.activate(pre_NF)
-            self.activation += member_GN @ acts_NF
-            self.fired += member_GN @ (acts_NF > 0).float()
+            self.pre_squared += member_GN @ pre_NF.square_()
             room = _NORMS_KEPT - len(self.norms)
             if room > 0:
                 self.norms = torch.cat([self.norms, residual.norm(dim=1)[:room]])
+
+    def _add_activations(self, pre_NF: Tensor, groups_N: Tensor, member_GN: Tensor, sae: FrozenSAE) -> None:
+        if sae.keeps_largest:  # k values a token, not F
+            values_NK, ids_NK = sae.activate_topk(pre_NF)
+            places = (groups_N[:, None] * sae.num_features + ids_NK).flatten()
+            self.activation.view(-1).index_add_(0, places, values_NK.flatten().double())
+            self.fired.view(-1).index_add_(0, places, (values_NK > 0).flatten().double())
+        else:
+            acts_NF = sae.activate(pre_NF)
+            self.activation += member_GN @ acts_NF
+            self.fired += member_GN @ (acts_NF > 0).float()
 
     @property
     def mean_activation(self) -> Tensor:

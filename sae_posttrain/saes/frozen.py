@@ -250,12 +250,9 @@ class FrozenSAE:
             ValueError: If `x` is not `D` wide, `k` is unknown, only some features are held, or the activation is
                 another one.
         """
-        if self.activation not in ("topk", "abstopk"):
-            raise ValueError(f"The SAE has no k largest features: its activation is {self.activation}. Use `encode`.")
-        k = self._require_k()
+        k = self._require_largest()
         self._require_width(x)
         size = max(k, features_per_chunk)
-        magnitude = torch.abs if self.activation == "abstopk" else torch.nn.Identity()
         with torch.autocast(x.device.type, enabled=False):
             x_in, _, _ = self._normalise(x.float())
             values = x_in.new_empty((*x_in.shape[:-1], 0))
@@ -265,16 +262,31 @@ class FrozenSAE:
                 seen = linear(x_in, self.W_enc[:, part].T, self.b_enc[part])
                 if self.decoder_norm is not None:
                     seen = seen * self.decoder_norm[part]
-                own = magnitude(seen).topk(min(k, seen.shape[-1]), dim=-1, sorted=False).indices
-                values = torch.cat([values, seen.gather(-1, own)], dim=-1)
-                ids = torch.cat([ids, own + start], dim=-1)
-                best = magnitude(values).topk(min(k, values.shape[-1]), dim=-1).indices
-                values, ids = values.gather(-1, best), ids.gather(-1, best)
-            if self.activation == "topk" and self.relu_after_topk:
-                values = torch.relu(values)
-            if self.decoder_norm is not None and not self.norm_in_acts:
-                values = values / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)[ids]
-        return values, ids
+                own, own_ids = self._largest(seen, sort=False)
+                values = torch.cat([values, own], dim=-1)
+                ids = torch.cat([ids, own_ids + start], dim=-1)
+                values, best = self._largest(values)
+                ids = ids.gather(-1, best)
+            return self._activate_largest(values, ids), ids
+
+    def activate_topk(self, pre: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        The active features of each token from pre-activations: what [`activate`] leaves above 0, and nothing else.
+
+        Args:
+            pre (`torch.Tensor` of shape `(..., F)`):
+                What `pre_activations` returned; it is left as it is.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: as of [`encode_topk`], in no order.
+
+        Raises:
+            ValueError: If `k` is unknown, only some features are held, or the activation is another one.
+        """
+        self._require_largest()
+        seen = pre if self.decoder_norm is None else pre * self.decoder_norm
+        values, ids = self._largest(seen, sort=False)
+        return self._activate_largest(values, ids), ids
 
     def activate(self, pre: Tensor) -> Tensor:
         """
@@ -319,14 +331,36 @@ class FrozenSAE:
             grouped = torch.relu(pre).unflatten(-1, (k, -1))
             values, indices = grouped.max(dim=-1, keepdim=True)
             return torch.zeros_like(grouped).scatter_(-1, indices, values).flatten(-2)
-        if self.activation == "abstopk":
-            indices = pre.abs().topk(k, dim=-1).indices
-            values = pre.gather(-1, indices)
-        else:
-            values, indices = pre.topk(k, dim=-1)
-            if self.relu_after_topk:
-                values = torch.relu(values)
+        values, indices = self._largest(pre, sort=False)
+        if self.activation == "topk" and self.relu_after_topk:
+            values = torch.relu(values)
         return torch.zeros_like(pre).scatter_(-1, indices, values)
+
+    @property
+    def keeps_largest(self) -> bool:
+        """Whether the `k` largest pre-activations of a token are its active features, so that `activate_topk` does."""
+        return self.activation in ("topk", "abstopk")
+
+    def _require_largest(self) -> int:
+        if not self.keeps_largest:
+            raise ValueError(f"The SAE has no k largest features: its activation is {self.activation}. Use `encode`.")
+        return self._require_k()
+
+    def _largest(self, seen: Tensor, *, sort: bool = True) -> tuple[Tensor, Tensor]:
+        """The `k` largest (of magnitude, for `"abstopk"`), or all if there are fewer; values and places."""
+        k = min(self._require_k(), seen.shape[-1])
+        if self.activation == "abstopk":
+            ids = seen.abs().topk(k, dim=-1, sorted=sort).indices
+            return seen.gather(-1, ids), ids
+        return seen.topk(k, dim=-1, sorted=sort)
+
+    def _activate_largest(self, values: Tensor, ids: Tensor) -> Tensor:
+        """Activations of the features that were kept."""
+        if self.activation == "topk" and self.relu_after_topk:
+            values = torch.relu(values)
+        if self.decoder_norm is None or self.norm_in_acts:
+            return values
+        return values / self.decoder_norm.clamp_min(torch.finfo(torch.float32).tiny)[ids]
 
     def _without_norm(self, acts: Tensor) -> Tensor:
         if self.decoder_norm is None:

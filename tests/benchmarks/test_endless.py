@@ -18,12 +18,12 @@ def experiment(monkeypatch):
     return Experiment.read(EVIDENCE / "repetition.yaml")
 
 
-def test_every_arm_that_is_tuned_has_six_configurations_that_parse(experiment, tmp_path):
+def test_every_arm_that_is_tuned_has_three_configurations_that_parse(experiment, tmp_path):
     from sae_posttrain import SteeredGRPOConfig, UnlikelihoodConfig
 
     for arm in experiment.arms:
         configs = experiment.configs(arm)
-        assert len(configs) == (1 if arm == experiment.baseline else 6)
+        assert len(configs) == (1 if arm == experiment.baseline else 3)
         for config in configs:
             settings = experiment.settings(arm, config)
             if settings["method"] == "dapo":

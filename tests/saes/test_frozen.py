@@ -58,6 +58,8 @@ def test_topk_in_chunks_of_features_is_topk_of_all(sae, x, changes, chunk):
     assert values.shape == ids.shape == (2, 5, 3)
     torch.testing.assert_close(torch.zeros_like(dense).scatter_(-1, ids, values), dense)
     assert all(len(set(row)) == 3 for row in ids.flatten(0, 1).tolist())
+    values, ids = sae.activate_topk(sae.pre_activations(x))
+    torch.testing.assert_close(torch.zeros_like(dense).scatter_(-1, ids, values), dense)
 
 
 def test_topk_in_chunks_never_holds_the_pre_activations_of_all_features(sae, x):
@@ -86,6 +88,8 @@ def test_topk_in_chunks_never_holds_the_pre_activations_of_all_features(sae, x):
 def test_topk_in_chunks_says_what_it_cannot_do(sae, x, changes, message):
     with pytest.raises(ValueError, match=message):
         replace(sae, **changes).encode_topk(x)
+    with pytest.raises(ValueError, match=message):
+        replace(sae, **changes).activate_topk(torch.zeros(2, 16))
     with pytest.raises(ValueError, match="reads width 6"):
         sae.encode_topk(torch.zeros(2, 7))
 
