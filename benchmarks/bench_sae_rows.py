@@ -5,9 +5,10 @@ Each measurement is a fresh process: the wall time and the processor's time of t
 the highest resident memory during it, above what the process held before. Files (random weights, in the dtype in which
 the format is published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the
 page cache; so, where other programs compete for the processor, its own time is the better measure, and the one in the
-table. The last column is the plain load of the container: `torch.load(weights_only=True)`, safetensors' `load_file`
-(which maps the file) with every tensor read once, or `numpy.load` of every array.
+table. The column "plain load" is that of the container: `torch.load(weights_only=True)`, safetensors' `load_file`
+(which maps the file) with every tensor read once, or `numpy.load` of every array. SAELens loads its own files too.
 
+    pip install sae-lens   # left out if it is missing
     python benchmarks/bench_sae_rows.py
 
 Linux only (it resets and reads the kernel's high-water mark); needs 3 GB of disk and 7 GB of memory.
@@ -35,6 +36,7 @@ LOADS = {
     "four_features": "4 features",
     "full": "all features",
     "plain": "plain load",
+    "sae_lens": "SAELens",
 }
 LAYOUTS = (
     "qwen_scope",
@@ -86,6 +88,18 @@ def plain_load(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
+def load_with_sae_lens(folder: Path) -> Any:
+    from sae_lens import SAE
+
+    return SAE.load_from_disk(folder, device="cpu")
+
+
+def loads_of(name: str) -> list[str]:
+    """Loads that can read a layout."""
+    theirs = name.startswith("saelens_") and importlib.util.find_spec("sae_lens") is not None
+    return [load for load in LOADS if load != "sae_lens" or theirs]
+
+
 def measure(load: str, name: str, folder: Path, arguments: dict[str, Any]) -> dict[str, float]:
     """Run one load in this process."""
     from sae_posttrain.saes import load_sae
@@ -96,9 +110,12 @@ def measure(load: str, name: str, folder: Path, arguments: dict[str, Any]) -> di
         "four_features": lambda: load_sae(folder, **arguments, features=FEATURES),
         "full": lambda: load_sae(folder, **arguments),
         "plain": lambda: plain_load(weights),
+        "sae_lens": lambda: load_with_sae_lens(folder),
     }
-    if load == "plain":
-        import safetensors.torch  # noqa: F401  (imports are not part of the load)
+    if load == "plain":  # imports are not part of the load
+        import safetensors.torch  # noqa: F401
+    if load == "sae_lens":
+        import sae_lens  # noqa: F401
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = memory("VmRSS")
     start, started = time.perf_counter(), time.process_time()
@@ -133,11 +150,11 @@ def measure_layout(name: str, num_repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = json.dumps(run("--write", name, folder))
         file_bytes = (Path(folder) / layout.weights).stat().st_size
-        runs: dict[str, list[dict[str, float]]] = {load: [] for load in LOADS}
+        runs: dict[str, list[dict[str, float]]] = {load: [] for load in loads_of(name)}
         for _ in range(num_repeats):  # in turn: a busy moment of the machine meets all of them
-            for load in LOADS:
+            for load in runs:
                 runs[load].append(run("--measure", load, name, folder, arguments))
-    results = {load: {key: summary([run[key] for run in runs[load]]) for key in runs[load][0]} for load in LOADS}
+    results = {load: {key: summary([run[key] for run in runs[load]]) for key in runs[load][0]} for load in runs}
     return {
         "format": layout.format,
         "file": layout.weights,
@@ -151,7 +168,7 @@ def measure_layout(name: str, num_repeats: int) -> dict[str, Any]:
 def row_of_table(name: str, layout: dict[str, Any]) -> str:
     together = ", ".join(part for part, value in layout["rows_lie_together"].items() if value) or "none"
     cells = []
-    for load in LOADS:
+    for load in layout["results"]:
         seconds, peak = (layout["results"][load][key]["median"] for key in ("busy_seconds", "peak_bytes"))
         cells.append(f"{seconds:.3f} s, {peak / 1e6:,.0f} MB".rjust(24))
     return f"{name:32}{together:18}{layout['dtype']:10}{''.join(cells)}"
@@ -182,6 +199,7 @@ def main() -> None:
     for name in LAYOUTS:
         layouts[name] = measure_layout(name, args.num_repeats)
         print(row_of_table(name, layouts[name]), flush=True)
+    libraries = ["sae-lens"] if importlib.util.find_spec("sae_lens") else []
     report = {
         "question": "Four features of an SAE against a full load, in every format: time and peak memory.",
         "load_of_machine": os.getloadavg(),
@@ -189,7 +207,7 @@ def main() -> None:
         "features": FEATURES,
         "num_repeats": args.num_repeats,
         "hardware": hardware(),
-        "versions": versions("torch", "numpy", "safetensors"),
+        "versions": versions("torch", "numpy", "safetensors", *libraries),
         "loads": LOADS,
         "layouts": layouts,
     }
