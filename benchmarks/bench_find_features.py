@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import LiveBytes, hardware, seconds, versions
+from machine import hardware, seconds, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import record_blocks
+from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.features.loading import load_saes, place_of
 from sae_posttrain.features.statistics import collect_statistics
 from sae_posttrain.features.texts import Text, batches, read_rows, tokenize

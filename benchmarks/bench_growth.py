@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from machine import LiveBytes, hardware, seconds, versions
+from machine import hardware, seconds, versions
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -35,6 +35,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer
+from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.features.statistics import GroupSums
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable

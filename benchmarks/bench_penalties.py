@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from machine import LiveBytes, hardware, seconds, versions
+from machine import hardware, seconds, versions
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, record_blocks
+from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.measure.prompts import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "bench_penalties.json"

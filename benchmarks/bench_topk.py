@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import LiveBytes, hardware, seconds, versions
+from machine import hardware, seconds, versions
 from torch import Tensor
 
+from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.saes import FrozenSAE, SAESource
 
 RESULTS = Path(__file__).parent / "results" / "bench_topk.json"

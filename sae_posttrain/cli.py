@@ -1,6 +1,6 @@
 """
 The command line: `sae-posttrain` with one of `demo`, `inspect`, `convert`, `train-sae`, `find-features`,
-`find-directions`, `calibrate`, `sample-size`, `evaluate`, `report`, `sft` and `grpo`.
+`find-directions`, `calibrate`, `sample-size`, `evaluate`, `estimate`, `report`, `sft` and `grpo`.
 
 Thin; each command is one public function.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_directions import add_find_directions
+from .cli_estimate import add_estimate
 from .cli_evaluate import add_evaluate
 from .cli_saes import add_convert, add_inspect
 from .cli_statistics import add_sample_size
@@ -32,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         train_steered(arguments[1:])
         return 0
-    parsed = make_parser().parse_args(arguments)
+    parser = make_parser()
+    parsed, more = parser.parse_known_args(arguments)
+    if hasattr(parsed, "more"):  # fields of a recipe
+        parsed.more = more
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         parsed.run(parsed)
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
@@ -62,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_evaluate(
         commands.add_parser("evaluate", help="measure how many answers switch language or loop, and capability")
     )
+    add_estimate(commands.add_parser("estimate", help="say how much memory a recipe takes, before anything is loaded"))
     _add_report(commands.add_parser("report", help="draw and describe finished runs in one HTML file"))
     commands.add_parser("sft", help="train with SASFTTrainer: --config FILE.yaml and any field of it", add_help=False)
     commands.add_parser("grpo", help="train with SteeredGRPOTrainer, in the same way", add_help=False)

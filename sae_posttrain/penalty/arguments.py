@@ -86,6 +86,8 @@ class FeaturePenaltyArguments:
             script of the answer; not where the model writes the answers itself, as in GRPO.
         unknown_group (`str`, *optional*, defaults to `"error"`):
             What to do with a group that has no statistics: `"error"`, or `"mean"` to use the mean of the others.
+            Where the feature set has no statistics at all and none are needed, every group is penalised but the
+            target.
     """
 
     features: str | None = field(

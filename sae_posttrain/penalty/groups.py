@@ -50,7 +50,7 @@ class GroupTable:
     @classmethod
     def for_features(cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str) -> "GroupTable":
         """
-        The groups of a feature set.
+        The groups of a feature set; of one without statistics the targets, and whatever else is in the data.
 
         Raises:
             ValueError: If no target is given, or a target is not among the groups that have statistics.
@@ -66,7 +66,8 @@ class GroupTable:
                 f"The target group {absent[0]!r} is not in the feature set, which has statistics of "
                 f"{', '.join(feature_set.groups)}."
             )
-        return cls(tuple(dict.fromkeys([*feature_set.groups, *targets])), tuple(targets), unknown_group)
+        names = tuple(dict.fromkeys([*feature_set.groups, *targets]))
+        return cls(names, tuple(targets), unknown_group if feature_set.groups else "penalised")
 
     @classmethod
     def for_tokens(cls, targets: Sequence[str]) -> "GroupTable":

@@ -39,7 +39,7 @@ def test_penalty_is_mean_over_features_sum_over_blocks_and_tokens(make_features)
 def test_zero_variant_in_raw_units_needs_no_statistics(make_features):
     features = make_features(groups=())
     residuals, group_ids, mask = batch()
-    penalty = build(features, unknown_group="mean", penalty="zero", unit="raw")
+    penalty = build(features, penalty="zero", unit="raw")  # of any group but the target
     expected = sum(
         features.select(block=b).pre_activations(residuals[b, "resid_post"][row, token]).clamp(min=0).mean().item()
         for b in (0, 1)

@@ -1,0 +1,32 @@
+"""The command `estimate`. Thin, as `cli.py`, which lists it."""
+
+import argparse
+from pathlib import Path
+
+
+def add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say how much memory a recipe takes on each device, from the model's config.json alone. Options that are not "
+        "listed here are fields of the recipe: --max_length 4096."
+    )
+    parser.add_argument("--config", required=True, type=Path, help="YAML file of `sft` or `grpo`")
+    parser.add_argument("--num-processes", type=int, default=1, help="devices (default: 1)")
+    parser.add_argument(
+        "--sharded", action="store_true", help="weights, gradients and state are divided over them (FSDP2, ZeRO-3)"
+    )
+    parser.add_argument("--prompt-length", type=int, default=512, help="tokens of a prompt, for `grpo` (default: 512)")
+    parser.set_defaults(run=_estimate, more=[])
+
+
+def _estimate(arguments: argparse.Namespace) -> None:
+    from .estimate.recipe import estimate_memory
+
+    print(
+        estimate_memory(
+            arguments.config,
+            arguments.more,
+            num_processes=arguments.num_processes,
+            sharded=arguments.sharded,
+            prompt_length=arguments.prompt_length,
+        )
+    )
