@@ -3,11 +3,14 @@
 import importlib.util
 import re
 import shlex
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from trl import TrlParser
+from yaml import safe_load
 
 from sae_posttrain.cli import make_parser
 from sae_posttrain.rl.refusals import refuse_settings
@@ -15,8 +18,31 @@ from sae_posttrain.rl.script import REWARDS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
-YAMLS = sorted(RECIPES.rglob("*.yaml"))
+ACCELERATE = sorted((RECIPES / "accelerate").glob("*.yaml"))
+YAMLS = sorted(set(RECIPES.rglob("*.yaml")) - set(ACCELERATE))
 READMES = sorted(RECIPES.rglob("README.md"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model and its SAEs: their cards, the reports, and their configurations."""
+
+    model: str
+    num_blocks: int
+    width: int
+    repository: str
+    num_features: int
+
+
+FACTS = {
+    "qwen3-1.7b": Facts("Qwen/Qwen3-1.7B-Base", 28, 2048, "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", 32_768),
+    "qwen3-8b": Facts("Qwen/Qwen3-8B-Base", 36, 4096, "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50", 65_536),
+    "qwen3-30b-a3b": Facts("Qwen/Qwen3-30B-A3B-Base", 48, 2048, "Qwen/SAE-Res-Qwen3-30B-A3B-Base-W32K-L0_50", 32_768),
+    "qwen3.5-2b": Facts("Qwen/Qwen3.5-2B-Base", 24, 2048, "Qwen/SAE-Res-Qwen3.5-2B-Base-W32K-L0_50", 32_768),
+    "gemma-2-2b": Facts("google/gemma-2-2b", 26, 2304, "google/gemma-scope-2b-pt-res", 16_384),
+    "gemma-2-9b": Facts("google/gemma-2-9b", 42, 3584, "google/gemma-scope-9b-pt-res", 16_384),
+    "llama-3.1-8b": Facts("meta-llama/Llama-3.1-8B", 32, 4096, "fnlp/Llama3_1-8B-Base-LXR-8x", 32_768),
+}
 
 
 def script_of(yaml: Path):
@@ -29,6 +55,10 @@ def script_of(yaml: Path):
 def yamls_of(recipe: str):
     files = [file for file in YAMLS if file.parent.name == recipe]
     return pytest.mark.parametrize("yaml", files, ids=lambda file: file.stem)
+
+
+def yaml_of(file: Path):
+    return safe_load(file.read_text(encoding="utf-8"))
 
 
 def parse(yaml: Path):
@@ -64,10 +94,56 @@ def test_dapo_yaml_steers_a_rollout_of_each_group_and_trains_on_it(yaml):
 
 
 @pytest.mark.parametrize("yaml", YAMLS, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_yaml_begins_with_its_launch_command(yaml):
+def test_yaml_begins_with_its_launch_command_hardware_and_time(yaml):
     path = yaml.relative_to(ROOT)
     first = yaml.read_text(encoding="utf-8").splitlines()[0]
-    assert first == f"# accelerate launch {path.parent}/train.py --config {path}"
+    command = rf"# accelerate launch (--config_file (\S+) )?{path.parent}/train.py --config {path}"
+    match = re.fullmatch(command + r" # (one|two|eight) .*(GPUs?|CPU cores?)\b.*(min|h|time not known)\b.*", first)
+    assert match, first
+    if match[2]:
+        assert ROOT / match[2] in ACCELERATE
+        assert ("eight" in first) == (load_config_from_file(match[2]).num_processes == 8)
+
+
+def sasft(name):
+    """The YAML files of a model: all weights, and LoRA."""
+    return [RECIPES / "sasft_code_switching" / f"{name}{ending}.yaml" for ending in ("", "-lora")]
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_ids_blocks_and_widths_are_those_of_the_model_and_its_saes(name):
+    facts = FACTS[name]
+    for yaml in sasft(name):
+        _, training_args, model_args, _ = parse(yaml)
+        assert model_args.model_name_or_path == facts.model
+        assert model_args.use_peft == yaml.stem.endswith("-lora")
+        lines = [line[1:] for line in yaml.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        command = re.search(r"sae-posttrain (find-features .*)", "\n".join(lines).replace("\\\n", " "))[1]
+        search = make_parser().parse_args(shlex.split(command))
+        assert search.model == facts.model
+        assert search.blocks == [facts.num_blocks - 2, facts.num_blocks - 1]
+        assert all(sae.startswith(facts.repository) for sae in search.sae)
+        assert str(search.out) == training_args.features
+    in_thousands = re.search(r"-W(\d+)K-", facts.repository)
+    if in_thousands:
+        assert int(in_thousands[1]) * 1024 == facts.num_features
+    if facts.repository.endswith("LXR-8x"):
+        assert facts.num_features == 8 * facts.width
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_lora_differs_from_all_weights_in_what_lora_needs_alone(name):
+    full, lora = (yaml_of(path) for path in sasft(name))
+    free = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}
+    free |= {"output_dir", "learning_rate", "gradient_accumulation_steps"}
+    assert {key: full[key] for key in full if key not in free} == {key: lora[key] for key in lora if key not in free}
+
+
+@pytest.mark.parametrize("file", ACCELERATE, ids=lambda file: file.stem)
+def test_accelerate_reads_the_configurations(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes == (1 if file.stem == "one-gpu" else 8)
+    assert config.mixed_precision == "bf16"
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda file: file.parent.name)
@@ -84,13 +160,10 @@ def test_commands_of_the_readme_can_be_given(readme):
 
 
 def test_recipes_are_there():
-    assert {f"{file.parent.name}/{file.stem}" for file in YAMLS} >= {
-        "sasft_code_switching/qwen3-1.7b",
-        "sasft_code_switching/gemma-2-2b",
-        "sasft_code_switching/help-7m",
-        "dapo_repetition/qwen3-1.7b",
-        "dapo_repetition/qwen3-1.7b-lora",
-        "dapo_repetition/help-7m",
-    }
+    there = {f"{file.parent.name}/{file.stem}" for file in YAMLS}
+    assert there >= {f"sasft_code_switching/{name}{ending}" for name in FACTS for ending in ("", "-lora")}
+    dapo = [f"dapo_repetition/qwen3-{size}{ending}" for size in ("1.7b", "8b") for ending in ("", "-lora")]
+    assert there >= {*dapo, "sasft_code_switching/help-7m", "dapo_repetition/help-7m"}
+    assert [file.stem for file in ACCELERATE] == ["ddp", "fsdp2", "one-gpu", "zero3"]
     for script in RECIPES.rglob("train.py"):
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 80

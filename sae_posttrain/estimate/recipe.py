@@ -124,12 +124,19 @@ def estimate_memory(
     with _quiet():
         step = step_memory(model_config, settings)
     shared = _of_all_stages(step, training_args, model_args, model_config, settings, generates, notes)
-    parts = {stage: {**shared, **_of_stage(step, stage)} for stage in PHASES}
+    parts = {stage: {**shared, **_of_stage(step, stage, settings.accumulates)} for stage in PHASES}
     if generates:
         parts["generation"] = {**shared, **_of_generation(training_args, model_config, settings, prompt_length)}
     if num_processes > 1:
+        masters = 1
+        if sharded and settings.autocast and settings.dtype.itemsize == 2:
+            masters = 2  # accelerate makes them float32 before it divides them, as DeepSpeed does
+            notes.append("Divided weights, gradients and state are kept in float32, whatever `dtype` says.")
+        depth = model_config.get_text_config().num_hidden_layers
         parts = {
-            stage: _on_several(kinds, step, num_processes, sharded, stage, model_config)
+            stage: _divided(kinds, step, num_processes, masters, depth, stage)
+            if sharded
+            else {**kinds, "gradients in DDP's buckets": step.trained}
             for stage, kinds in parts.items()
         }
     return MemoryEstimate(model_args.model_name_or_path, parts, tuple(notes))
@@ -260,10 +267,10 @@ def _features(name: str, width: int, notes: list[str]) -> tuple[int, int, float]
     return num_blocks, num, 4.0 * num * (2 * width + 1)
 
 
-def _of_stage(step: StepMemory, stage: str) -> dict[str, float]:
+def _of_stage(step: StepMemory, stage: str, accumulates: bool) -> dict[str, float]:
     """Gradients, as far as there are any for sure, and the rest: activations, or what the update needs for a while."""
     alive = getattr(step, stage)
-    gradients = min(step.trained, alive) if stage != "head" else 0.0
+    gradients = min(step.trained, alive) if stage != "head" or accumulates else 0.0
     rest = "activations, logits of a tile" if stage == "head" else "activations and gradients on the way"
     return {"gradients": gradients, rest: alive - gradients}
 
@@ -285,16 +292,14 @@ def _of_generation(
     return {"keys and values of the rollouts": cache, "logits of the last position": logits}
 
 
-def _on_several(
-    kinds: dict[str, float], step: StepMemory, num_processes: int, sharded: bool, stage: str, model_config: Any
+def _divided(
+    kinds: dict[str, float], step: StepMemory, num_processes: int, masters: int, depth: int, stage: str
 ) -> dict[str, float]:
-    """The same on one of several devices."""
-    if not sharded:
-        return {**kinds, "gradients in DDP's buckets": step.trained}
-    divided = ("weights", "optimiser's state", "gradients", "reference model")
-    found = {kind: value / num_processes if kind in divided else value for kind, value in kinds.items()}
-    gathered = step.weights / model_config.get_text_config().num_hidden_layers
-    return {**found, "blocks that are gathered": 2 * gathered + (gathered if stage == "blocks" else 0.0)}
+    """The same on one of several devices that share weights, gradients and state."""
+    shared = ("weights", "optimiser's state", "gradients", "reference model")
+    found = {kind: masters * value / num_processes if kind in shared else value for kind, value in kinds.items()}
+    of_a_block = step.weights / depth
+    return {**found, "blocks that are gathered": (3 if stage == "blocks" else 2) * of_a_block}
 
 
 def _size(num_bytes: float) -> str:
