@@ -7,8 +7,10 @@ Thin; each command is one public function.
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed.more = more
     elif more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if hasattr(parsed, "words"):  # kept with what is found
+        parsed.words = arguments
     try:
         parsed.run(parsed)
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
@@ -119,7 +123,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
         for name, (of_type, help_text) in options.items():
             how: dict[str, Any] = {"action": "store_true"} if of_type is bool else {"type": of_type}
             group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=help_text, **how)
-    parser.set_defaults(run=_find_features)
+    parser.set_defaults(run=_find_features, words=[])
 
 
 _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
@@ -150,7 +154,7 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
 
 def _find_features(arguments: argparse.Namespace) -> None:
     options = {**vars(arguments)}
-    for name in ("command", "run", "kind", "model", "sae", "out", "compare"):
+    for name in ("command", "run", "words", "kind", "model", "sae", "out", "compare"):
         options.pop(name)
     _require_ending(arguments.out)
     for kind, of_kind in _OPTIONS_OF_KIND.items():
@@ -189,6 +193,10 @@ def _find_features(arguments: argparse.Namespace) -> None:
 
         comparison = compare_features(before, feature_set)
         feature_set = best_of_each_place(feature_set, arguments.num_features)
+    from .measure.generate import recorded_name
+
+    command = shlex.join(["sae-posttrain", *map(recorded_name, arguments.words)])
+    feature_set = replace(feature_set, notes=feature_set.notes | {"command": command})
     feature_set.save(arguments.out)
     table = str(feature_set)
     if comparison is not None:

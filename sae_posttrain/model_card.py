@@ -245,8 +245,8 @@ def feature_section(
     blocks = [
         "## Sparse-autoencoder features",
         f"{len(feature_set)} feature{'s' * (len(feature_set) > 1)}{targets}{found_on}. {description}",
-        _table(["feature", "block", "site", "number in the SAE"], features),
-        *_sources(feature_set),
+        table_of(["feature", "block", "site", "number in the SAE"], features),
+        *source_lines(feature_set, "this model"),
         *(["### Penalised tokens", tokens] if tokens is not None else []),
         *_closing(method, settings, measured),
     ]
@@ -264,7 +264,7 @@ def _token_description(num_tokens: int, settings: Mapping[str, Any]) -> str:
 def _closing(method: Method, settings: Mapping[str, Any], measured: list[str]) -> list[str]:
     return [
         "### Settings",
-        _table(["setting", "value"], [[code(name), code(value)] for name, value in settings.items()]),
+        table_of(["setting", "value"], [[code(name), code(value)] for name, value in settings.items()]),
         _RATES,
         *(measured or ["None: `sae-posttrain evaluate` measures them."]),
         _CITATION,
@@ -272,13 +272,14 @@ def _closing(method: Method, settings: Mapping[str, Any], measured: list[str]) -
     ]
 
 
-def _sources(feature_set: FeatureSet) -> list[str]:
+def source_lines(feature_set: FeatureSet, what: str) -> list[str]:
+    """The SAEs that features come from and their licences, in Markdown; `what` is shared under these."""
     sources = [source for source in dict.fromkeys(feature_set.sources) if source.format != "direction"]
     if not sources:
         return ["They are directions, not features of a published SAE."]
     rows = [[_repository(source), code(source.file), code(source.format), _licence(source)] for source in sources]
-    note = "The licence is what the SAE's repository states; read it before you use or share this model."
-    return [_table(["SAE", "file", "format", "licence"], rows), note]
+    note = f"The licence is what the SAE's repository states; read it before you use or share {what}."
+    return [table_of(["SAE", "file", "format", "licence"], rows), note]
 
 
 def _repository(source: FeatureSource) -> str:
@@ -351,7 +352,8 @@ def _table_of_rates(folder: Path) -> str:
     return "\n".join(f"    {shown(line)}" for line in table.splitlines())
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table_of(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows[:_MAX_ROWS]]
     more = f"\n\nand {len(rows) - _MAX_ROWS} more." if len(rows) > _MAX_ROWS else ""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + more

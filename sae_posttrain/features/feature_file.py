@@ -135,11 +135,22 @@ def upload_feature_file(feature_set: "FeatureSet", repo_id: str, private: bool |
     """The work of [`FeatureSet.push_to_hub`]."""
     from huggingface_hub import HfApi
 
+    from ..feature_card import PICTURE, feature_card
+    from .picture import draw_features
+
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        file = write_feature_file(feature_set, Path(folder) / FILE_NAME)
-        return str(api.upload_file(path_or_fileobj=file, path_in_repo=FILE_NAME, repo_id=repo_id))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_feature_file(feature_set, folder / FILE_NAME)
+        try:
+            has_picture = bool(draw_features(feature_set, folder / PICTURE))
+        except (ImportError, ValueError):  # no matplotlib, or no statistics to draw
+            has_picture = False
+        if not api.file_exists(repo_id, "README.md"):  # one that is there may have been written by hand
+            card = feature_card(feature_set, repo_id, has_picture=has_picture)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        return str(api.upload_folder(folder_path=folder, repo_id=repo_id))
 
 
 def _sources_for_file(sources: tuple[FeatureSource, ...]) -> dict[str, Any]:

@@ -450,7 +450,8 @@ class FeatureSet:
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """
-        Upload the set to a Hub repository (created if needed), as `features.safetensors`.
+        Upload the set to a Hub repository (created if needed), as `features.safetensors`, with a card unless there is
+        one: the features and their scores, the picture (where matplotlib is installed), the SAEs and their licences.
 
         Returns:
             `str`: the commit's address.

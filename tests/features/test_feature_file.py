@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -89,10 +90,13 @@ def test_set_travels_through_a_hub_repository(make_features, monkeypatch, tmp_pa
             pass
 
         def create_repo(self, repo_id, private, exist_ok):
-            (tmp_path / repo_id).mkdir(parents=True)
+            (tmp_path / repo_id).mkdir(parents=True, exist_ok=True)
 
-        def upload_file(self, path_or_fileobj, path_in_repo, repo_id):
-            (tmp_path / repo_id / path_in_repo).write_bytes(path_or_fileobj.read_bytes())
+        def file_exists(self, repo_id, filename):
+            return (tmp_path / repo_id / filename).exists()
+
+        def upload_folder(self, folder_path, repo_id):
+            shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
             return f"commit of {repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -102,6 +106,11 @@ def test_set_travels_through_a_hub_repository(make_features, monkeypatch, tmp_pa
     features = make_features()
     assert features.push_to_hub("owner/zh-features") == "commit of owner/zh-features"
     assert_same(features, FeatureSet.from_pretrained("owner/zh-features"))
+    card = tmp_path / "owner/zh-features/README.md"
+    assert "# zh-features" in card.read_text() and (card.parent / "features.png").is_file()
+    card.write_text("mine")
+    features.push_to_hub("owner/zh-features")
+    assert card.read_text() == "mine"
 
 
 def damaged(features: FeatureSet, tmp_path, change_header=None, change_tensors=None):
