@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..features.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
+from ..rewritten import refuse_rewritten
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
 from .arguments import FeaturePenaltyArguments
 from .batches import RowGroupCollator, answer_tokens, earlier_forwards, token_ids
@@ -66,6 +67,7 @@ class FeaturePenaltyMixin:
         ValueError: If there are neither features nor penalised tokens, the features belong to another model, a group
             in the data has no statistics, no token would be penalised, or a setting leaves the penalty without its
             tokens.
+        RuntimeError: If Unsloth has been imported.
     """
 
     # The trainer's own; declared for the type checker.
@@ -94,6 +96,7 @@ class FeaturePenaltyMixin:
     _row_groups: RowGroups | None = None
 
     def __init__(self, *args: Any, feature_set: FeatureSet | None = None, **kwargs: Any):
+        refuse_rewritten(type(self))
         given = [*args, *kwargs.values()]
         settings = next((value for value in given if isinstance(value, FeaturePenaltyArguments)), None)
         features = None

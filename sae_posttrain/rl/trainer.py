@@ -12,6 +12,7 @@ from ..checkpoints import CompleteCheckpoints
 from ..features.feature_set import FeatureSet
 from ..hooks.steer import Steerer
 from ..model_card import FeatureCard
+from ..rewritten import refuse_rewritten
 from .advantages import floor_weights, group_advantages, total_reward, truncated_weights
 from .blind_reward import BlindRewardCheck, sees_repetition
 from .config import SteeredGRPOConfig
@@ -66,6 +67,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     Raises:
         ValueError: If there are no features or no strength, they belong to another model, or a setting would undo the
             steering. In training: if the rewards do not see the fault.
+        RuntimeError: If Unsloth has been imported.
     """
 
     _tag_names = ["trl", "grpo", "sae"]
@@ -90,6 +92,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         fault: Fault | None = None,
         **kwargs: Any,
     ):
+        refuse_rewritten(type(self))
         if args is None and feature_set is not None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SteeredGRPOConfig(f"{str(name).split('/')[-1] or 'model'}-SteeredGRPO")
