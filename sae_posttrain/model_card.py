@@ -9,33 +9,23 @@ from the Hub are data: they stand in code spans, with what could end one or not 
 import json
 import logging
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants
-
+from .features.card import code, source_lines, table_of
 from .features.feature_file import shown
-from .features.feature_set import FeatureSet, FeatureSource
+from .features.feature_set import FeatureSet
 from .measure.folder import EVALUATION_FILE
 from .measure.generate import fingerprint, recorded_name
 from .measure.summary import format_evaluation
 
 logger = logging.getLogger(__name__)
 
-SECONDS_FOR_THE_HUB = 5.0
-"""How long a card waits for the licence of an SAE."""
-
 _RATES = "### Measured rates"
 _CITATION = "### Citation of the method"
-_MAX_ROWS = 100
-_MAX_LETTERS = 200
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -272,57 +262,6 @@ def _closing(method: Method, settings: Mapping[str, Any], measured: list[str]) -
     ]
 
 
-def source_lines(feature_set: FeatureSet, what: str) -> list[str]:
-    """The SAEs that features come from and their licences, in Markdown; `what` is shared under these."""
-    sources = [source for source in dict.fromkeys(feature_set.sources) if source.format != "direction"]
-    if not sources:
-        return ["They are directions, not features of a published SAE."]
-    rows = [[_repository(source), code(source.file), code(source.format), _licence(source)] for source in sources]
-    note = f"The licence is what the SAE's repository states; read it before you use or share {what}."
-    return [table_of(["SAE", "file", "format", "licence"], rows), note]
-
-
-def _repository(source: FeatureSource) -> str:
-    if not _REPOSITORY.fullmatch(source.repository):
-        return code(source.repository) if source.repository else "a local folder"
-    link = f"[`{source.repository}`](https://huggingface.co/{source.repository})"
-    if source.revision is None:
-        return link
-    if _COMMIT.fullmatch(source.revision):
-        return f"{link} at `{source.revision[:12]}`"
-    return f"{link} at {code(source.revision)}"
-
-
-def _licence(source: FeatureSource) -> str:
-    if not _REPOSITORY.fullmatch(source.repository):
-        return "not known"
-    licence = stated_licence(source.repository, source.revision)
-    return code(licence) if licence else f"see [the repository](https://huggingface.co/{source.repository})"
-
-
-def stated_licence(repository: str, revision: str | None) -> str | None:
-    """
-    The licence that a repository of the Hub states in its metadata; the Hub is asked once in a process.
-
-    Returns:
-        `str` or `None`: e.g. `"apache-2.0"`, or `"other (qwen)"`; `None` if it states none or cannot be asked.
-    """
-    return None if constants.HF_HUB_OFFLINE else _ask_for_licence(repository, revision)
-
-
-@lru_cache(maxsize=256)
-def _ask_for_licence(repository: str, revision: str | None) -> str | None:
-    try:
-        card = HfApi().model_info(repository, revision=revision, timeout=SECONDS_FOR_THE_HUB).card_data
-    except Exception as error:  # whatever it is, a line of the card is not worth a training
-        logger.warning("The licence of %s is not known (%s); the card names the repository.", repository, shown(error))
-        return None
-    licence, name = (card.get("license"), card.get("license_name")) if card is not None else (None, None)
-    if isinstance(licence, list):
-        licence = ", ".join(map(str, licence))
-    return f"{licence} ({name})" if licence and name else (str(licence) if licence else None)
-
-
 def own_settings(args: Any) -> dict[str, Any]:
     """Settings that the config of one of our trainers has beside TRL's, if set; no path of this machine."""
     classes = [kind for kind in reversed(type(args).__mro__) if kind.__module__.startswith(f"{__package__}.")]
@@ -350,16 +289,3 @@ def _table_of_rates(folder: Path) -> str:
         raise ValueError(f"The evaluation in {folder} is damaged ({shown(error)}).") from error
     # Indented text is code, which nothing in it can end.
     return "\n".join(f"    {shown(line)}" for line in table.splitlines())
-
-
-def table_of(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows[:_MAX_ROWS]]
-    more = f"\n\nand {len(rows) - _MAX_ROWS} more." if len(rows) > _MAX_ROWS else ""
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + more
-
-
-def code(value: object) -> str:
-    """A text from anywhere as a code span in a table of Markdown."""
-    text = shown(str(value)[:_MAX_LETTERS]).replace("`", "'").replace("|", "¦").strip()
-    return f"`{text}`" if text else "-"

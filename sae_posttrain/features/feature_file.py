@@ -135,7 +135,7 @@ def upload_feature_file(feature_set: "FeatureSet", repo_id: str, private: bool |
     """The work of [`FeatureSet.push_to_hub`]."""
     from huggingface_hub import HfApi
 
-    from ..feature_card import PICTURE, feature_card
+    from .card import PICTURE, feature_card
     from .picture import draw_features
 
     api = HfApi(token=token)

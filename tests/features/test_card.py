@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from sae_posttrain import model_card
-from sae_posttrain.feature_card import dashboard, feature_card
+from sae_posttrain.features import card as cards
+from sae_posttrain.features.card import dashboard, feature_card
 from sae_posttrain.features.feature_set import FeatureSource
 
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch):
-    monkeypatch.setattr(model_card, "stated_licence", lambda repository, revision: "cc-by-4.0")
+    monkeypatch.setattr(cards, "stated_licence", lambda repository, revision: "cc-by-4.0")
 
 
 def test_card_shows_features_scores_statistics_and_licence(make_features):
