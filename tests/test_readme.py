@@ -47,6 +47,7 @@ SHORTER = {
     ],
     "evaluate": ["--limit", "4", "--max-new-tokens", "16"],
     "report": [],
+    "estimate": ["--model_name_or_path", str(MODEL)],
     "inspect": [],
     "convert": [],
     "train-sae": ["--num-features", "64", "--k", "4", "--batch-size", "256", "--buffer-tokens", "2048"],
