@@ -146,8 +146,8 @@ def no_change() -> Iterator[None]:
     yield
 
 
-def train(bench: Bench, settings: dict[str, Any], seed: int, rows: Any) -> Trained:
-    """SFT with what the settings add to its loss."""
+def train(bench: Bench, settings: dict[str, Any], seed: int, rows: Any, peft_config: Any = None) -> Trained:
+    """SFT with what the settings add to its loss; with a `peft_config`, of adapters."""
     feature_set = features_for(bench, settings["features"], seed) if "features" in settings else None
     args = SASFTConfig(
         str(bench.scratch / "training"),
@@ -169,11 +169,12 @@ def train(bench: Bench, settings: dict[str, Any], seed: int, rows: Any) -> Train
         feature_set=feature_set,
         train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
         processing_class=bench.tokenizer,
+        peft_config=peft_config,
     )
     trainer.train()
     kept = ("sae/penalty", "sae/excess_rate", "tokens/mass")
     log = [{k: v for k, v in entry.items() if k in (*LOGGED, *kept)} for entry in trainer.state.log_history]
-    return Trained(model, no_change, log)
+    return Trained(trainer.model, no_change, log)
 
 
 def plain_model(bench: Bench, settings: dict[str, Any], seed: int) -> Any:
