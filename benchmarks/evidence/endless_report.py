@@ -152,8 +152,8 @@ def draw_arms(arms: dict[str, list[Run]], path: Path) -> None:
             right.plot([kept], [row + 0.12 * place], "sD"[place], color=f"C{place + 1}", label=label)
     name_rows(left, [NAMES[arm] for arm in arms])
     left.set_xlabel("endless answers, %\n(95 % interval; ticks: seeds)")
-    middle.set_xlabel("change of held-out loss, %")
-    right.set_xlabel("change of repetition that belongs there,\npoints of tokens foreseen")
+    middle.set_xlabel("change of\nheld-out loss, %")
+    right.set_xlabel("change of benign repetition,\npoints of tokens foreseen")
     right.axvline(-100 * MARGIN, color="0.6", linestyle=":", linewidth=1)
     legend_above(right)
     for axes in (middle, right):
