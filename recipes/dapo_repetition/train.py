@@ -11,19 +11,21 @@ from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.rl.script import SteeredGRPOScriptArguments, load_rewards
+from sae_posttrain.sft.rows import require_prompt_rows
 from sae_posttrain.sft.script import load_data
 
 ARGUMENTS = (SteeredGRPOScriptArguments, SteeredGRPOConfig, ModelConfig, DatasetMixtureConfig)
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    dataset = load_data(script_args, dataset_args)
+    train_dataset = load_data(script_args, dataset_args)[script_args.dataset_train_split]
+    require_prompt_rows(train_dataset)
     training_args.model_init_kwargs = {"dtype": model_args.dtype, **(training_args.model_init_kwargs or {})}
     trainer = SteeredGRPOTrainer(
         model_args.model_name_or_path,
         load_rewards(script_args.reward_funcs, training_args, model_args),
         training_args,
-        train_dataset=dataset[script_args.dataset_train_split],
+        train_dataset=train_dataset,
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

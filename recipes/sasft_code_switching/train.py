@@ -10,18 +10,20 @@ Any field of the four dataclasses may stand in the YAML or on the command line; 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config
 
 from sae_posttrain import SASFTConfig, SASFTTrainer
+from sae_posttrain.sft.rows import require_training_rows
 from sae_posttrain.sft.script import load_data
 
 ARGUMENTS = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    dataset = load_data(script_args, dataset_args)
+    train_dataset = load_data(script_args, dataset_args)[script_args.dataset_train_split]
+    require_training_rows(train_dataset, training_args.group_column)
     training_args.model_init_kwargs = {"dtype": model_args.dtype, **(training_args.model_init_kwargs or {})}
     trainer = SASFTTrainer(
         model_args.model_name_or_path,
         args=training_args,
-        train_dataset=dataset[script_args.dataset_train_split],
+        train_dataset=train_dataset,
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

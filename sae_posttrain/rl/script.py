@@ -18,6 +18,7 @@ from trl import (
 )
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
+from ..sft.rows import require_prompt_rows
 from ..sft.script import load_data, loading_arguments, take_split, train_and_save
 from .config import SteeredGRPOConfig
 from .rewards import EndlessRepetitionReward, LanguageConsistencyReward
@@ -90,13 +91,15 @@ def run(
     """Train with the parsed settings and return the trainer."""
     reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
     dataset = load_data(script_args, dataset_args)
+    train_dataset = take_split(dataset, script_args, "dataset_train_split")
+    require_prompt_rows(train_dataset, ["lang"] if "language_consistency" in script_args.reward_funcs else [])
     training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     with_eval = training_args.eval_strategy != "no"
     trainer = SteeredGRPOTrainer(
         model_args.model_name_or_path,
         reward_funcs,
         training_args,
-        train_dataset=take_split(dataset, script_args, "dataset_train_split"),
+        train_dataset=train_dataset,
         eval_dataset=take_split(dataset, script_args, "dataset_test_split") if with_eval else None,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),

@@ -16,6 +16,7 @@ from trl import (
 )
 
 from .config import SASFTConfig
+from .rows import require_training_rows
 from .trainer import SASFTTrainer
 
 ARGUMENTS: Any = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
@@ -48,12 +49,14 @@ def run(
 ) -> SASFTTrainer:
     """Train with the parsed settings and return the trainer."""
     dataset = load_data(script_args, dataset_args)
+    train_dataset = take_split(dataset, script_args, "dataset_train_split")
+    require_training_rows(train_dataset, training_args.group_column)
     training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     with_eval = training_args.eval_strategy != "no"
     trainer = SASFTTrainer(
         model_args.model_name_or_path,
         args=training_args,
-        train_dataset=take_split(dataset, script_args, "dataset_train_split"),
+        train_dataset=train_dataset,
         eval_dataset=take_split(dataset, script_args, "dataset_test_split") if with_eval else None,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
