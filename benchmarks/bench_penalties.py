@@ -6,6 +6,10 @@ limit is: reading F features at N tokens of width D takes 6·N·D·F operations 
 of the model's own for 128 features; a penalty on tokens needs the logits of the whole vocabulary at every position,
 which TRL's loss computes once and never keeps: about twice the head's share of the step again.
 
+Where step times scatter by more than the difference, two figures do not: operations of a step (matrix products and
+attention, counted by torch), and the time of the penalty's own arithmetic, forward and backward, as a share of a plain
+step.
+
 `published` is the form of the SASFT paper's own trainer: a float32 copy of the whole residual, and every token
 encoded, penalised or not. Trainers share the model and take their steps in turn, so that a busy moment of the machine
 meets all; the first step of each turn is not counted. Memory is the peak of all tensors alive during a step: counted
@@ -25,12 +29,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from machine import hardware, seconds, versions
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, record_blocks
 from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.penalty.feature_penalty import FeaturePenalty
+from sae_posttrain.penalty.groups import GroupTable
 
 RESULTS = Path(__file__).parent / "results" / "bench_penalties.json"
 ARMS: dict[str, tuple[int, int] | None] = {
@@ -174,6 +181,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         made = {arm: make_trainer(arm, model, arguments, folder) for arm in ARMS}
         peaks = {arm: peak_memory(trainer) for arm, (trainer, _) in made.items()}
+        operations = {arm: operations_of_a_step(trainer) for arm, (trainer, _) in made.items()}
         ratios: dict[str, list[float]] = {arm: [] for arm in list(ARMS)[1:]}
         for turn in range(arguments.turns):
             medians = {}
@@ -185,7 +193,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for arm in ratios:
                 ratios[arm].append(round(medians[arm] / medians["plain"], 4))
     taken = {arm: times.seconds for arm, (_, times) in made.items()}
+    terms = {arm: term_seconds(*size, arguments) for arm, size in ARMS.items() if size and "published" not in arm}
+    plain = statistics.median(taken["plain"])
     return {
+        "operations": operations,
+        "ratio_of_operations": {arm: round(operations[arm] / operations["plain"], 6) for arm in ratios},
+        "term_seconds": {arm: round(value, 6) for arm, value in terms.items()},
+        "term_as_a_share_of_a_plain_step": {arm: round(value / plain, 6) for arm, value in terms.items()},
         "seconds": {arm: [round(value, 4) for value in values] for arm, values in taken.items()},
         "ratio_of_medians": {
             arm: round(statistics.median(taken[arm]) / statistics.median(taken["plain"]), 4) for arm in ratios
@@ -194,6 +208,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": peaks,
         "ratio_of_peaks": {arm: round(peaks[arm] / peaks["plain"], 5) for arm in ratios},
     }
+
+
+def operations_of_a_step(trainer: Any) -> int:
+    """Floating-point operations of matrix products and attention, forward and backward."""
+    model = trainer.model
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    num_items = (batch["labels"] != -100).sum()
+    with FlopCounterMode(display=False) as counter:
+        trainer.compute_loss(model, batch, num_items_in_batch=num_items).backward()
+    model.zero_grad()
+    return counter.get_total_flops()
+
+
+def term_seconds(num_blocks: int, per_block: int, arguments: argparse.Namespace) -> float:
+    """The penalty of a batch and its gradient at what the blocks put out; median."""
+    features = make_features(num_blocks, per_block, arguments)
+    penalty = FeaturePenalty(features, GroupTable.for_features(features, (TARGET,), "error"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shape = (arguments.rows, arguments.length)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    values = {place: torch.randn(*shape, WIDTH, device=device, dtype=dtype) for place in penalty.places}
+    for value in values.values():
+        value.requires_grad_()
+    group_ids = torch.zeros(shape, dtype=torch.int64, device=device)
+    mask = torch.ones(shape, dtype=torch.bool, device=device)
+    taken = []
+    for _ in range(30):
+        started = seconds()
+        torch.autograd.grad(penalty(values, group_ids, mask).excess_sum, list(values.values()))
+        taken.append(seconds() - started)
+    return statistics.median(taken)
 
 
 def peak_memory(trainer: Any) -> int:
@@ -243,8 +288,9 @@ def main() -> None:
     for arm, ratio in report["ratio_of_medians"].items():
         print(
             f"{arm}: {ratio:.3f} × plain SFT (by turn {report['ratio_by_turn'][arm]}), "
-            f"peak {report['ratio_of_peaks'][arm]:.4f} ×"
+            f"peak {report['ratio_of_peaks'][arm]:.4f} ×, operations {report['ratio_of_operations'][arm]:.5f} ×"
         )
+    print(f"the term alone: {report['term_as_a_share_of_a_plain_step']}")
 
 
 if __name__ == "__main__":
