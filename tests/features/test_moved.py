@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_posttrain import FrozenSAE, compare_features, find_features
+from sae_posttrain import FeatureSet, FrozenSAE, compare_features, find_features
 from sae_posttrain.cli import main
 from sae_posttrain.features.moved import best_of_each_place
 from sae_posttrain.saes.frozen import SAESource
@@ -140,7 +140,14 @@ def test_find_features_on_a_tuned_model_says_whether_they_moved(tmp_path, make_m
     assert find("new.safetensors", "--compare", str(tmp_path / "old.safetensors")) == 0
     assert "Not moved: the 2 features found before" in capsys.readouterr().out
     assert "Not moved" in (tmp_path / "new.txt").read_text(encoding="utf-8")
-    old, new = ((tmp_path / name).read_bytes() for name in ("old.safetensors", "new.safetensors"))
-    assert old == new  # comparing changes nothing in what is found
+    found = []
+    for name in ("old", "new"):
+        feature_set = FeatureSet.load(tmp_path / f"{name}.safetensors")
+        command = feature_set.notes.pop("command")
+        assert (
+            command.startswith("sae-posttrain find-features --model model ") and f"--out {name}.safetensors" in command
+        )
+        found.append(feature_set.save(tmp_path / f"{name}-found.safetensors").read_bytes())
+    assert found[0] == found[1]  # comparing changes nothing in what is found
     assert find("third.safetensors", "--check", "--compare", str(tmp_path / "old.safetensors")) == 2
     assert "Run one, then the other" in capsys.readouterr().err
