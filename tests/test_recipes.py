@@ -1,6 +1,5 @@
 """The recipes do not rot: every YAML parses and names its launch command, every command of a README can be given."""
 
-import importlib.util
 import re
 import shlex
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from yaml import safe_load
 from sae_posttrain.cli import make_parser
 from sae_posttrain.rl.refusals import refuse_settings
 from sae_posttrain.rl.script import REWARDS
+
+from .recipe_files import command_in, script_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -43,13 +44,6 @@ FACTS = {
     "gemma-2-9b": Facts("google/gemma-2-9b", 42, 3584, "google/gemma-scope-9b-pt-res", 16_384),
     "llama-3.1-8b": Facts("meta-llama/Llama-3.1-8B", 32, 4096, "fnlp/Llama3_1-8B-Base-LXR-8x", 32_768),
 }
-
-
-def script_of(yaml: Path):
-    spec = importlib.util.spec_from_file_location(f"recipe_{yaml.parent.name}", yaml.parent / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def yamls_of(recipe: str):
@@ -117,9 +111,7 @@ def test_ids_blocks_and_widths_are_those_of_the_model_and_its_saes(name):
         _, training_args, model_args, _ = parse(yaml)
         assert model_args.model_name_or_path == facts.model
         assert model_args.use_peft == yaml.stem.endswith("-lora")
-        lines = [line[1:] for line in yaml.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        command = re.search(r"sae-posttrain (find-features .*)", "\n".join(lines).replace("\\\n", " "))[1]
-        search = make_parser().parse_args(shlex.split(command))
+        search = make_parser().parse_args(command_in(yaml))
         assert search.model == facts.model
         assert search.blocks == [facts.num_blocks - 2, facts.num_blocks - 1]
         assert all(sae.startswith(facts.repository) for sae in search.sae)

@@ -6,7 +6,6 @@ folders as the Hub has them; the features are found in it by the command that st
 import importlib.util
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from trl import TrlParser
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
+
+from .recipe_files import command_in, script_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -110,26 +111,12 @@ def write_saes(tmp_path):
     return write
 
 
-def script_of(yaml: Path):
-    spec = importlib.util.spec_from_file_location(f"recipe_{yaml.parent.name}", yaml.parent / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(yaml: Path, **fields):
     """The recipe's own script, with these fields over those of the file."""
     script = script_of(yaml)
     shared = {"max_steps": 2, "use_cpu": "true", "report_to": "none", "save_strategy": "no", "logging_steps": 1}
     arguments = [str(each) for name, value in {**shared, **fields}.items() for each in (f"--{name}", value)]
     script.main(*TrlParser(script.ARGUMENTS).parse_args_and_config(args=["--config", str(yaml), *arguments]))
-
-
-def command_in(yaml: Path) -> list[str]:
-    """The command of the recipe's comments that finds its features."""
-    comments = [line[1:] for line in yaml.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    text = "\n".join(comments).replace("\\\n", " ")
-    return shlex.split(re.search(r"sae-posttrain (find-features .*)", text)[1])
 
 
 def rows(folder: Path, name: str, columns) -> Path:

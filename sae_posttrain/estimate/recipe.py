@@ -247,8 +247,9 @@ def _of_all_stages(
         num_blocks, num_features, rows = _features(training_args.features, text.hidden_size, notes)
         kinds["rows of the features"] = rows
         if not generates:
-            per_block = num_features / num_blocks
-            kinds["readings of the features"] = 4 * settings.rows * settings.length * per_block * (2 * num_blocks + 4)
+            reading = 4.0 * settings.rows * settings.length * num_features / num_blocks  # float32, of one block
+            # Two of each block are kept for the backward pass, and four live while a block is read.
+            kinds["readings of the features"] = reading * (2 * num_blocks + 4)
     if generates and training_args.beta and not model_args.use_peft:
         kinds["reference model"] = step.weights
     return kinds

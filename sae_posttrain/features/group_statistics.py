@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..hooks.sites import Place
 from ..measure.generate import eval_mode
-from ..saes.frozen import FrozenSAE, SAESource
+from ..saes.frozen import FrozenSAE
+from ..saes.source import SAESource
 from .feature_set import FeatureSet
 from .grouped_texts import GroupedTexts, read_group_rows, share_of_process
 from .loading import load_model, model_name

@@ -2,7 +2,8 @@
 
 from .files import SAEFile, SAEFiles, Wanted
 from .formats import FORMATS, SAEFormat
-from .frozen import FrozenSAE, SAESource
+from .frozen import FrozenSAE
 from .loading import load_sae
+from .source import SAESource
 
 __all__ = ["FORMATS", "FrozenSAE", "SAEFile", "SAEFiles", "SAEFormat", "SAESource", "Wanted", "load_sae"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .frozen import SAESource
 from .hub_repository import find_repository
 from .remote_file import NeedsWholeFile, RemoteFile
 from .safe_files import open_tensors
+from .source import SAESource
 from .stored_tensor import StoredTensor, StoredTensors
 
 MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sae_posttrain import FeatureSet, FrozenSAE
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 
 def test_pre_activation_is_the_affine_value_in_raw_units(make_features):

@@ -18,7 +18,7 @@ from sae_posttrain.features.group_directions import find_directions, group_diffe
 from sae_posttrain.features.group_statistics import measure_groups
 from sae_posttrain.features.grouped_texts import GroupedTexts
 from sae_posttrain.features.matched_random import matched_random_features
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
 PLACE = {"blocks": [0], "site": "resid_pre"}

@@ -10,7 +10,7 @@ from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.directions import random_directions
 from sae_posttrain.features.group_statistics import auroc_by_rank, measure_groups
 from sae_posttrain.features.statistics import auroc
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
 

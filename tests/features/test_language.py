@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.texts import split_held_out, tokenize
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 from sae_posttrain.sites import transformer_lens_hook
 
 WIDTH, NUM_FEATURES, PLANTED = 32, 24, 17

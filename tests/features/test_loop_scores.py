@@ -10,7 +10,7 @@ from sae_posttrain import FeatureSet, FrozenSAE, record_blocks
 from sae_posttrain.features.answers import Question, Sampling
 from sae_posttrain.features.loop_scores import increase, loop_rates, mean_increase, ranking, repeated_tokens
 from sae_posttrain.features.loop_texts import RepeatedText
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 NO_QUESTION = Question((), ())
 

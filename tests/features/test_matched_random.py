@@ -9,7 +9,7 @@ import torch
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.group_statistics import measure_groups
 from sae_posttrain.features.matched_random import draw_matches, eligible_features, matched_random_features
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
 

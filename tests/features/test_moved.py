@@ -9,7 +9,7 @@ import torch
 from sae_posttrain import FeatureSet, FrozenSAE, compare_features, find_features
 from sae_posttrain.cli import main
 from sae_posttrain.features.moved import best_of_each_place
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
 

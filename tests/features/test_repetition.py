@@ -16,7 +16,7 @@ from sae_posttrain.features.loop_scores import repeated_tokens
 from sae_posttrain.features.loop_texts import benign_texts, collect_samples
 from sae_posttrain.features.repetition import GROUPS
 from sae_posttrain.measure.loops import find_loop
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 PROMPTS = [[10 + i, 60 + i, 12 + 3 * i] for i in range(24)]
 QUICK = {"num_loops": 10, "num_prompts": 6, "max_new_tokens": 130, "normal_temperature": 0.4}

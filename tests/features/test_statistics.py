@@ -15,7 +15,7 @@ from sae_posttrain import FrozenSAE
 from sae_posttrain.features import statistics
 from sae_posttrain.features.statistics import GroupSums, auroc, collect_statistics
 from sae_posttrain.features.texts import Text, TextBatch, batches
-from sae_posttrain.saes.frozen import SAESource
+from sae_posttrain.saes.source import SAESource
 
 GROUPS = ["en", "ko", "zh"]
 WIDTH = 32

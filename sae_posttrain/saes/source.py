@@ -1,0 +1,59 @@
+"""[`SAESource`]: where an SAE's weights came from."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SAESource:
+    """
+    Where an SAE's weights came from.
+
+    Args:
+        repository (`str`):
+            Hub repository; empty for a local file outside the Hub cache.
+        revision (`str` or `None`):
+            Commit of that repository.
+        file (`str`):
+            Weight file: its path inside the repository or, for a local folder, inside that folder.
+        format (`str`):
+            Name of the file format, as in `FORMATS`.
+        path (`pathlib.Path`):
+            The file on this machine; of one that was read in parts, its name. Not part of the identity.
+        stated_sha256 (`str`, *optional*):
+            SHA-256 of a file that was read in parts, as the Hub states it.
+    """
+
+    repository: str
+    revision: str | None
+    file: str
+    format: str
+    path: Path = field(repr=False, compare=False)
+    stated_sha256: str | None = field(default=None, repr=False, compare=False)
+
+    def sha256(self) -> str:
+        """
+        SHA-256 of the weight file, in hexadecimal digits.
+
+        In the Hub cache that is the name of the blob, and of a file that was read in parts it is what the Hub states;
+        a local file is hashed on the first call and not again.
+
+        Raises:
+            FileNotFoundError: If the file is gone.
+        """
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        if self.stated_sha256 is not None:
+            return self.stated_sha256
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path} is gone; its SHA-256 cannot be computed any more.")
+        blob = self.path.resolve()
+        if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name):
+            return blob.name
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
