@@ -1,11 +1,14 @@
 """
 Advantages and token weights of groups that hold steered rollouts: pure functions.
 
-Legend of the shapes: N rollouts of all processes, G of a group, K rewards, R rows, C completion positions.
+Legend of the shapes: N rollouts of all processes, M groups of G, K rewards, R rows, C completion positions.
 """
 
 import torch
 from torch import Tensor
+
+SMALLEST_SPREAD = 1e-6
+"""Difference of rewards below which a group counts as having none; rewards are float32."""
 
 _EPSILON = 1e-4  # as GRPOTrainer
 
@@ -26,6 +29,20 @@ def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
     rewards_N = (rewards_per_func * reward_weights.to(rewards_per_func.device)).nansum(dim=1)
     rewards_N[rewards_per_func.isnan().all(dim=1)] = torch.nan
     return rewards_N
+
+
+def spread(rewards: Tensor) -> Tensor:
+    """
+    Largest minus smallest reward of each group.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(M, G)`):
+            NaN where there is none.
+
+    Returns:
+        `torch.Tensor` of shape `(M,)`: `-inf` for a group without any reward.
+    """
+    return rewards.nan_to_num(nan=-torch.inf).amax(dim=1) - rewards.nan_to_num(nan=torch.inf).amin(dim=1)
 
 
 def group_advantages(

@@ -75,6 +75,19 @@ class SteeredGRPOConfig(GRPOConfig):
             Periods of a steered rollout's endless loop that stay in the loss, so that loop tokens do not own the mean
             over tokens. Rewards still see the whole rollout. By default all of it stays.
 
+        > Parameters that control dynamic sampling
+
+        dynamic_sampling (`str`, *optional*, defaults to `"none"`):
+            What comes in place of a group whose plain rollouts all score the same and so teach nothing: `"fresh"`,
+            groups of further prompts, as in DAPO; `"same"`, another group of its own prompt; `"none"`, nothing, as in
+            [`~trl.GRPOTrainer`]. With `num_steered=0` too.
+        dynamic_sampling_max_rounds (`int`, *optional*, defaults to `10`):
+            Rounds of generation for one batch, the first one included. Places that are still open then go to groups
+            without spread of the last round; `dynamic/shortfall` logs their share.
+        dynamic_sampling_reward (`str`, *optional*):
+            Name of the reward whose spread counts, as it is logged. DAPO looks at right and wrong alone, not at the
+            punishment for length. By default the weighted sum of all rewards.
+
         > Parameters that control the check of the rewards
 
         blind_reward_patience (`int`, *optional*, defaults to `32`):
@@ -153,6 +166,21 @@ class SteeredGRPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Periods of a steered rollout's endless loop that stay in the loss. Default: all."},
     )
+    dynamic_sampling: str = field(
+        default="none",
+        metadata={
+            "help": "What replaces a group whose plain rollouts all score the same: nothing; groups of fresh prompts, "
+            "as in DAPO; or another group of the same prompt.",
+            "choices": ["none", "fresh", "same"],
+        },
+    )
+    dynamic_sampling_max_rounds: int = field(
+        default=10, metadata={"help": "Rounds of generation for one batch, the first one included."}
+    )
+    dynamic_sampling_reward: str | None = field(
+        default=None,
+        metadata={"help": "Name of the reward whose spread counts. Default: the weighted sum of all."},
+    )
     blind_reward_patience: int = field(
         default=32,
         metadata={
@@ -184,6 +212,18 @@ class SteeredGRPOConfig(GRPOConfig):
             raise ValueError(
                 f"`num_steered` is {self.num_steered} of `num_generations={self.num_generations}`: no plain rollout "
                 "is left to compare with. Set `num_steered` lower."
+            )
+        _require_choice("dynamic_sampling", self.dynamic_sampling, ("none", "fresh", "same"))
+        _require_integer("dynamic_sampling_max_rounds", self.dynamic_sampling_max_rounds, 2)
+        if self.dynamic_sampling == "none" and self.dynamic_sampling_reward is not None:
+            raise ValueError(
+                f"`dynamic_sampling_reward={self.dynamic_sampling_reward!r}` does nothing without dynamic sampling. "
+                "Set `dynamic_sampling` to 'fresh' or 'same'."
+            )
+        if self.dynamic_sampling != "none" and self.num_generations - self.num_steered < 2:
+            raise ValueError(
+                f"`num_steered={self.num_steered}` of `num_generations={self.num_generations}` leaves a single plain "
+                "rollout, and dynamic sampling looks for a difference between two. Set `num_generations` higher."
             )
         regroups = self.num_steered > 0 and (self.steered_baseline == "plain" or self.on_miss == "drop")
         if regroups and self.multi_objective_aggregation != "sum_then_normalize":

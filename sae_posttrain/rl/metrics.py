@@ -7,6 +7,8 @@ Legend of the shapes: N rollouts of all processes, B of this one, G of a group, 
 import torch
 from torch import Tensor
 
+from .advantages import SMALLEST_SPREAD, spread
+
 
 def rollout_metrics(
     rewards: Tensor, lengths: Tensor, steered: Tensor, faulty: Tensor, hit_at_first: Tensor, num_generations: int
@@ -38,7 +40,7 @@ def rollout_metrics(
         return metrics
     rewards_NG = rewards.view(-1, num_generations)
     plain_NG = rewards_NG.masked_fill(steered.view(-1, num_generations), torch.nan)
-    only_signal = (_spread(plain_NG) < 1e-6) & (_spread(rewards_NG) >= 1e-6)
+    only_signal = (spread(plain_NG) < SMALLEST_SPREAD) & (spread(rewards_NG) >= SMALLEST_SPREAD)
     return metrics | {
         "hit_rate": _mean(hit_at_first[steered].float()),
         "reward": _mean(rewards[steered]),
@@ -103,8 +105,3 @@ def pass_means(sums: Tensor) -> dict[str, float]:
 
 def _mean(values: Tensor) -> float:
     return values.nanmean().item()
-
-
-def _spread(values_NG: Tensor) -> Tensor:
-    """Largest minus smallest value of each group, NaNs left out."""
-    return values_NG.nan_to_num(nan=-torch.inf).amax(dim=1) - values_NG.nan_to_num(nan=torch.inf).amin(dim=1)

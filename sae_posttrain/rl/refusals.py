@@ -93,6 +93,37 @@ def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) ->
             )
 
 
+def refuse_several_turns(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
+    """
+    Refuse arguments of the trainer whose rollouts dynamic sampling cannot replace.
+
+    Raises:
+        ValueError: If one of them is given.
+    """
+    given = {"rollout_func": rollout_func, "tools": tools, "environment_factory": environment_factory}
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"`{name}` makes rollouts that hold more than one answer of the model, and dynamic sampling keeps "
+                "only answers. Leave it out, or set `dynamic_sampling='none'`."
+            )
+
+
+def refuse_images(row: dict[str, Any]) -> None:
+    """
+    Refuse rows with images, which dynamic sampling cannot sample again.
+
+    Raises:
+        ValueError: If there is a column `image` or `images`.
+    """
+    for column in ("image", "images"):
+        if column in row:
+            raise ValueError(
+                f"The dataset has a column {column!r}, and rows with images cannot be sampled again yet. Set "
+                "`dynamic_sampling='none'`."
+            )
+
+
 def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) -> None:
     """
     Refuse to generate some rollouts again where all processes must make the same forward passes.

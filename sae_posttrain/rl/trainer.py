@@ -17,8 +17,9 @@ from .advantages import floor_weights, group_advantages, total_reward, truncated
 from .blind_reward import BlindRewardCheck, sees_repetition
 from .config import SteeredGRPOConfig
 from .controller import StrengthController
+from .dynamic_sampling import DynamicSampling
 from .metrics import loss_shares, loss_sums, pass_means, pass_sums, rollout_metrics
-from .refusals import refuse_arguments, refuse_settings, refuse_sharded_resampling
+from .refusals import refuse_arguments, refuse_settings, refuse_several_turns, refuse_sharded_resampling
 from .resume import ResumableGRPO
 from .rollouts import (
     Fault,
@@ -34,7 +35,7 @@ from .rollouts import (
 logger = logging.getLogger(__name__)
 
 
-class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTrainer):  # type: ignore[misc]
+class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTrainer):  # type: ignore[misc]
     """
     [`~trl.GRPOTrainer`] whose groups hold rollouts that were steered along features into a fault, so that every group
     has a bad case to learn from (rare negative augmentation, https://huggingface.co/papers/2605.11887, section 8).
@@ -45,6 +46,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     tokens and of `Σ |advantage · weight|` over them; `logp`, their log-probability per token for the policy as it is
     trained, at the sampling temperature; `entropy_plain`; `only_signal`, the share of groups in which only the steered
     rollout makes a difference; `dropped`, `resampled`, `hit_rate_resampled` where rollouts are.
+
+    With `dynamic_sampling`, also of `num_steered=0`, groups whose plain rollouts all score the same are replaced before
+    anything is computed from them; logged under `dynamic/`: `rounds`; `kept`, `all_right` and `all_wrong`, shares of
+    the generated groups (right and wrong by the middle of the rewards seen so far); `generated_per_kept`, rollouts;
+    `shortfall`, the share of the batch that still has no spread. Every other figure counts kept rollouts only, but for
+    `num_tokens`, which counts whatever was generated, and what a reward logs by `log_metric`.
 
     `GRPOConfig` in place of [`SteeredGRPOConfig`] trains plainly, with a warning.
 
@@ -106,9 +113,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._pass_sums: Tensor | None = None
 
         steers = self._steering is not None and self._steering.num_steered > 0
+        other_rollouts = [kwargs.get(name) for name in ("rollout_func", "tools", "environment_factory")]
+        if self._steering is not None and self._steering.dynamic_sampling != "none":
+            refuse_several_turns(*other_rollouts)
         if self._steering is not None and steers:
             feature_set = _load_features(self._steering, feature_set)
-            refuse_arguments(*(kwargs.get(name) for name in ("rollout_func", "tools", "environment_factory")))
+            refuse_arguments(*other_rollouts)
             own = getattr(model, "generation_config", None)
             refuse_settings(self._steering, own, detects_loops=fault is None)
             self._strength = _strength(self._steering, feature_set)
@@ -121,6 +131,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
         if self._steering is not None:
             self._blind_reward = BlindRewardCheck(self._steering.blind_reward_patience, self.reward_func_names)
+            self._start_dynamic_sampling()
         if self._steering is not None and steers:
             assert feature_set is not None
             feature_set.check_model(self.model, allow_base_model=self._steering.allow_base_model)
@@ -164,6 +175,9 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
+        if self._replay is not None:
+            self._rollouts = self._replay.rollouts
+            return self._replay.completion_ids, self._replay.logprobs
 
         def generate(prompts: list, steered: Tensor):
             rest = (prompts, images, multimodal_fields, num_generations, *args)

@@ -73,6 +73,23 @@ def test_advantages_are_those_we_work_out_again():
     assert "advantages = torch.nan_to_num(advantages, nan=0.0)" in body
 
 
+def test_a_generation_can_be_sampled_and_scored_by_itself():
+    """What dynamic sampling calls in its rounds, and what it sets right after them."""
+    assert parameters(GRPOTrainer._generate) == ["self", "prompts"]
+    returned = "return prompt_ids, completion_ids, tool_mask, completions, logprobs,"
+    assert returned in source(GRPOTrainer._generate)
+    assert "self.state.num_input_tokens_seen += " in source(GRPOTrainer._generate)
+    assert 'self._metrics[mode]["num_tokens"] = [self.state.num_input_tokens_seen]' in source(GRPOTrainer._generate)
+    assert "self._logs" not in source(GRPOTrainer._generate)
+    assert "self._logs" not in source(GRPOTrainer._calculate_rewards)
+    assert "return rewards_per_func" in source(GRPOTrainer._calculate_rewards)
+    assert "self._pending_extra_logs[column].extend(values)" in source(GRPOTrainer._log_completion_extra)
+    body = source(GRPOTrainer._generate_and_score_completions)
+    assert body.index("self._generate(prompts)") < body.index("self._get_per_token_logps_and_entropies(")
+    assert body.count("self._generate(") == body.count("self._calculate_rewards(") == 1
+    assert '"dynamic' not in body
+
+
 def test_attributes_of_the_trainer():
     init = source(GRPOTrainer.__init__)
     for name in ("eos_token_ids", "num_generations", "reward_weights", "reward_func_names", "reward_funcs"):
