@@ -47,11 +47,11 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
     trained, at the sampling temperature; `entropy_plain`; `only_signal`, the share of groups in which only the steered
     rollout makes a difference; `dropped`, `resampled`, `hit_rate_resampled` where rollouts are.
 
-    With `dynamic_sampling`, also of `num_steered=0`, groups whose plain rollouts all score the same are replaced before
-    anything is computed from them; logged under `dynamic/`: `rounds`; `kept`, `all_right` and `all_wrong`, shares of
-    the generated groups (right and wrong by the middle of the rewards seen so far); `generated_per_kept`, rollouts;
-    `shortfall`, the share of the batch that still has no spread. Every other figure counts kept rollouts only, but for
-    `num_tokens`, which counts whatever was generated, and what a reward logs by `log_metric`.
+    With `dynamic_sampling`, also of `num_steered=0`, groups whose plain rollouts all score the same are replaced
+    before anything is computed from them. Logged under `dynamic/`: `rounds`; `kept`, `all_right` and `all_wrong`,
+    shares of the generated groups (right and wrong by the middle of the rewards seen so far); `generated_per_kept`,
+    rollouts; `shortfall`, the share of the batch that still has no spread. Every other figure counts kept rollouts
+    only, but for `num_tokens`, which counts whatever was generated, and what a reward logs by `log_metric`.
 
     `GRPOConfig` in place of [`SteeredGRPOConfig`] trains plainly, with a warning.
 
