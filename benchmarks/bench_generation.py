@@ -5,8 +5,10 @@ Same model, prompts and directions for all, every row with exactly `--max-new-to
 the same vectors at every position of every row, and has to end with the same tokens; ours also steers one row of
 eight, which theirs do not offer in `generate`. Everything takes its turn in each round; ratios are of medians.
 
-What the limit is: a push at B rows of width D is 2·B·D operations and one kernel a block and step, against 2·B·P for P
-parameters; what costs is the host's work for each hook, so a small model shows the most of it.
+What the limit is: a push at B rows of width D is 2·B·D operations and one kernel a block and step, against 2·B·P for
+P parameters; what costs is the host's work for each hook. On a CPU that drowns in the products with the weights, so it
+is counted as well, which no noise can blur: calls of Python and C functions, and operators of torch, that a step of
+decoding has more than a plain one.
 
     pip install steering-vectors repeng nnsight   # each is left out if it is missing
     python benchmarks/bench_generation.py
@@ -15,6 +17,8 @@ parameters; what costs is the host's work for each hook, so a small model shows 
 import argparse
 import json
 import statistics
+import sys
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,11 +55,11 @@ def make_model(arguments: argparse.Namespace) -> Any:
     return Qwen3ForCausalLM(config).to("cuda" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32).eval()
 
 
-def ways(model: Any, arguments: argparse.Namespace) -> tuple[dict[str, Generate], list[str]]:
+def ways(model: Any, arguments: argparse.Namespace, num_tokens: int) -> tuple[dict[str, Generate], list[str]]:
     """By name: a call of `generate`; and which of them push all rows at all positions of so many blocks."""
     ids = torch.randint(1, arguments.vocab_size, (arguments.rows, PROMPT_LENGTH), device=model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    length = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
+    length = {"max_new_tokens": num_tokens, "do_sample": False}
 
     def plain() -> torch.Tensor:
         return model.generate(**inputs, **length)
@@ -133,6 +137,47 @@ def nnsight(model: Any, pushes: dict[int, torch.Tensor], inputs: dict, length: d
     return run
 
 
+def host_work(call: Generate) -> tuple[int, int]:
+    """Calls of functions, in this thread and in those it starts, and operators of torch."""
+    num_calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal num_calls
+        num_calls += event in ("call", "c_call")
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    operators = sum(event.count for event in profile.key_averages() if event.key.startswith("aten::"))
+    return num_calls, operators
+
+
+def added_per_step(model: Any, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What each way adds to a step of decoding, from the difference of a longer and a shorter answer."""
+    lengths = (8, 16)
+    counted = [
+        {name: host_work(call) for name, call in ways(model, arguments, length)[0].items()} for length in lengths
+    ]
+    steps = lengths[1] - lengths[0]
+    per_step = {
+        name: [(long - short) / steps for short, long in zip(counted[0][name], counted[1][name])]
+        for name in counted[0]
+    }
+    return {
+        name: {
+            "calls": round(work[0] - per_step["plain"][0], 1),
+            "operators": round(work[1] - per_step["plain"][1], 1),
+        }
+        for name, work in per_step.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=512)
@@ -146,7 +191,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     model = make_model(arguments)
-    calls, alike = ways(model, arguments)
+    calls, alike = ways(model, arguments, arguments.max_new_tokens)
     tokens = {name: call() for name, call in calls.items()}  # also warms up
     for num in (1, 8):
         same = [name for name in alike if name.endswith(f", {num}")]
@@ -161,12 +206,14 @@ def main() -> None:
             taken[name].append(seconds() - started)
     by_round = {name: [a / b for a, b in zip(own, taken["plain"])] for name, own in taken.items()}
     ratios = {name: round(statistics.median(own), 4) for name, own in by_round.items()}
+    added = added_per_step(model, arguments)
     names = [name for name in ("steering-vectors", "repeng", "nnsight") if find_spec(name.replace("-", "_"))]
     report = {
         "question": "Time of `generate` with rows steered, against plain `generate` and other libraries.",
         "settings": vars(arguments),
         "ratio": ratios,
         "ratio_by_round": {name: [round(value, 3) for value in own] for name, own in by_round.items()},
+        "added_per_step": added,
         "seconds": {name: [round(value, 4) for value in own] for name, own in taken.items()},
         "hardware": hardware(),
         "versions": versions("torch", "transformers", "sae_posttrain", *names),
@@ -175,7 +222,8 @@ def main() -> None:
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     for name, ratio in ratios.items():
         spread = sorted(by_round[name])
-        print(f"{name:36} {ratio:.3f} × plain ({spread[0]:.3f} to {spread[-1]:.3f})")
+        work = f"{added[name]['calls']:7.1f} calls and {added[name]['operators']:5.1f} operators a step more"
+        print(f"{name:36} {ratio:.3f} × plain ({spread[0]:.3f} to {spread[-1]:.3f}), {work}")
 
 
 if __name__ == "__main__":

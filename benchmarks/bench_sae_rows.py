@@ -177,6 +177,8 @@ def row_of_table(name: str, layout: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_repeats", type=int, default=3)
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="with commas; all if left out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--write", nargs=2, metavar=("LAYOUT", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument(
         "--measure", nargs=4, metavar=("LOAD", "LAYOUT", "FOLDER", "ARGUMENTS"), help=argparse.SUPPRESS
@@ -196,7 +198,7 @@ def main() -> None:
 
     print(f"{'layout':32}{'rows together':18}{'dtype':10}" + "".join(text.rjust(24) for text in LOADS.values()))
     layouts = {}
-    for name in LAYOUTS:
+    for name in args.layouts.split(","):
         layouts[name] = measure_layout(name, args.num_repeats)
         print(row_of_table(name, layouts[name]), flush=True)
     libraries = ["sae-lens"] if importlib.util.find_spec("sae_lens") else []
@@ -211,8 +213,8 @@ def main() -> None:
         "loads": LOADS,
         "layouts": layouts,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
