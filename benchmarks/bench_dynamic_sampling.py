@@ -89,7 +89,7 @@ class HeldOut(TrainerCallback):
         )
 
 
-def run(mode: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def run(mode: str, seed: int, num_steps: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One arm with one seed."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     rows = [
@@ -106,7 +106,7 @@ def run(mode: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             num_generations=GROUP_SIZE,
             per_device_train_batch_size=GROUPS * GROUP_SIZE,
             max_completion_length=MAX_NEW_TOKENS,
-            max_steps=arguments.steps,
+            max_steps=num_steps,
             learning_rate=arguments.learning_rate,
             lr_scheduler_type="constant_with_warmup",
             warmup_steps=3,
@@ -168,8 +168,8 @@ def draw(runs: list[dict[str, Any]]) -> None:
     figure.savefig(PICTURE, dpi=150)
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each arm: right answers at the start and the end by seed, tokens, and the means of what is logged."""
+def summary(runs: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Of each arm: right answers by seed at the start, after `steps` and in the end, tokens, means of the log."""
     found: dict[str, Any] = {}
     for arm in dict.fromkeys(run["arm"] for run in runs):
         own = [run for run in runs if run["arm"] == arm]
@@ -178,6 +178,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         found[arm] = {
             "start": [round(run["curve"][0]["right"], 4) for run in own],
+            f"after {steps} steps": [
+                round(next(point["right"] for point in run["curve"] if point["step"] == steps), 4) for run in own
+            ],
             "end": [round(run["curve"][-1]["right"], 4) for run in own],
             "generated_tokens": [run["curve"][-1]["generated_tokens"] for run in own],
             "zero_spread": round(statistics.mean(value for run in own for value in run["zero_spread"]), 4),
@@ -190,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--plain-steps", type=int, default=136, help="without, which takes fewer tokens a step")
     parser.add_argument("--every", type=int, default=8, help="steps between two measurements")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--num-questions", type=int, default=300, help="held-out questions")
@@ -203,16 +207,17 @@ def main() -> None:
     runs = []
     jobs = [(arm, seed) for seed in range(arguments.seeds) for arm in arguments.arms.split(",")]
     for arm, seed in tqdm(jobs, unit="run"):
-        file = arguments.work / f"{arm}-{seed}-{arguments.steps}-{arguments.learning_rate}.json"
+        num_steps = arguments.plain_steps if arm == "none" else arguments.steps
+        file = arguments.work / f"{arm}-{seed}-{num_steps}-{arguments.learning_rate}.json"
         if not file.exists():
-            file.write_text(json.dumps(run(arm, seed, arguments)))
+            file.write_text(json.dumps(run(arm, seed, num_steps, arguments)))
         runs.append(json.loads(file.read_text()))
     kept_out = ("work", "threads", "arms")
     report = {
         "question": "Held-out reward of DAPO over steps and generated tokens, without and with dynamic sampling.",
         "settings": {name: value for name, value in vars(arguments).items() if name not in kept_out}
         | {"groups": GROUPS, "group_size": GROUP_SIZE, "max_new_tokens": MAX_NEW_TOKENS},
-        "summary": summary(runs),
+        "summary": summary(runs, arguments.steps),
         "runs": runs,
         "hardware": hardware(),
         "versions": versions("torch", "transformers", "trl", "sae_posttrain"),

@@ -32,6 +32,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sae_posttrain import FeatureSet, steer
 
 RESULTS = Path(__file__).parent / "results" / "bench_generation.json"
+WORK = RESULTS.with_stem("bench_generation_work")
 PROMPT_LENGTH = 16
 Generate = Callable[[], torch.Tensor]
 
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="of times; 0 counts the host's work alone")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its default")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -198,6 +199,22 @@ def main() -> None:
         different = [name for name in same if not tokens[name].equal(tokens[same[0]])]
         if different or tokens[same[0]].equal(tokens["plain"]):
             raise SystemExit(f"Not the same push as {same[0]}: {', '.join(different) or 'plain is the same'}.")
+    libraries = ("steering-vectors", "repeng", "nnsight")
+    made_with = {
+        "hardware": hardware(),
+        "versions": versions(
+            *("torch", "transformers", "sae_posttrain"),
+            *(name for name in libraries if find_spec(name.replace("-", "_"))),
+        ),
+    }
+    added = added_per_step(model, arguments)
+    work = {"question": "What steering adds to the host's work for a step of decoding.", "settings": vars(arguments)}
+    WORK.parent.mkdir(exist_ok=True)
+    WORK.write_text(json.dumps({**work, "added_per_step": added, **made_with}, indent=2) + "\n")
+    for name, more in added.items():
+        print(f"{name:36} {more['calls']:7.1f} calls and {more['operators']:5.1f} operators a step more than plain")
+    if not arguments.rounds:
+        return
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in tqdm(range(arguments.rounds), unit="round"):
         for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
@@ -206,24 +223,18 @@ def main() -> None:
             taken[name].append(seconds() - started)
     by_round = {name: [a / b for a, b in zip(own, taken["plain"])] for name, own in taken.items()}
     ratios = {name: round(statistics.median(own), 4) for name, own in by_round.items()}
-    added = added_per_step(model, arguments)
-    names = [name for name in ("steering-vectors", "repeng", "nnsight") if find_spec(name.replace("-", "_"))]
     report = {
         "question": "Time of `generate` with rows steered, against plain `generate` and other libraries.",
         "settings": vars(arguments),
         "ratio": ratios,
         "ratio_by_round": {name: [round(value, 3) for value in own] for name, own in by_round.items()},
-        "added_per_step": added,
         "seconds": {name: [round(value, 4) for value in own] for name, own in taken.items()},
-        "hardware": hardware(),
-        "versions": versions("torch", "transformers", "sae_posttrain", *names),
+        **made_with,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     for name, ratio in ratios.items():
         spread = sorted(by_round[name])
-        work = f"{added[name]['calls']:7.1f} calls and {added[name]['operators']:5.1f} operators a step more"
-        print(f"{name:36} {ratio:.3f} × plain ({spread[0]:.3f} to {spread[-1]:.3f}), {work}")
+        print(f"{name:36} {ratio:.3f} × plain ({spread[0]:.3f} to {spread[-1]:.3f})")
 
 
 if __name__ == "__main__":
