@@ -1,11 +1,14 @@
 """The axolotl plugin, in the place of axolotl's own trainers."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from pydantic import ValidationError
+from yaml import safe_load
 
 from . import axolotl_stub
 
@@ -165,3 +168,12 @@ def test_rejected_answers_are_refused(features, rows, make_model, tokenizer, tmp
     cfg, plugin = axolotl_stub.validate({**BASE, "sae_posttrain": {"features": features, "penalty_rows": "both"}})
     with pytest.raises(ValueError, match="penalty_rows"):
         axolotl_stub.build(cfg, plugin, make_model(), tokenizer, rows(), **arguments(tmp_path))
+
+
+def test_the_configurations_of_the_docs_are_accepted():
+    text = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    blocks = [safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert [block.get("rl") for block in blocks] == [None, "grpo"]
+    for block in blocks:
+        cfg, plugin = axolotl_stub.validate(block)
+        assert plugin.get_training_args(cfg) == block["sae_posttrain"]
