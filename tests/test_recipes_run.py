@@ -211,7 +211,8 @@ def test_recipe_takes_two_steps_on_a_public_set_with_korean_as_the_target(public
     own = {"model": model, "blocks": LAST_BLOCKS, "sae": write_saes("qwen3-1.7b"), "texts": out / "train.jsonl"}
     assert find_features(yaml, **own, target_group="ko", out=features).target_groups == ("ko",)
     own = {"model_name_or_path": model, "features": features, "dataset_name": out / "train.jsonl"}
-    run(yaml, **own, output_dir=tmp_path / "out", max_length=96, gradient_accumulation_steps=2, warmup_steps=0)
+    sizes = {"max_length": 96, "gradient_accumulation_steps": 2, "warmup_steps": 0}
+    run(yaml, **own, **sizes, output_dir=tmp_path / "out", bf16="false", dtype="float32")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
