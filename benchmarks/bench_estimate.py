@@ -1,9 +1,10 @@
 """
 `sae-posttrain estimate` beside the memory that the same recipe takes.
 
-Each recipe is trained for three steps in a fresh process. On a GPU the peak is the allocator's; on a CPU it is the
+Each recipe is trained for two steps in a fresh process. On a GPU the peak is the allocator's; on a CPU it is the
 highest resident memory less what the process held before the model was loaded, which also counts what kernels take for
-a moment. The estimate is made from the model's config.json alone.
+a moment. There the C library is told to give freed memory back at once: what it keeps for later, a weights' worth at
+the larger shape, would count as taken. The estimate is made from the model's config.json alone.
 
     python benchmarks/bench_estimate.py --model models/help-qwen3-7m --data data/help
 
@@ -12,6 +13,7 @@ Linux only on a CPU (it resets and reads the kernel's high-water mark); needs 12
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import yaml
 from machine import hardware, versions
 
 HERE = Path(__file__).parent
+AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 RESULTS = HERE / "results" / "bench_estimate.json"
 SMALL = {"per_device_train_batch_size": 16, "max_length": 256, "dtype": "float32", "bf16": True}
 LARGE = {"per_device_train_batch_size": 1, "max_length": 1024, "dtype": "bfloat16", "bf16": True}
@@ -98,7 +101,7 @@ def write_recipe(name: str, fields: dict[str, Any], arguments: argparse.Namespac
         "target_group": "zh",
         "penalty": "zero",
         "penalty_unit": "raw",
-        "max_steps": 3,
+        "max_steps": 2,
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "report_to": "none",
@@ -149,13 +152,14 @@ def main() -> None:
         return
     from sae_posttrain.estimate.recipe import estimate_memory
 
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, fields in {**RECIPES, **(ON_A_GPU if torch.cuda.is_available() else {})}.items():
         with tempfile.TemporaryDirectory() as folder:
             path = write_recipe(name, fields, arguments, Path(folder))
             estimate = estimate_memory(path)
             command = [sys.executable, __file__, "--train", str(path), "--threads", str(arguments.threads)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            environment = {**os.environ, **AT_ONCE}
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
         measured = json.loads(output.splitlines()[-1])["peak"]
         rows[name] = {
             "settings": fields,
@@ -168,9 +172,14 @@ def main() -> None:
         print(
             f"{name:40} estimated {gib[0]:.2f} GiB, measured {gib[1]:.2f} GiB: {rows[name]['ratio']:.3f}", flush=True
         )
+        write_report(rows, arguments.threads)
+
+
+def write_report(rows: dict[str, dict[str, Any]], threads: int) -> None:
+    """The recipes measured so far."""
     report = {
         "question": "The estimate of a recipe's memory beside what it takes.",
-        "settings": {"threads": arguments.threads},
+        "settings": {"threads": threads, **AT_ONCE},
         "recipes": rows,
         "hardware": hardware(),
         "versions": versions("torch", "transformers", "trl", "peft", "sae_posttrain"),

@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def script_of(yaml: Path):
-    spec = importlib.util.spec_from_file_location(f"recipe_{yaml.parent.name}", yaml.parent / "train.py")
+    return load_script(yaml.parent / "train.py")
+
+
+def load_script(file: Path):
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.parent.name}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

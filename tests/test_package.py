@@ -38,6 +38,7 @@ MAY_IMPORT = {
     },
     "baselines": {"hooks", "features.feature_set", "measure"},
     "estimate": {"hooks", "features.feature_set", "sft", "rl"},
+    "integrations": {"penalty", "features.feature_set", "checkpoints", "rl.config", "rl.trainer"},
     "lab": {"saes", "hooks", "measure", "features", "sft", "rl"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""

@@ -124,6 +124,20 @@ def test_ids_blocks_and_widths_are_those_of_the_model_and_its_saes(name):
 
 
 @pytest.mark.parametrize("name", FACTS)
+def test_repetition_is_looked_for_in_blocks_and_saes_that_each_model_has(name):
+    text = (RECIPES / "find_features" / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(name)}` \| `(.+)` \| `(.+)` \| ([\d ]+) \|$", text, re.MULTILINE)
+    model, sae, blocks = row
+    facts = FACTS[name]
+    assert model.split("-it")[0].removesuffix("-Instruct") == facts.model.removesuffix("-Base")
+    assert sae.startswith(facts.repository)
+    assert all(0 < int(block) < facts.num_blocks - 1 for block in blocks.split())
+    given = f"--model {model} --sae {sae} --blocks {blocks} --prompts prompts.jsonl --out found"
+    command = make_parser().parse_args(["find-features", "--kind", "repetition", *given.split()])
+    assert command.blocks == [int(block) for block in blocks.split()]
+
+
+@pytest.mark.parametrize("name", FACTS)
 def test_lora_differs_from_all_weights_in_what_lora_needs_alone(name):
     full, lora = (yaml_of(path) for path in sasft(name))
     free = {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -23,8 +24,9 @@ from trl import TrlParser
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
+from sae_posttrain.sft.rows import require_prompt_rows, require_training_rows
 
-from .recipe_files import command_in, script_of
+from .recipe_files import command_in, load_script, script_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -126,20 +128,24 @@ def rows(folder: Path, name: str, columns) -> Path:
     return file
 
 
+def find_features(yaml: Path, **own) -> FeatureSet:
+    """By the command that stands in a recipe, with these options in the place of its own."""
+    command = command_in(yaml)
+    for name, values in own.items():
+        start = command.index(f"--{name.replace('_', '-')}") + 1
+        end = next((i for i in range(start, len(command)) if command[i].startswith("--")), len(command))
+        command[start:end] = [str(value) for value in (values if isinstance(values, list | tuple) else [values])]
+    assert main(command) == 0
+    return FeatureSet.load(own["out"])
+
+
 @files("sasft_code_switching")
 def test_sasft_recipe_takes_two_steps(yaml, make_tiny, write_saes, tokenizer, tmp_path):
     name = yaml.stem.removesuffix("-lora")
     model, features = make_tiny(name), tmp_path / "zh.safetensors"
-    command = command_in(yaml)
-    own = {"--model": [str(model)], "--blocks": [*map(str, LAST_BLOCKS)], "--sae": write_saes(name)}
-    own |= {"--texts": [str(rows(tmp_path, "texts.jsonl", lambda lang, text: {"lang": lang, "text": text}))]}
-    own |= {"--out": [str(features)]}
-    for option, values in own.items():
-        start = command.index(option) + 1
-        end = next((i for i in range(start, len(command)) if command[i].startswith("--")), len(command))
-        command[start:end] = values
-    assert main(command) == 0
-    assert set(FeatureSet.load(features).blocks) == set(LAST_BLOCKS)
+    texts = rows(tmp_path, "texts.jsonl", lambda lang, text: {"lang": lang, "text": text})
+    found = find_features(yaml, model=model, blocks=LAST_BLOCKS, sae=write_saes(name), texts=texts, out=features)
+    assert set(found.blocks) == set(LAST_BLOCKS)
 
     def chat(lang, text):
         messages = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": text}]
@@ -164,3 +170,60 @@ def test_dapo_recipe_takes_two_steps(yaml, make_tiny, make_features, tmp_path):
     sizes = {"max_completion_length": 64, "gradient_accumulation_steps": 1, "warmup_steps": 0, "steer_strength": 1.0}
     run(yaml, **own, **sizes, allow_base_model=model)
     assert (out / ("adapter_model.safetensors" if yaml.stem.endswith("-lora") else "model.safetensors")).is_file()
+
+
+@pytest.fixture
+def public_set(tmp_path):
+    """A folder as the Hub has `CohereLabs/aya_dataset`: its columns, its codes of languages, one prompt twice."""
+    made = []
+    for i in range(12):
+        for code, name, text in (("eng", "English", "en"), ("kor", "Korean", "ko"), ("zho", "Chinese", "zh")):
+            row = {"inputs": f"{TEXTS[text]}? {i}", "targets": f"{TEXTS[text]} {i}", "language": name}
+            made.append(row | {"language_code": code, "annotation_type": "original-annotations", "user_id": "a"})
+    made.append(made[0] | {"targets": "again"})
+    made.append(made[0] | {"language": "Zulu", "language_code": "zul"})
+    folder = tmp_path / "aya"
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_list(made).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def read(file: Path):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+PREPARE = RECIPES / "multilingual_data" / "prepare.py"
+
+
+def test_recipe_takes_two_steps_on_a_public_set_with_korean_as_the_target(public_set, make_tiny, write_saes, tmp_path):
+    out = tmp_path / "prepared"
+    asked = ["--languages", "en", "ko", "zh", "--num-prompts", "2"]
+    load_script(PREPARE).main(["--dataset", str(public_set), *asked, "--out", str(out)])
+    training, prompts = read(out / "train.jsonl"), read(out / "prompts.jsonl")
+    require_training_rows(training, "lang")
+    require_prompt_rows(prompts, ["lang"])
+    assert {row["lang"] for row in training} == {row["lang"] for row in prompts} == {"en", "ko", "zh"}
+    assert len(prompts) == 6
+    assert not {row["prompt"] for row in prompts} & {row["messages"][0]["content"] for row in training}
+
+    yaml = RECIPES / "sasft_code_switching" / "qwen3-1.7b.yaml"
+    model, features = make_tiny("qwen3-1.7b"), tmp_path / "ko.safetensors"
+    own = {"model": model, "blocks": LAST_BLOCKS, "sae": write_saes("qwen3-1.7b"), "texts": out / "train.jsonl"}
+    assert find_features(yaml, **own, target_group="ko", out=features).target_groups == ("ko",)
+    own = {"model_name_or_path": model, "features": features, "dataset_name": out / "train.jsonl"}
+    sizes = {"max_length": 96, "gradient_accumulation_steps": 2, "warmup_steps": 0}
+    run(yaml, **own, **sizes, output_dir=tmp_path / "out", bf16="false", dtype="float32")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["--languages", "ko", "fr"], "No row is in fr. There are en, ko, zh, zu"),
+        (["--languages", "ko", "--prompt-column", "question"], "column 'question' must hold a text.*inputs, targets"),
+    ],
+)
+def test_what_a_public_set_lacks_is_said(own, message, public_set, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_script(PREPARE).main(["--dataset", str(public_set), *own, "--out", str(tmp_path / "prepared")])
+    assert not (tmp_path / "prepared").exists()

@@ -301,32 +301,90 @@ def require_penalised(
     )
 
 
+def add_group_ids(
+    example: Mapping[str, Any], groups: GroupTable, column: str | None, decode: Callable[..., str] | None
+) -> dict[str, list[int]]:
+    """
+    The column [`GROUP_IDS`] of a tokenized example: one number per token, since packing puts several into a row.
+
+    Args:
+        example (`Mapping[str, Any]`):
+            With `input_ids` and `labels`.
+        groups ([`GroupTable`]):
+            The groups.
+        column (`str`, *optional*):
+            Column with the example's group. Without it the script of the answer tells it.
+        decode (`Callable`, *optional*):
+            From token ids their text, where there is no column.
+    """
+    if column is not None:
+        number = groups.number(example[column])
+    else:
+        assert decode is not None
+        answer = [token for token, label in zip(example["input_ids"], example["labels"]) if label != -100]
+        number = groups.number_of_text(decode(answer, skip_special_tokens=True))
+    return {GROUP_IDS: [number] * len(example["input_ids"])}
+
+
+def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[int] = ()) -> None:
+    """
+    Refuse a tokenized dataset with [`GROUP_IDS`] of which no token would be penalised.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
+            With `labels`.
+        table ([`GroupTable`]):
+            The groups.
+        charged (`Iterable[int]`, *optional*):
+            The set of tokens whose probability is penalised: an answer's own token of that set pays nothing.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    penalised, exempt = set(table.penalised_ids), {-100, *charged}
+    has_token = (
+        any(
+            number in penalised and label not in exempt for number, label in zip(row[GROUP_IDS][1:], row["labels"][1:])
+        )
+        for row in dataset
+    )
+    require_penalised(has_token, table, streamed=not hasattr(dataset, "__len__"), of_tokens=len(exempt) > 1)
+
+
 class GroupCollator:
     """
     A data collator that also batches [`GROUP_IDS`]: padded, or in one row as padding-free batches are.
 
     Args:
         collator (`Callable`):
-            The trainer's own collator. It makes the rest of the batch.
+            The trainer's own collator. It makes the rest of the batch. An example may be a list of examples, where
+            the collator packs those into one row.
     """
 
-    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]):
+    def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]):
         self.collator = collator
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [torch.as_tensor(example[GROUP_IDS]) for example in examples]
-        batch = self.collator(
-            [{key: value for key, value in example.items() if key != GROUP_IDS} for example in examples]
-        )
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        rows, own = [], []
+        for example in examples:
+            packed = example if isinstance(example, list) else [example]
+            rows.append(torch.cat([torch.as_tensor(each[GROUP_IDS]) for each in packed]))
+            without = [{key: value for key, value in each.items() if key != GROUP_IDS} for each in packed]
+            own.append(without if isinstance(example, list) else without[0])
+        batch = self.collator(own)
         num_rows, num_tokens = batch["labels"].shape
         if num_rows == 1:
             rows = [torch.cat(rows)]
         if len(rows) != num_rows or max(len(row) for row in rows) > num_tokens:
             raise ValueError(
                 f"The collator made a batch of {num_rows} × {num_tokens} tokens from {len(rows)} examples of up to "
-                f"{max(len(row) for row in rows)}; the group of each token is lost. Use TRL's own collator."
+                f"{max(len(row) for row in rows)}; the group of each token is lost. Use the trainer's own collator."
             )
         group_ids = torch.full((num_rows, num_tokens), PADDING)
+        real = batch.get("attention_mask")
         for i, row in enumerate(rows):
-            group_ids[i, : len(row)] = row
+            if real is not None and real.dim() == 2 and (real[i] != 0).sum() == len(row):
+                group_ids[i, real[i] != 0] = row  # a collator may pad on the left
+            else:
+                group_ids[i, : len(row)] = row
         return {**batch, GROUP_IDS: group_ids}

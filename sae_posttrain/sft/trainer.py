@@ -19,9 +19,9 @@ from ..penalty.groups import (
     GROUP_IDS,
     OTHER,
     GroupCollator,
-    GroupTable,
+    add_group_ids,
     find_group_column,
-    require_penalised,
+    require_penalised_tokens,
 )
 from ..penalty.mixin import FeaturePenaltyMixin
 from .config import SASFTConfig
@@ -111,7 +111,8 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
     def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
         _refuse_virtual_tokens(self.model, settings, documents_share_rows=self.padding_free)
         if (self._fixed_weight > 0 or self._token_weight > 0) and self.train_dataset is not None:
-            self._require_penalised_tokens(self.train_dataset)
+            assert self._groups is not None
+            require_penalised_tokens(self.train_dataset, self._groups, self._charged_tokens())
         # Packing and padding-free refuse a custom collator, so TRL's own is wrapped after it is built.
         self.data_collator = GroupCollator(self.data_collator)
 
@@ -147,11 +148,11 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         if isinstance(dataset, Dataset):
             map_kwargs = {"num_proc": args.dataset_num_proc, "desc": f"Adding groups to {dataset_name} dataset"}
         dataset = dataset.map(
-            _add_group_ids,
+            add_group_ids,
             fn_kwargs={
                 "groups": groups,
                 "column": column,
-                "processing_class": None if column else processing_class,
+                "decode": None if column else processing_class.decode,
             },
             **map_kwargs,
         )
@@ -192,19 +193,6 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
                 "to `True`."
             )
 
-    def _require_penalised_tokens(self, dataset: Dataset | IterableDataset) -> None:
-        assert self._groups is not None
-        penalised, exempt = set(self._groups.penalised_ids), {-100, *self._charged_tokens()}
-        has_token = (
-            any(
-                number in penalised and label not in exempt
-                for number, label in zip(row[GROUP_IDS][1:], row["labels"][1:])
-            )
-            for row in dataset
-        )
-        streamed = isinstance(dataset, IterableDataset)
-        require_penalised(has_token, self._groups, streamed=streamed, of_tokens=len(exempt) > 1)
-
 
 def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: bool) -> None:
     """What PEFT's prompt learning cannot be combined with; TRL lets it pass."""
@@ -222,18 +210,6 @@ def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: b
             "Prefix tuning keeps its prefix in a cache, and gradient checkpointing switches caches off. Set "
             "`gradient_checkpointing=False`."
         )
-
-
-def _add_group_ids(
-    example: dict[str, Any], groups: GroupTable, column: str | None, processing_class: Any
-) -> dict[str, list[int]]:
-    """One number per token, since packing puts several examples into a row."""
-    if column is not None:
-        number = groups.number(example[column])
-    else:
-        answer = [token for token, label in zip(example["input_ids"], example["labels"]) if label != -100]
-        number = groups.number_of_text(processing_class.decode(answer, skip_special_tokens=True))
-    return {GROUP_IDS: [number] * len(example["input_ids"])}
 
 
 def _role(message: dict[str, str]) -> str | None:

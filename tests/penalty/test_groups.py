@@ -75,6 +75,14 @@ def test_collated_groups_follow_their_tokens():
     assert flat[GROUP_IDS].tolist() == [[0, 0, 0, 2]]
 
 
+def test_collated_groups_follow_their_tokens_where_the_collator_pads_on_the_left_or_packs():
+    examples = [{"labels": [1, 2], GROUP_IDS: [0, 0]}, {"labels": [4], GROUP_IDS: [2]}]
+    left = {"labels": torch.tensor([[1, 2], [-100, 4]]), "attention_mask": torch.tensor([[1, 1], [0, 1]])}
+    assert GroupCollator(lambda examples: left)(examples)[GROUP_IDS].tolist() == [[0, 0], [-1, 2]]
+    packed = {"labels": torch.tensor([[1, 2, 4, -100]])}
+    assert GroupCollator(lambda examples: packed)([examples])[GROUP_IDS].tolist() == [[0, 0, 2, -1]]
+
+
 def test_collator_that_loses_tokens_is_an_error():
     examples = [{"input_ids": [1, 2], GROUP_IDS: [0, 0]}, {"input_ids": [4], GROUP_IDS: [2]}]
     with pytest.raises(ValueError, match="the group of each token is lost"):

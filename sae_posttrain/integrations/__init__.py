@@ -1,0 +1,1 @@
+"""The penalty and the steering in other training frameworks."""

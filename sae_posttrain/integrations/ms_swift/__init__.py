@@ -1,0 +1,1 @@
+"""ms-swift: what a file given as `--external_plugins` calls."""
