@@ -6,7 +6,8 @@ the highest resident memory during it, above what the process held before. Files
 the format is published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the
 page cache; so, where other programs compete for the processor, its own time is the better measure, and the one in the
 table. The column "plain load" is that of the container: `torch.load(weights_only=True)`, safetensors' `load_file`
-(which maps the file) with every tensor read once, or `numpy.load` of every array. SAELens loads its own files too.
+(which maps the file) with every tensor read once, or `numpy.load` of every array. SAELens loads its own files too, and
+maps them likewise: every parameter is read once.
 
     pip install sae-lens   # left out if it is missing
     python benchmarks/bench_sae_rows.py
@@ -91,7 +92,10 @@ def plain_load(path: Path) -> Any:
 def load_with_sae_lens(folder: Path) -> Any:
     from sae_lens import SAE
 
-    return SAE.load_from_disk(folder, device="cpu")
+    sae = SAE.load_from_disk(folder, device="cpu")  # maps the file
+    for parameter in sae.parameters():
+        parameter.data.sum()
+    return sae
 
 
 def loads_of(name: str) -> list[str]:
