@@ -11,7 +11,7 @@ import numpy as np
 import regex
 
 REFERENCE, GUIDE = "reference", "guide"
-NUM_CHARS = {"en": 280, "es": 300, "ru": 230, "ko": 130, "zh": 90}
+PASSAGE_CHARS = {"en": 280, "es": 300, "ru": 230, "ko": 130, "zh": 90}
 """What is looked at of a page, by language: about the 64 tokens that answers have."""
 
 _PIECE = regex.compile(r"[\p{Han}]+|\p{Hangul}+|[^\W\d_\p{Han}\p{Hangul}]+")

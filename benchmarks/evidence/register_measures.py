@@ -1,22 +1,20 @@
 """What every arm of `register.yaml` is measured by: how much of the register of reference pages stands in answers."""
 
-from functools import lru_cache
 from typing import Any
 
-from code_switching_arms import Bench, Trained
+from code_switching_arms import Bench, Trained, no_change
 from held_out import measure_held_out
 from pages import as_example
-from register_arms import pages_by_register
-from register_judge import GUIDE, NUM_CHARS, REFERENCE, RegisterJudge, register_of
+from register_arms import LANGUAGES, judges, passage
+from register_judge import GUIDE, REFERENCE, RegisterJudge, register_of
 from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain.measure.generate import generate_answers
 
-LANGUAGES = ("en", "es", "ko", "ru", "zh")
 JUDGED = ("en", "ko", "ru", "zh")  # Spanish pages have no heading that only reference pages have
 NUM_SAMPLES = {"en": 2}  # answers a title; 1 where nothing stands
 NUM_LOSS = {GUIDE: 50, REFERENCE: 25}  # pages of each language for the held-out loss
-NUM_REFERENCE = 60  # titles of reference pages that are asked on the test side
+NUM_REFERENCE = 40  # titles of reference pages that are asked on the test side
 NUM_COPIED = 40
 
 
@@ -26,38 +24,21 @@ def fault(run: dict[str, Any]) -> float:
     return judged.count("1") / len(judged)
 
 
-@lru_cache(maxsize=1)
-def judges(bench: Bench) -> dict[str, RegisterJudge]:
-    """A judge for each language, fitted on the training pages."""
-    pages = pages_by_register(bench)
-    return {
-        lang: RegisterJudge.fit(
-            *([passage(row) for row in pages[register] if row["lang"] == lang] for register in (REFERENCE, GUIDE))
-        )
-        for lang in LANGUAGES
-    }
-
-
-def passage(row: dict[str, Any]) -> str:
-    """What is judged of a page."""
-    return row["text"][: NUM_CHARS[row["lang"]]]
-
-
 def measure(bench: Bench, trained: Trained, settings: dict[str, Any], ids: list[str], seed: int) -> dict[str, Any]:
     """What the dev pages choose by: answers to the titles of guides, and held-out loss by register and language."""
     pages = bench.pages()
     losses = {}
-    for register, num in NUM_LOSS.items():
-        rows = [as_example(pages[lang][i]) for i in of_register(ids, register)[:num] for lang in LANGUAGES]
-        found = measure_held_out(
-            trained.model, bench.tokenizer, rows, max_length=settings["training"]["max_length"], top_p=0.8
-        )
+    for register, context in ((GUIDE, trained.answering), (REFERENCE, no_change)):
+        chosen = of_register(ids, register)[: NUM_LOSS[register]]
+        rows = [as_example(pages[lang][page_id]) for page_id in chosen for lang in LANGUAGES]
+        with context():
+            found = measure_held_out(
+                trained.model, bench.tokenizer, rows, max_length=settings["training"]["max_length"], top_p=0.8
+            )
         losses[register] = found["loss"]
-    return {
-        "loss": losses[GUIDE],
-        "loss_reference": losses[REFERENCE],
-        "sampled": {GUIDE: sample(bench, trained, settings, of_register(ids, GUIDE), seed)},
-    }
+    with trained.answering():
+        sampled = {GUIDE: sample(bench, trained, settings, of_register(ids, GUIDE), seed)}
+    return {"loss": losses[GUIDE], "loss_reference": losses[REFERENCE], "sampled": sampled}
 
 
 def measure_all(bench: Bench, trained: Trained, settings: dict[str, Any], ids: list[str], seed: int) -> dict[str, Any]:
@@ -66,7 +47,9 @@ def measure_all(bench: Bench, trained: Trained, settings: dict[str, Any], ids: l
     asked = of_register(ids, REFERENCE)[:NUM_REFERENCE]
     result["sampled"][REFERENCE] = sample(bench, trained, settings, asked, seed, once=True)
     rows = [as_example(bench.pages()[lang][i]) for i in of_register(ids, GUIDE)[:NUM_COPIED] for lang in JUDGED]
-    return result | {"copying": copying(trained.model, bench.tokenizer, rows), "people": people(bench, ids)}
+    with trained.answering():
+        result["copying"] = copying(trained.model, bench.tokenizer, rows)
+    return result | {"people": people(bench, ids)}
 
 
 def of_register(ids: list[str], register: str) -> list[str]:

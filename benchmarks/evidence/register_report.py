@@ -1,5 +1,6 @@
 """The tables and pictures of `register.yaml`, from its raw results alone."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,22 @@ def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
             pictures,
         ),
     ]
+    transfer = Path(__file__).parent / "results" / "register_transfer.json"
+    if transfer.exists():
+        tables.append(transfer_table(json.loads(transfer.read_text(encoding="utf-8"))["blocks"]))
     return "\n\n".join(table for table in tables if table)
+
+
+def transfer_table(blocks: dict[str, dict[str, dict[str, float]]]) -> str:
+    """How much more features chosen in English read on reference pages than on guides, of what a language's own do."""
+    lines = [
+        ["block", *(f"features chosen in English, read in {lang}" for lang in JUDGED)],
+        ["---"] * (1 + len(JUDGED)),
+    ]
+    for block, of_lang in blocks.items():
+        cells = [f"{one['of_english']:+.2f} of {one['of_own']:+.2f}" for one in (of_lang[lang] for lang in JUDGED)]
+        lines.append([block, *cells])
+    return markdown(lines)
 
 
 def headed(runs: Sequence[Run], langs: Sequence[str], register: str = GUIDE) -> Rows:
