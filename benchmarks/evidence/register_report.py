@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from choose import loss_increase
-from pictures import draw_rates, name_rows, new_figure, save
+from pictures import name_rows, new_figure, save
 from register_judge import GUIDE, REFERENCE
 from register_measures import JUDGED, LANGUAGES, fault
 from settings import Experiment
@@ -17,53 +17,68 @@ from tuning import report_tuning
 from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
 
 BASELINE = "plain"
+TRANSFER_FILE = Path(__file__).parent / "results" / "register_transfer.json"
 NAMES = {
     "plain": "plain SFT",
     "sasft": "SASFT",
     "difference_of_means": "difference of means",
     "token_penalty": "penalty on typical tokens",
-    "random_features": "random features",
+    "steered_features": "steered away from the features",
 }
 ENGLISH = ("en",)
 TRANSFER = tuple(lang for lang in JUDGED if lang != "en")
+LANGUAGE_NAMES = {"en": "English", "ko": "Korean", "ru": "Russian", "zh": "Chinese"}
 CLAIMS = {
     "english": "heading, English",
     "transfer": "heading, other languages",
-    "lost": "heading lost where it belongs",
 }
 
 
 def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
-    """Draw the pictures to a folder; returns the tables as Markdown."""
+    """Draw the pictures to a folder; returns the tables as Markdown, those of the dev pages alone if need be."""
     test = by_arm([run for run in results if run["split"] == "test"], NAMES)
-    draw_arms(experiment, test, pictures / f"{experiment.name}.png")
+    dev = by_arm([run for run in results if run["split"] == "dev"], NAMES)
+    blocks = json.loads(TRANSFER_FILE.read_text(encoding="utf-8"))["blocks"]
+    draw_transfer(dev, blocks, pictures / f"{experiment.name}.png")
     rows_of = {
         "english": partial(headed, langs=ENGLISH),
         "transfer": partial(headed, langs=TRANSFER),
-        "lost": lost,
     }
-    tables = [
-        main_table(test),
-        claims_table(
-            {CLAIMS[key]: pairs for key, pairs in experiment.claims.items()},
-            test,
-            NAMES,
-            {CLAIMS[key]: rows for key, rows in rows_of.items()},
-        ),
-        cost_table(experiment, test),
-        report_tuning(
-            experiment,
-            results,
-            NAMES,
-            fault,
-            ("English answers with the heading", "English answers to titles of guides\nwith the heading, %"),
-            pictures,
-        ),
-    ]
-    transfer = Path(__file__).parent / "results" / "register_transfer.json"
-    if transfer.exists():
-        tables.append(transfer_table(json.loads(transfer.read_text(encoding="utf-8"))["blocks"]))
+    tables = []
+    if test:
+        claims = {CLAIMS[key]: pairs for key, pairs in experiment.claims.items()}
+        tables += [
+            main_table(test),
+            claims_table(claims, test, NAMES, {CLAIMS[key]: rows for key, rows in rows_of.items()}),
+            cost_table(test),
+        ]
+    tables += [dev_table(dev), transfer_table(blocks)]
+    what = ("English answers with the heading", "English answers to titles of guides\nwith the heading, %")
+    report_tuning(experiment, results, NAMES, fault, what, pictures)
     return "\n\n".join(table for table in tables if table)
+
+
+def dev_table(arms: dict[str, list[Run]]) -> str:
+    """Every configuration on the dev pages, one seed; intervals are over titles."""
+    plain = arms[BASELINE][0]
+    head = ["arm", "configuration", *(f"{LANGUAGE_NAMES[lang]} (95 % interval)" for lang in JUDGED)]
+    lines = [[*head, "loss, guides", "loss, reference pages"], ["---"] * (len(head) + 2)]
+    for arm, own in arms.items():
+        for run in own:
+            row = [NAMES[arm], f"`{run['config']}`"]
+            row += [percent(bootstrap_mean(headed([run], [lang])), least=0.0) for lang in JUDGED]
+            row += [change(part, [run], [plain]) for part in ("loss", "loss_reference")]
+            lines.append(row)
+    return markdown(lines)
+
+
+def change(part: str, own: Sequence[Run], before: Sequence[Run]) -> str:
+    """Mean held-out loss over languages, and by how much it changed."""
+    level = np.mean([np.mean([run[part][lang] for lang in LANGUAGES]) for run in own])
+    if [run["arm"] for run in own] == [run["arm"] for run in before]:
+        return f"{level:.3f}"
+    changes = [loss_increase({"loss": run[part]}, {"loss": other[part]}, LANGUAGES) for run, other in zip(own, before)]
+    return f"{level:.3f} ({100 * np.mean(changes):+.2f} %)"
 
 
 def transfer_table(blocks: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -97,11 +112,6 @@ def kept(runs: Sequence[Run]) -> Rows:
     return headed(runs, JUDGED, REFERENCE)
 
 
-def lost(runs: Sequence[Run]) -> Rows:
-    """What [`kept`] leaves."""
-    return [(page, seed, 1 - value) for page, seed, value in kept(runs)]
-
-
 def wording(runs: Sequence[Run], lang: str) -> float:
     """Where answers stand between the wording of people's guides, 0 %, and of people's reference pages, 100 %."""
     people = {register: np.mean(runs[0]["people"][register][lang]["wording"]) for register in (GUIDE, REFERENCE)}
@@ -127,7 +137,7 @@ def main_table(arms: dict[str, list[Run]]) -> str:
     return markdown(lines)
 
 
-def cost_table(experiment: Experiment, arms: dict[str, list[Run]]) -> str:
+def cost_table(arms: dict[str, list[Run]]) -> str:
     """What it costs, what it leaves where it belongs, and whether the wording goes with the heading."""
     plain = arms[BASELINE]
     head = ["arm", "heading where it belongs", "loss, guides", "loss, reference pages"]
@@ -140,15 +150,7 @@ def cost_table(experiment: Experiment, arms: dict[str, list[Run]]) -> str:
         before = same_seeds(plain, own)
         share = f"{100 * mean(kept(own)):.1f} %"
         row = [NAMES[arm], share if arm == BASELINE else f"{share}; {verdict(kept(before), kept(own))}"]
-        for part in ("loss", "loss_reference"):
-            level = np.mean([np.mean([run[part][lang] for lang in LANGUAGES]) for run in own])
-            change = np.mean(
-                [
-                    loss_increase({"loss": run[part]}, {"loss": other[part]}, LANGUAGES)
-                    for run, other in zip(own, before)
-                ]
-            )
-            row.append(f"{level:.3f}" + ("" if arm == BASELINE else f" ({100 * change:+.2f} %)"))
+        row += [change(part, own, before) for part in ("loss", "loss_reference")]
         row += [f"{100 * wording(own, lang):.0f} %" for lang in JUDGED]
         row.append(f"{np.mean([run['copying'] for run in own]):.3f}")
         answers = [run["sampled"][GUIDE][lang] for run in own for lang in JUDGED]
@@ -164,22 +166,29 @@ def mean(rows: Rows) -> float:
     return float(np.mean([value for _, _, value in rows]))
 
 
-def draw_arms(experiment: Experiment, arms: dict[str, list[Run]], path: Path) -> None:
-    """The fault of each arm in English and in the other languages, what it costs, and what it leaves."""
-    plain = arms[BASELINE]
-    figure = new_figure(12, 1.2 + 0.42 * len(arms))
-    panels = figure.subplots(1, 4, sharey=True, width_ratios=[2, 2, 1, 1.2])
-    emphasised = [arm != BASELINE for arm in arms]
-    for axes, langs, name in zip(panels, (ENGLISH, TRANSFER), ("English", "Korean, Russian and Chinese")):
-        draw_rates(axes, [bootstrap_mean(headed(own, langs)) for own in arms.values()], emphasised)
-        axes.set_xlabel(f"{name} answers to titles of guides\nwith the heading of reference pages, %")
-    for row, own in enumerate(arms.values()):
-        pairs = zip(own, same_seeds(plain, own))
-        increases = [100 * loss_increase(run, other, experiment.held) for run, other in pairs]
-        panels[2].plot([np.mean(increases)], [row], "o", color="C0")
-        panels[3].plot([100 * mean(kept(own))], [row], "s", color="C1")
-    name_rows(panels[0], [NAMES[arm] for arm in arms])
-    panels[2].set_xlabel("change of held-out\nloss, %")
-    panels[2].axvline(0, color="0.8", linewidth=0.8)
-    panels[3].set_xlabel("titles of reference pages:\nanswers with the heading, %")
-    save(figure, panels, path)
+def draw_transfer(arms: dict[str, list[Run]], blocks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """The fault of every configuration in each language, and how much of what is found in English reaches others."""
+    figure = new_figure(11, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    runs = [(arm, run) for arm, own in arms.items() for run in own]
+    for shift, lang in enumerate(JUDGED):
+        rates = [bootstrap_mean(headed([run], [lang])) for _, run in runs]
+        places = np.arange(len(runs)) + 0.18 * (shift - 1.5)
+        middle = [100 * rate.estimate for rate in rates]
+        error = [
+            [100 * (rate.estimate - rate.low) for rate in rates],
+            [100 * (rate.high - rate.estimate) for rate in rates],
+        ]
+        left.errorbar(middle, places, xerr=error, fmt="o", color=f"C{shift}", capsize=2, markersize=4, lw=1)
+    name_rows(left, [f"{NAMES[arm]}\n{run['config']}" if arm != BASELINE else NAMES[arm] for arm, run in runs])
+    left.tick_params(axis="y", labelsize=8)
+    left.set_xlim(left=0)
+    left.set_xlabel("answers to titles of guides with the heading\nof reference pages, % (dev pages, 95 % interval)")
+    for number, lang in enumerate(JUDGED):
+        shares = [100 * of_lang[lang]["of_english"] / of_lang["en"]["of_english"] for of_lang in blocks.values()]
+        right.plot(list(blocks), shares, "o-", color=f"C{number}", label=LANGUAGE_NAMES[lang], markersize=4)
+    right.set_ylim(bottom=0)
+    right.set_xlabel("block")
+    right.set_ylabel("of what English features read in English, %")
+    right.legend(frameon=False, fontsize=8)
+    save(figure, [left, right], path)
