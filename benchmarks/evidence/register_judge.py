@@ -33,11 +33,12 @@ def register_of(page_id: str) -> str | None:
 
 def headings(reference: Sequence[str], guides: Sequence[str]) -> tuple[str, ...]:
     """
-    Lines of their own that stand in every fifth reference passage or more and in one of fifty guides at most; without
-    the dots behind them.
+    Lines of their own that stand in every fifth reference passage or more and in one of fifty guides at most, the
+    commonest first; without the dots behind them.
     """
     counts = [
-        Counter(line for passage in passages for line in set(lines(passage))) for passages in (reference, guides)
+        Counter(line for passage in passages for line in dict.fromkeys(lines(passage)))
+        for passages in (reference, guides)
     ]
     return tuple(
         line
