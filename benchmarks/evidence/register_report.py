@@ -9,10 +9,9 @@ import numpy as np
 from choose import loss_increase
 from pictures import name_rows, new_figure, save
 from register_judge import GUIDE, REFERENCE
-from register_measures import JUDGED, LANGUAGES, fault
+from register_measures import JUDGED, LANGUAGES
 from settings import Experiment
-from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
-from tuning import report_tuning
+from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict, widest
 
 from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
 
@@ -39,7 +38,10 @@ def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
     test = by_arm([run for run in results if run["split"] == "test"], NAMES)
     dev = by_arm([run for run in results if run["split"] == "dev"], NAMES)
     blocks = json.loads(TRANSFER_FILE.read_text(encoding="utf-8"))["blocks"]
-    draw_transfer(dev, blocks, pictures / f"{experiment.name}.png")
+    shown = {NAMES[arm]: own for arm, own in test.items()} or {
+        f"{NAMES[arm]}\n{run['config']}": [run] for arm, own in dev.items() for run in own
+    }
+    draw_transfer(shown, "test" if test else "dev", blocks, pictures / f"{experiment.name}.png")
     rows_of = {
         "english": partial(headed, langs=ENGLISH),
         "transfer": partial(headed, langs=TRANSFER),
@@ -53,8 +55,6 @@ def write(experiment: Experiment, results: list[Run], pictures: Path) -> str:
             cost_table(test),
         ]
     tables += [dev_table(dev), transfer_table(blocks)]
-    what = ("English answers with the heading", "English answers to titles of guides\nwith the heading, %")
-    report_tuning(experiment, results, NAMES, fault, what, pictures)
     return "\n\n".join(table for table in tables if table)
 
 
@@ -107,11 +107,6 @@ def by_page(run: Run, lang: str, register: str) -> np.ndarray:
     return np.mean([[flag == "1" for flag in one] for one in run["sampled"][register][lang]["heading"]], axis=0)
 
 
-def kept(runs: Sequence[Run]) -> Rows:
-    """Share of the answers to titles of reference pages that have the heading, all languages alike."""
-    return headed(runs, JUDGED, REFERENCE)
-
-
 def wording(runs: Sequence[Run], lang: str) -> float:
     """Where answers stand between the wording of people's guides, 0 %, and of people's reference pages, 100 %."""
     people = {register: np.mean(runs[0]["people"][register][lang]["wording"]) for register in (GUIDE, REFERENCE)}
@@ -140,16 +135,20 @@ def main_table(arms: dict[str, list[Run]]) -> str:
 def cost_table(arms: dict[str, list[Run]]) -> str:
     """What it costs, what it leaves where it belongs, and whether the wording goes with the heading."""
     plain = arms[BASELINE]
-    head = ["arm", "heading where it belongs", "loss, guides", "loss, reference pages"]
+    head = ["arm", "where it belongs, English", "ko, ru, zh", "loss, guides", "loss, reference pages"]
     head += [f"wording {lang}" for lang in JUDGED] + ["copying", "tokens", "empty"]
     lines = [head, ["---"] * len(head)]
     people = {lang: plain[0]["people"][REFERENCE][lang]["heading"] for lang in JUDGED}
-    shares = [flags.count("1") / len(flags) for flags in people.values()]
-    lines.append(["people's pages", f"{100 * np.mean(shares):.1f} %", "", "", *["0 %"] * len(JUDGED), "", "", ""])
+    shares = {lang: flags.count("1") / len(flags) for lang, flags in people.items()}
+    kept = [f"{100 * np.mean([shares[lang] for lang in langs]):.1f} %" for langs in (ENGLISH, TRANSFER)]
+    lines.append(["people's pages", *kept, "", "", *["100 %"] * len(JUDGED), "", "", ""])
     for arm, own in arms.items():
         before = same_seeds(plain, own)
-        share = f"{100 * mean(kept(own)):.1f} %"
-        row = [NAMES[arm], share if arm == BASELINE else f"{share}; {verdict(kept(before), kept(own))}"]
+        row = [NAMES[arm]]
+        for langs in (ENGLISH, TRANSFER):
+            rows = headed(own, langs, REFERENCE)
+            share = f"{100 * mean(rows):.1f} %"
+            row.append(share if arm == BASELINE else f"{share}; {verdict(headed(before, langs, REFERENCE), rows)}")
         row += [change(part, own, before) for part in ("loss", "loss_reference")]
         row += [f"{100 * wording(own, lang):.0f} %" for lang in JUDGED]
         row.append(f"{np.mean([run['copying'] for run in own]):.3f}")
@@ -166,24 +165,26 @@ def mean(rows: Rows) -> float:
     return float(np.mean([value for _, _, value in rows]))
 
 
-def draw_transfer(arms: dict[str, list[Run]], blocks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """The fault of every configuration in each language, and how much of what is found in English reaches others."""
+def draw_transfer(
+    shown: dict[str, list[Run]], split: str, blocks: dict[str, dict[str, dict[str, float]]], path: Path
+) -> None:
+    """The fault in each language, by name of the runs, and how much of what is found in English reaches others."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-    runs = [(arm, run) for arm, own in arms.items() for run in own]
-    for shift, lang in enumerate(JUDGED):
-        rates = [bootstrap_mean(headed([run], [lang])) for _, run in runs]
-        places = np.arange(len(runs)) + 0.18 * (shift - 1.5)
-        middle = [100 * rate.estimate for rate in rates]
-        error = [
-            [100 * (rate.estimate - rate.low) for rate in rates],
-            [100 * (rate.high - rate.estimate) for rate in rates],
-        ]
-        left.errorbar(middle, places, xerr=error, fmt="o", color=f"C{shift}", capsize=2, markersize=4, lw=1)
-    name_rows(left, [f"{NAMES[arm]}\n{run['config']}" if arm != BASELINE else NAMES[arm] for arm, run in runs])
+    for number, lang in enumerate(JUDGED):
+        rates = [bootstrap_mean(headed(own, [lang])) for own in shown.values()]
+        places = np.arange(len(shown)) + 0.18 * (number - 1.5)
+        for rate, place in zip(rates, places):
+            low, high = widest(rate)
+            error = [[100 * (rate.estimate - max(low, 0))], [100 * (high - rate.estimate)]]
+            colour = f"C{number}"
+            left.errorbar([100 * rate.estimate], [place], xerr=error, fmt="o", color=colour, capsize=2, markersize=4)
+    name_rows(left, list(shown))
     left.tick_params(axis="y", labelsize=8)
     left.set_xlim(left=0)
-    left.set_xlabel("answers to titles of guides with the heading\nof reference pages, % (dev pages, 95 % interval)")
+    left.set_xlabel(
+        f"answers to titles of guides with the heading\nof reference pages, % ({split} pages, 95 % interval)"
+    )
     for number, lang in enumerate(JUDGED):
         shares = [100 * of_lang[lang]["of_english"] / of_lang["en"]["of_english"] for of_lang in blocks.values()]
         right.plot(list(blocks), shares, "o-", color=f"C{number}", label=LANGUAGE_NAMES[lang], markersize=4)
