@@ -66,7 +66,7 @@ def dev_table(arms: dict[str, list[Run]]) -> str:
     for arm, own in arms.items():
         for run in own:
             row = [NAMES[arm], f"`{run['config']}`"]
-            row += [percent(bootstrap_mean(headed([run], [lang])), least=0.0) for lang in JUDGED]
+            row += [percent(bootstrap_mean(headed([run], [lang])), least=0.0, most=1.0) for lang in JUDGED]
             row += [change(part, [run], [plain]) for part in ("loss", "loss_reference")]
             lines.append(row)
     return markdown(lines)
@@ -124,7 +124,10 @@ def main_table(arms: dict[str, list[Run]]) -> str:
         row = [NAMES[arm], f"`{own[0]['config']}`"]
         for langs in (ENGLISH, TRANSFER):
             rows, rate = headed(own, langs), bootstrap_mean(headed(own, langs))
-            row += [percent(rate, least=0.0), ", ".join(f"{100 * value:.1f}" for value in rate.per_seed.values())]
+            row += [
+                percent(rate, least=0.0, most=1.0),
+                ", ".join(f"{100 * value:.1f}" for value in rate.per_seed.values()),
+            ]
             before = headed(same_seeds(plain, own), langs)
             row.append("" if arm == BASELINE else percent(bootstrap_ratio(before, rows), "+.0f"))
         row.append(", ".join(f"{100 * mean(headed(own, [lang])):.1f}" for lang in TRANSFER))
@@ -176,7 +179,7 @@ def draw_transfer(
         places = np.arange(len(shown)) + 0.18 * (number - 1.5)
         for rate, place in zip(rates, places):
             low, high = widest(rate)
-            error = [[100 * (rate.estimate - max(low, 0))], [100 * (high - rate.estimate)]]
+            error = [[100 * (rate.estimate - max(low, 0))], [100 * (min(high, 1) - rate.estimate)]]
             colour = f"C{number}"
             left.errorbar([100 * rate.estimate], [place], xerr=error, fmt="o", color=colour, capsize=2, markersize=4)
     name_rows(left, list(shown))
