@@ -11,7 +11,7 @@ from pictures import name_rows, new_figure, save
 from register_judge import GUIDE, REFERENCE
 from register_measures import JUDGED, LANGUAGES
 from settings import Experiment
-from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict, widest
+from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
 
 from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
 
@@ -178,15 +178,14 @@ def draw_transfer(
         rates = [bootstrap_mean(headed(own, [lang])) for own in shown.values()]
         places = np.arange(len(shown)) + 0.18 * (number - 1.5)
         for rate, place in zip(rates, places):
-            low, high = widest(rate)
-            error = [[100 * (rate.estimate - max(low, 0))], [100 * (min(high, 1) - rate.estimate)]]
+            error = [[100 * (rate.estimate - rate.low)], [100 * (rate.high - rate.estimate)]]
             colour = f"C{number}"
             left.errorbar([100 * rate.estimate], [place], xerr=error, fmt="o", color=colour, capsize=2, markersize=4)
     name_rows(left, list(shown))
     left.tick_params(axis="y", labelsize=8)
     left.set_xlim(left=0)
     left.set_xlabel(
-        f"answers to titles of guides with the heading\nof reference pages, % ({split} pages, 95 % interval)"
+        f"answers to titles of guides with the heading\nof reference pages, % ({split} pages; 95 % by bootstrap\nover titles and seeds)"
     )
     for number, lang in enumerate(JUDGED):
         shares = [100 * of_lang[lang]["of_english"] / of_lang["en"]["of_english"] for of_lang in blocks.values()]
