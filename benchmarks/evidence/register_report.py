@@ -185,7 +185,8 @@ def draw_transfer(
     left.tick_params(axis="y", labelsize=8)
     left.set_xlim(left=0)
     left.set_xlabel(
-        f"answers to titles of guides with the heading\nof reference pages, % ({split} pages; 95 % by bootstrap\nover titles and seeds)"
+        "answers to titles of guides with the heading of reference pages, %\n"
+        f"({split} pages; 95 % by bootstrap over titles and seeds)"
     )
     for number, lang in enumerate(JUDGED):
         shares = [100 * of_lang[lang]["of_english"] / of_lang["en"]["of_english"] for of_lang in blocks.values()]
