@@ -4,7 +4,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -146,9 +146,16 @@ def no_change() -> Iterator[None]:
     yield
 
 
-def train(bench: Bench, settings: dict[str, Any], seed: int, rows: Any, peft_config: Any = None) -> Trained:
-    """SFT with what the settings add to its loss; with a `peft_config`, of adapters."""
-    feature_set = features_for(bench, settings["features"], seed) if "features" in settings else None
+def train(
+    bench: Bench,
+    settings: dict[str, Any],
+    seed: int,
+    rows: Any,
+    peft_config: Any = None,
+    finder: Callable[..., FeatureSet] | None = None,
+) -> Trained:
+    """SFT with what the settings add to its loss; with a `peft_config`, of adapters; features found by a `finder`."""
+    feature_set = features_for(bench, settings["features"], seed, finder) if "features" in settings else None
     args = SASFTConfig(
         str(bench.scratch / "training"),
         train_sampling_strategy="group_by_length",  # less padding to compute
@@ -218,13 +225,18 @@ def reward_language(bench: Bench, model: Any, settings: dict[str, Any], seed: in
     return Trained(model, no_change, log)
 
 
-def features_for(bench: Bench, wanted: dict[str, Any], seed: int) -> FeatureSet:
-    """The features of an arm, found once for all runs that want the same; controls are drawn anew for every seed."""
+def features_for(
+    bench: Bench, wanted: dict[str, Any], seed: int, finder: Callable[..., FeatureSet] | None = None
+) -> FeatureSet:
+    """
+    The features of an arm, found once for all runs that want the same; controls are drawn anew for every seed. A
+    `finder` takes what [`find`] takes, which it stands in for.
+    """
     wanted = dict(wanted)
     key = json.dumps(wanted | ({"seed": seed} if wanted["method"] == "matched_random" else {}), sort_keys=True)
     file = bench.work / "features" / ("".join(c if c.isalnum() else "_" for c in key) + ".safetensors")
     if not file.exists():
-        find(bench, wanted.pop("method"), wanted, seed).save(file)
+        (finder or find)(bench, wanted.pop("method"), wanted, seed).save(file)
     return FeatureSet.load(file)
 
 

@@ -45,10 +45,10 @@ def verdict(before: Rows, after: Rows) -> str:
     return f"{points}, {claim.verdict}"
 
 
-def percent(estimate: ResampledEstimate, form: str = ".1f", least: float = -1.0) -> str:
+def percent(estimate: ResampledEstimate, form: str = ".1f", least: float = -1.0, most: float = float("inf")) -> str:
     """An estimate with its interval, the wider of the two where seeds give one, cut off at what is possible."""
     low, high = widest(estimate)
-    low = max(low, least)
+    low, high = max(low, least), min(high, most)
     return f"{100 * estimate.estimate:{form}} % ({100 * low:{form}} to {100 * high:{form}})"
 
 
