@@ -76,9 +76,12 @@ class Experiment:
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on `base`, dictionaries within them likewise."""
+    """`over` on `base`, dictionaries within them likewise; `null` takes a key out."""
     result = dict(base)
     for key, value in over.items():
+        if value is None:
+            result.pop(key, None)
+            continue
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
     return result

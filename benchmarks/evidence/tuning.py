@@ -76,7 +76,7 @@ def draw_tuning(
     ticks = [tick for tick in (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50) if least <= tick <= most]
     axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_ylim(0, top)
+    axes.set_ylim(-0.02 * top, top)  # markers at 0 stay whole
     axes.set_xlabel("change of held-out loss against the baseline, % (dev pages)")
     axes.set_ylabel(fault)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
