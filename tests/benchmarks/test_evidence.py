@@ -47,6 +47,7 @@ def test_settings_of_a_configuration_lie_over_those_of_its_arm_and_of_the_experi
     settings = experiment(**arms).settings("held", "w3")
     assert settings == {"training": {"max_steps": 60, "penalty_weight": 3.0, "margin": 2.0}}
     assert merged({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": None}, "d": None}) == {"a": {"c": 2}}
 
 
 def test_an_experiment_may_change_another_one(tmp_path):
