@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .features.matched_random import matched_random_features
     from .features.moved import compare_features
     from .features.repetition import find_repetition_features
+    from .features.steering import steer
     from .hooks.record import record_blocks, record_sites
-    from .hooks.steer import steer
     from .measure.claims import holm, non_inferiority
     from .measure.code_switching import find_switches
     from .measure.evaluation import evaluate
@@ -162,7 +162,7 @@ _MODULES = {
     "scale_probabilities": "baselines.lm_head_scaling",
     "script_tokens": "measure.script_tokens",
     "smoothie_factors": "baselines.lm_head_scaling",
-    "steer": "hooks.steer",
+    "steer": "features.steering",
     "switch_probability": "measure.switch_probability",
     "train_sae": "sae_training.trainer",
 }

@@ -1,6 +1,8 @@
 """Names of the places in a decoder block that SAEs read, and what other libraries call them."""
 
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 SITES = {
     "resid_pre": "the block's input",
@@ -18,6 +20,27 @@ _MODULE_SITE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\.(input|output)")
 def is_site(site: str) -> bool:
     """Whether it is a known site, or has the form of one given by hand."""
     return site in SITES or _MODULE_SITE.fullmatch(site) is not None
+
+
+def near_site(site: str) -> str:
+    """
+    What somebody may have meant who wrote a site that is none, as the end of a message; empty if nothing is near.
+
+    Knows hook points of other libraries (`layers.3.mlp`, `blocks.3.hook_mlp_out`, `hook_mlp_out`) and misspelt names.
+    """
+    place = parse_hook(site)
+    if place is not None:
+        return f" Did you mean the site {place[1]!r} of block {place[0]}? The block is given by its number."
+    near = [TRANSFORMER_LENS_SITES[site]] if site in TRANSFORMER_LENS_SITES else []
+    near += get_close_matches(site.lower().replace("-", "_"), SITES, n=1, cutoff=0.7)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def near_name(name: str, names: Sequence[str]) -> str:
+    """The known name that is nearest to an unknown one, as the end of a message; empty if none is near."""
+    inside = [known for known in names if name.lower() in known.lower()]
+    near = inside or get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def parse_hook(hook: str) -> tuple[int, str] | None:

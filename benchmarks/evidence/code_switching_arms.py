@@ -118,7 +118,8 @@ def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:
         features, strength = features_for(bench, settings["features"], seed), settings.get("strength")
         if strength is None:
             return Trained(model, lambda: ablate(model, features, positions="all"), [])
-        return Trained(model, lambda: steer(model, features, strength=-strength, positions="all"), [])
+        own = {"positions": "all", "allow_base_model": model.config._name_or_path}  # fine-tuned before
+        return Trained(model, lambda: steer(model, features, strength=-strength, **own), [])
     if method == "grpo":
         return reward_language(bench, model, settings, seed)
     raise ValueError(f"Unknown method {method!r}.")

@@ -49,7 +49,8 @@ def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:
         return Trained(model, no_change, [])
     if method == "steer":
         features = features_for(bench, settings["features"], seed, finder=find)
-        return Trained(model, lambda: steer(model, features, strength=-settings["strength"], positions="all"), [])
+        own = {"positions": "all", "allow_base_model": model.config._name_or_path}  # fine-tuned before
+        return Trained(model, lambda: steer(model, features, strength=-settings["strength"], **own), [])
     raise ValueError(f"Unknown method {method!r}.")
 
 

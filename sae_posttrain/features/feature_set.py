@@ -141,7 +141,7 @@ class FeatureSet:
 
     def pre_activations(self, residual: Tensor) -> Tensor:
         """
-        Pre-activations `x · W_enc[:, s] + b_enc[s]` of every feature of the set, in float32.
+        Pre-activations `x · W_enc[:, s] + b_enc[s]` of every feature of the set, in float32 also under autocast.
 
         Args:
             residual (`torch.Tensor` of shape `(..., D)`):
@@ -160,7 +160,8 @@ class FeatureSet:
         if residual.shape[-1] != self.d_model:
             raise ValueError(f"The features read width {self.d_model}, the residual has {residual.shape[-1]}.")
         rows = self.encoder_rows.to(residual.device)
-        return residual.float() @ rows.T + self.encoder_bias.to(residual.device)
+        with torch.autocast(residual.device.type, enabled=False):
+            return residual.float() @ rows.T + self.encoder_bias.to(residual.device)
 
     def check_model(self, model: nn.Module, *, allow_base_model: str | None = None) -> None:
         """

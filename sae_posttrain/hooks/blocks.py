@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from ..sites import near_site
+
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
     """
@@ -37,6 +39,11 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 def get_block(model: nn.Module, block: int) -> nn.Module:
     """Decoder block number `block`, with an error that says which blocks there are."""
     blocks = find_blocks(model)
+    if isinstance(block, str):
+        raise ValueError(
+            f"A block is given by its number, counted from 0, got {block!r}: the model has blocks 0 to "
+            f"{len(blocks) - 1}.{near_site(block)}"
+        )
     if not 0 <= block < len(blocks):
         raise ValueError(f"Unknown block {block}: the model has blocks 0 to {len(blocks) - 1}.")
     return blocks[block]

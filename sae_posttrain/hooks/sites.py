@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..sites import SITES, is_site
+from ..sites import SITES, is_site, near_name, near_site, parse_hook
 from .blocks import get_block, get_width
 from .layouts import site_paths
 
@@ -105,9 +105,11 @@ def find_site(model: nn.Module, place: Place) -> Site:
     block, site = place
     module = get_block(model, block)
     if not is_site(site):
+        is_module = site in dict(module.named_modules())
+        hint = f" Did you mean '{site}.output'?" if is_module and site else near_site(site)
         raise ValueError(
             f"Unknown site {site!r}. Known: {', '.join(SITES)}, or a module of the block with '.input' or '.output', "
-            "such as 'mlp.down_proj.input'."
+            f"such as 'mlp.down_proj.input'.{hint}"
         )
     paths = site_paths(module, site, block)
     return Site(
@@ -208,6 +210,9 @@ def _end(block: nn.Module, path: str, number: int) -> _ModuleEnd:
         children = dict(module.named_children())
         if part not in children:
             inside = "Block" if module is block else f"The {type(module).__name__} of block"
-            raise ValueError(f"{inside} {number} has no module {part!r}; it has {', '.join(children) or 'none'}.")
+            hint = near_site(path) if parse_hook(path) is not None else near_name(part, list(children))
+            raise ValueError(
+                f"{inside} {number} has no module {part!r}; it has {', '.join(children) or 'none'}.{hint}"
+            )
         module = children[part]
     return _ModuleEnd(module, end)

@@ -1,0 +1,202 @@
+"""
+`generate` as steering sees it: which forward passes belong to one call, and which ways of generating are refused.
+
+A forward pass of several tokens over a cache looks the same whether a conversation goes on, a prompt is read in
+chunks, or tokens drafted by an assistant are checked. Only the call of `generate` tells them apart, so while a context
+is open the model's `generate` is wrapped: each call begins a new turn, and its passes have to be those of plain
+decoding. Calls are told apart by their thread, since answers are streamed from a thread of their own.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .blocks import unwrap
+
+_PACKING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods of a model that generate by continuous batching."""
+
+_PAGED = ("block_table", "read_index", "write_index")
+"""Arguments that only a pass over a paged cache has."""
+
+_DRAFTING = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "is_assistant")
+
+
+@dataclass
+class Turn:
+    """
+    One running call of `generate`.
+
+    Attributes:
+        num_given (`int`, *optional*):
+            Positions of the prompt as it was given; `None` if that is not known.
+        num_prompt (`int`):
+            Positions of the prompt, those in the cache included, once it is read.
+        num_seen (`int`):
+            Positions before the end of the latest pass, in decoding without a cache.
+    """
+
+    num_given: int | None = None
+    num_prompt: int = 0
+    num_seen: int = 0
+
+
+class GenerationWatch:
+    """
+    Knows on which threads a model's `generate` runs.
+
+    Args:
+        model (`torch.nn.Module`):
+            The model, wrapped or not.
+    """
+
+    def __init__(self, model: Any):
+        self._model = unwrap(model)
+        self._turns: dict[int, list[Turn]] = {}
+
+    def turn(self) -> Turn | None:
+        """The call of `generate` that the calling thread is in, the innermost; `None` outside."""
+        turns = self._turns.get(threading.get_ident())
+        return turns[-1] if turns else None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """
+        Watch until the context exits.
+
+        Raises:
+            ValueError: If continuous batching runs on this model when the context is entered or is asked for inside,
+                if a way of generating is asked for that cannot be steered, or if `generate` still runs at the end.
+        """
+        if _batches_continuously(self._model):
+            raise _continuous_batching("A manager of continuous batching runs on this model.")
+        with ExitStack() as replaced:
+            for name in _PACKING:
+                if hasattr(self._model, name):
+                    replaced.enter_context(_replaced(self._model, name, _refusing(name)))
+            if hasattr(self._model, "generate"):
+                replaced.enter_context(_replaced(self._model, "generate", self._watched(self._model.generate)))
+            yield
+        if self._turns:
+            raise ValueError(
+                "`generate` still runs in another thread, and the rest of its answer would not be steered. Join the "
+                "thread, or read its streamer to the end, before the context is left."
+            )
+
+    def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(generate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            given = dict(zip(("inputs", "generation_config"), args)) | kwargs
+            configs = (given.get("generation_config"), getattr(self._model, "generation_config", None))
+            _refuse_drafts_and_chunks(given, *configs)
+            has_own_prompt = bool(_setting("token_healing", given, *configs)) or self._model.config.is_encoder_decoder
+            turns = self._turns.setdefault(thread := threading.get_ident(), [])
+            turns.append(Turn(None if has_own_prompt else _num_given(given)))
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                turns.pop()
+                if not turns:
+                    del self._turns[thread]
+
+        return watched
+
+
+def refuse_paged(given: Mapping[str, Any], cache: Any, attention: str) -> None:
+    """
+    Refuse a forward pass of continuous batching: several texts in one row, over a paged cache.
+
+    Args:
+        given (`Mapping[str, Any]`):
+            Arguments of the decoder by name.
+        cache (`transformers.Cache`, *optional*):
+            The cache among them.
+        attention (`str`):
+            Name of the model's attention.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    is_paged = any(given.get(name) is not None for name in _PAGED) or attention.startswith("paged|")
+    caches = (cache, given.get("cache"))
+    if is_paged or any("paged" in type(each).__name__.lower() for each in caches):
+        raise _continuous_batching("This forward pass reads a paged cache.")
+
+
+def drafted_or_chunked(num_tokens: int) -> ValueError:
+    """The error about a pass of several tokens that is not the beginning of a text or turn."""
+    return ValueError(
+        f"A pass of {num_tokens} tokens cannot be steered here: it is not known which of them are generated. A prompt "
+        "read in chunks, tokens drafted by an assistant and a new turn over a cache look the same. Switch off "
+        "`prefill_chunk_size` and assisted generation. For a new turn over a kept cache call `generate` again with "
+        "its `past_key_values`, or leave this context and enter another."
+    )
+
+
+def _refuse_drafts_and_chunks(given: Mapping[str, Any], *configs: Any) -> None:
+    for name in _DRAFTING:
+        if _setting(name, given, *configs):
+            raise ValueError(
+                f"Assisted generation cannot be steered (`{name}` is set): drafted tokens are read several at a time, "
+                f"and it is not known which of them are kept. Leave `{name}` out."
+            )
+    if _setting("prefill_chunk_size", given, *configs):
+        raise ValueError(
+            "A prompt read in chunks cannot be steered: it is not told which chunk ends it. Leave "
+            "`prefill_chunk_size` out."
+        )
+
+
+def _setting(name: str, given: Mapping[str, Any], *configs: Any) -> Any:
+    """A setting of `generate`, from where it looks itself: its arguments, its configuration, the model's own."""
+    values = (given.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
+
+
+def _num_given(given: Mapping[str, Any]) -> int | None:
+    prompts = (given.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
+    prompt = next((each for each in prompts if isinstance(each, Tensor) and each.ndim > 1), None)
+    return None if prompt is None else prompt.shape[1]
+
+
+def _batches_continuously(model: Any) -> bool:
+    """Whether a manager of continuous batching has a thread that runs this model."""
+    for thread in threading.enumerate():
+        manager = getattr(getattr(thread, "_target", None), "__self__", None)
+        if type(manager).__name__ == "ContinuousBatchingManager" and getattr(manager, "model", None) is model:
+            return True
+    return False
+
+
+def _continuous_batching(what: str) -> ValueError:
+    return ValueError(
+        f"{what} Continuous batching packs several texts into one row, runs them from a thread of its own and shares "
+        "their caches, so that no text can be steered alone. Call `generate` with padded prompts in place of "
+        "`generate_batch`."
+    )
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise _continuous_batching(f"`{name}` cannot be steered.")
+
+    return refuse
+
+
+@contextmanager
+def _replaced(model: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
+    """Put a method of one model in the place of its own; contexts on one model are nested."""
+    own = vars(model).get(name)
+    setattr(model, name, replacement)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(model, name)
+        else:
+            setattr(model, name, own)

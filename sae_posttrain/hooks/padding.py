@@ -1,0 +1,94 @@
+"""
+Which tokens of a forward pass are real, read from what the model is given: padding is neither steered nor counted.
+
+Legend of the shapes: B rows, T positions of the pass, K positions with those in the cache before them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PACK_LENGTHS = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
+
+_HIDDEN = -5e3
+"""What is added to the score of a hidden token is far below this, in any number type; biases by distance are above."""
+
+_WAY_OUT = (
+    "Pad with a 2-D `attention_mask` of ones and zeros, one text a row, or say yourself which positions are pushed: "
+    "`positions=` a mask of rows and positions."
+)
+
+
+def real_tokens(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
+    """
+    Real tokens of a forward pass.
+
+    A 2-D attention mask says it. In a 4-D one, real tokens are those that the last position attends to, and padding
+    is attended to by nobody. Without a mask all are real, if the position ids count up, as those of one text do.
+
+    Args:
+        given (`Mapping[str, Any]`):
+            Arguments of the decoder by name: `attention_mask`, `position_ids`, and the lengths of packed texts.
+        num_rows, num_tokens (`int`):
+            B and T.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, bool, on the mask's device; `None` if every token is real.
+
+    Raises:
+        ValueError: If several texts stand in one row, or the mask has a form from which padding cannot be told.
+    """
+    if any(given.get(name) is not None for name in _PACK_LENGTHS):
+        raise ValueError(f"Several texts are packed into one row, and each has an end of its own. {_WAY_OUT}")
+    mask = given.get("attention_mask")
+    if isinstance(mask, Mapping):  # a mask for each kind of layer
+        if "full_attention" not in mask:
+            raise ValueError(f"Padding cannot be told from masks of {', '.join(map(str, mask))}. {_WAY_OUT}")
+        mask = mask["full_attention"]
+    if mask is None:
+        _require_one_text(given.get("position_ids"), num_tokens)
+        return None
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= num_tokens:
+        real = mask[:, -num_tokens:] != 0
+    elif isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[3] >= num_tokens == mask.shape[2]:
+        real = _attended(mask, num_tokens)
+    else:
+        found = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"the type {type(mask).__name__}"
+        raise ValueError(
+            f"Padding cannot be told from an `attention_mask` of {found}, in a pass of {num_tokens} tokens. {_WAY_OUT}"
+        )
+    return real.expand(num_rows, num_tokens)
+
+
+def last_real(real: Tensor) -> Tensor:
+    """The last real position of each row, `(B, 1)`; -1 in a row without one."""
+    positions = torch.arange(real.shape[1], device=real.device)
+    return torch.where(real, positions, -1).amax(dim=1, keepdim=True)
+
+
+def _attended(mask: Tensor, num_tokens: int) -> Tensor:
+    """Real tokens `(B, T)` of a 4-D mask: ones where tokens are attended to, or what is added to the scores."""
+    mask_BTT = mask[:, 0, :, -num_tokens:]
+    attends_BTT = mask_BTT > _HIDDEN if mask.is_floating_point() else mask_BTT != 0
+    real_BT = attends_BTT[:, -1]
+    empty_BT = attends_BTT.all(dim=-1)  # a query of padding is shown everything, lest its softmax have nothing
+    if bool((attends_BTT & ~real_BT[:, None] & ~empty_BT[:, :, None]).any()):
+        raise ValueError(
+            "The 4-D `attention_mask` is not that of one text a row: some tokens attend to others that the last one "
+            f"does not see. {_WAY_OUT}"
+        )
+    return real_BT
+
+
+def _require_one_text(position_ids: Any, num_tokens: int) -> None:
+    if not isinstance(position_ids, Tensor) or position_ids.ndim != 2 or num_tokens == 1:
+        return
+    steps = position_ids.diff(dim=1)
+    has_begun = (steps > 0).cumsum(dim=1) > 0  # padding on the left repeats the first position
+    if bool((has_begun & (steps <= 0)).any()):
+        raise ValueError(
+            "The position ids of a row begin anew and there is no `attention_mask`: either several texts are packed "
+            f"into the row, or it ends in padding. {_WAY_OUT}"
+        )

@@ -1,0 +1,281 @@
+"""
+Where each forward pass stands in its text: which positions a context pushes in it, and which rows it has touched.
+
+Legend of the shapes: B rows, T positions of one forward pass, D width, F features.
+"""
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .generation import Turn, drafted_or_chunked, refuse_paged
+from .padding import last_real, real_tokens
+from .sites import Place, describe_place
+from .strength import Strengths
+
+POSITIONS = ("generated", "all")
+
+
+class SteeredPass:
+    """
+    What one forward pass is pushed by; decoding steps share one.
+
+    Args:
+        mask (`torch.Tensor` of shape `(B, T)`, bool):
+            Rows and positions that are pushed.
+        values (`torch.Tensor` of shape `(B or 1, F or 1)`):
+            Strength of each row and feature.
+        num_features (`int`):
+            F.
+        is_whole (`bool`):
+            Whether it is one token of each row, none of them padding.
+
+    Attributes:
+        pushes (`dict`):
+            What is added at each place, as far as it depends on nothing that passes there.
+    """
+
+    def __init__(self, mask: Tensor, values: Tensor, num_features: int, is_whole: bool):
+        self.mask, self.is_whole = mask, is_whole
+        self.pushes: dict[Any, Tensor] = {}
+        self._values = values.expand(mask.shape[0], num_features)
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Strength `(B, F)` and mask `(B, T)` on a device."""
+        if device not in self._on_device:
+            self._on_device[device] = self._values.to(device), self.mask.to(device)
+        return self._on_device[device]
+
+
+class SteeredPasses:
+    """
+    State of one armed context.
+
+    Args:
+        strengths ([`Strengths`]):
+            How far is pushed.
+        rows (`Sequence[bool]` or `torch.Tensor` of shape `(B,)`, *optional*):
+            Rows that are pushed; all by default.
+        positions (`"generated"`, `"all"` or `torch.Tensor` of shape `(B, T)`):
+            Positions that are pushed.
+        places (`set[Place]`):
+            Where.
+
+    Raises:
+        ValueError: If `positions` is neither a known word nor a mask.
+    """
+
+    def __init__(
+        self,
+        strengths: Strengths,
+        rows: Tensor | Sequence[bool] | None,
+        positions: str | Tensor,
+        places: set[Place],
+    ):
+        self._rows = None if rows is None else torch.as_tensor(rows, dtype=torch.bool).cpu()
+        self._positions = positions if isinstance(positions, str) else "mask"
+        self._mask = positions.bool().cpu() if isinstance(positions, Tensor) and positions.ndim == 2 else None
+        words = ", ".join(map(repr, POSITIONS))
+        if isinstance(positions, str) and positions not in POSITIONS:
+            raise ValueError(f"`positions` must be one of {words}, got {positions!r}.")
+        if not isinstance(positions, str) and self._mask is None:
+            shape = f" of shape {tuple(positions.shape)}" if isinstance(positions, Tensor) else ""
+            raise ValueError(
+                f"`positions` must be {words} or a mask of rows and positions, got {type(positions).__name__}{shape}."
+            )
+        self.strengths = strengths
+        self.wants_any = self._rows is None or bool(self._rows.any())
+        self._places = places
+        self._reached: set[Place] = set()
+        self._caches: weakref.WeakSet = weakref.WeakSet()
+        self._passes: dict[int, SteeredPass] = {}  # by thread
+        self._touched: dict[int, Tensor] = {}  # rows of the text that a thread reads; none if all of them were
+        self._missed: list[Tensor] = []  # rows of earlier texts without a position to push
+        self._latest: SteeredPass | None = None
+        self._refusal: tuple[int, ValueError] | None = None
+        self._thread = threading.get_ident()
+
+    def begin(self, given: Mapping[str, Any], tokens: Tensor, cache: Any, turn: Turn | None, attention: str) -> None:
+        """
+        Before a forward pass: which of its positions are pushed?
+
+        Args:
+            given (`Mapping[str, Any]`):
+                Arguments of the decoder by name.
+            tokens (`torch.Tensor` of shape `(B, T)` or `(B, T, D)`):
+                Ids or embeddings.
+            cache (`transformers.Cache`, *optional*):
+                The cache among the arguments.
+            turn ([`Turn`], *optional*):
+                The call of `generate` that the pass belongs to.
+            attention (`str`):
+                Name of the model's attention.
+
+        Raises:
+            ValueError: If the batch does not fit, or it is not known which positions are generated.
+        """
+        try:
+            self._begin(given, tokens, cache, turn, attention)
+        except ValueError as error:
+            self._refusal = threading.get_ident(), error
+            raise
+
+    def see_cache(self, cache: Any) -> None:
+        """A cache that a pass has written: a later pass of several tokens over it goes on with the same text."""
+        if cache is not None:
+            self._caches.add(cache)
+
+    def here(self) -> SteeredPass:
+        """The pass of this thread; in a backward pass, which may have a thread of its own, the latest."""
+        found = self._passes.get(threading.get_ident(), self._latest)
+        assert found is not None
+        return found
+
+    def reach(self, place: Place) -> None:
+        self._reached.add(place)
+
+    def require_touched(self) -> None:
+        """Raises a `ValueError` if a row was asked for and not pushed, or a site was not reached."""
+        if not self.wants_any:
+            return
+        if self._refusal is not None and self._refusal[0] != self._thread:  # nobody may have seen it there
+            raise ValueError(f"A forward pass in another thread was refused: {self._refusal[1]}")
+        missed = sorted(self._places - self._reached)
+        if missed:
+            raise ValueError(
+                f"No forward pass of this model reached {describe_place(missed[0])}: nothing was steered."
+            )
+        for touched in [*self._missed, *self._touched.values()]:
+            asked = torch.ones_like(touched) if self._rows is None else self._rows.to(touched.device)
+            untouched = (asked & ~touched).nonzero().flatten().tolist()
+            if untouched:
+                raise ValueError(f"Row {untouched[0]} was to be steered, but no position of it was touched.")
+
+    def _begin(self, given: Mapping[str, Any], tokens: Tensor, cache: Any, turn: Turn | None, attention: str) -> None:
+        if not self.wants_any:
+            return
+        refuse_paged(given, cache, attention)
+        num_rows, num_tokens = tokens.shape[:2]
+        self._require_rows(num_rows)
+        if self._mask is not None:
+            if tuple(self._mask.shape) != (num_rows, num_tokens):
+                raise ValueError(
+                    f"`positions` has shape {tuple(self._mask.shape)}, the batch ({num_rows}, {num_tokens}). "
+                    "While generating, use 'generated' or 'all'."
+                )
+            real = _real_where_told(given, num_rows, num_tokens)
+            self._new_text(self._mask, real)
+            return
+        if getattr(cache, "is_compileable", False):
+            raise ValueError(
+                "Steering needs a dynamic cache: with a static one decoding may be compiled, and hooks would not fire."
+                " Leave `cache_implementation` out, or set it to 'dynamic'."
+            )
+        num_cached = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        if turn is not None and turn.num_prompt:
+            self._decode(given, num_rows, num_tokens, num_cached, turn)
+        elif turn is not None:
+            self._read_prompt(given, num_rows, num_tokens, num_cached, turn, tokens.ndim == 3)
+        elif num_cached and num_tokens > 1 and cache in self._caches:
+            raise drafted_or_chunked(num_tokens)
+        elif num_cached and num_tokens == 1 and cache in self._caches:
+            self._step(_real_where_told(given, num_rows, 1), num_rows)
+        else:
+            real = self._real(given, num_rows, num_tokens)
+            self._new_text(self._pushed(real, num_rows, num_tokens), real)
+        self.see_cache(cache)
+
+    def _read_prompt(
+        self, given: Mapping[str, Any], num_rows: int, num_tokens: int, num_cached: int, turn: Turn, embedded: bool
+    ) -> None:
+        if turn.num_given is not None:
+            left = (turn.num_given, turn.num_given - num_cached)
+            if num_tokens not in left and (num_tokens < min(left) or not embedded):  # adapters add virtual tokens
+                raise drafted_or_chunked(num_tokens)
+        real = self._real(given, num_rows, num_tokens)
+        if real is not None and not bool(real[:, -1].all()):
+            row = int((~real[:, -1]).nonzero()[0])
+            raise ValueError(
+                f"The prompt in row {row} ends in padding, and its first token would be predicted from there. Pad on "
+                "the left: `tokenizer.padding_side = 'left'`."
+            )
+        self._new_text(self._pushed(real, num_rows, num_tokens), real)
+        turn.num_prompt = num_cached + num_tokens
+        turn.num_seen = num_tokens
+
+    def _decode(self, given: Mapping[str, Any], num_rows: int, num_tokens: int, num_cached: int, turn: Turn) -> None:
+        if num_tokens == 1:
+            self._step(None, num_rows)
+        elif not num_cached and num_tokens == turn.num_seen + 1:  # without a cache the text is read anew each step
+            turn.num_seen = num_tokens
+            mask = torch.ones(num_rows, num_tokens, dtype=torch.bool)
+            if self._positions == "generated":
+                mask[:, : turn.num_prompt - 1] = False
+            self._set(self._of_rows(mask))
+        else:
+            raise drafted_or_chunked(num_tokens)
+
+    def _real(self, given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
+        """Real tokens. Where all positions are pushed, several texts may stand in a row that has no padding."""
+        is_packed_whole = given.get("attention_mask") is None and self._positions == "all"
+        return None if is_packed_whole else real_tokens(given, num_rows, num_tokens)
+
+    def _step(self, real: Tensor | None, num_rows: int) -> None:
+        """One token more of a text."""
+        before = self._passes.get(threading.get_ident())
+        if real is None and before is not None and before.is_whole and tuple(before.mask.shape) == (num_rows, 1):
+            return  # every decoding step adds the same
+        mask = self._of_rows(torch.ones(num_rows, 1, dtype=torch.bool) if real is None else real)
+        self._set(mask, is_whole=real is None)
+        touched = self._touched.get(threading.get_ident())
+        if touched is not None and len(touched) == num_rows:
+            self._touched[threading.get_ident()] = touched | mask.any(dim=1).to(touched.device)
+
+    def _new_text(self, mask: Tensor, real: Tensor | None) -> None:
+        """A text begins with this pass, of which the `mask` is pushed and these tokens are real; all, if none."""
+        thread = threading.get_ident()
+        if thread in self._touched:
+            self._missed.append(self._touched.pop(thread))
+        mask = self._of_rows(mask)
+        if real is not None or self._mask is not None:
+            self._touched[thread] = (mask if real is None else mask.to(real.device) & real).any(dim=1)
+        self._set(mask, is_whole=real is None and mask.shape[1] == 1)
+
+    def _set(self, mask: Tensor, is_whole: bool = False) -> None:
+        self._latest = SteeredPass(mask, self.strengths.values, len(self.strengths.asked), is_whole)
+        self._passes[threading.get_ident()] = self._latest
+
+    def _of_rows(self, mask: Tensor) -> Tensor:
+        return mask if self._rows is None else mask & self._rows.to(mask.device)[:, None]
+
+    def _pushed(self, real: Tensor | None, num_rows: int, num_tokens: int) -> Tensor:
+        """Positions `(B, T)` that are pushed of a text's beginning: all up to its last real one, or that one alone."""
+        if real is None:
+            real = torch.ones(num_rows, num_tokens, dtype=torch.bool)
+        positions, last = torch.arange(num_tokens, device=real.device), last_real(real)
+        return positions == last if self._positions == "generated" else positions <= last
+
+    def _require_rows(self, num_rows: int) -> None:
+        if self._rows is not None and len(self._rows) != num_rows:
+            raise ValueError(
+                f"`rows` names {len(self._rows)} rows, the batch has {num_rows}. Does `generate` repeat each prompt "
+                "(beams, `num_return_sequences`)? Repeat the prompts yourself."
+            )
+        if len(self.strengths.values) not in (1, num_rows):
+            raise ValueError(
+                f"`strength` is given for {len(self.strengths.values)} rows, the batch has {num_rows}. Does "
+                "`generate` repeat each prompt (beams, `num_return_sequences`)? Repeat the prompts yourself."
+            )
+
+
+def _real_where_told(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
+    """Real tokens, where they can be told; all of them where the user has said which positions are pushed."""
+    try:
+        return real_tokens(given, num_rows, num_tokens)
+    except ValueError:
+        return None
