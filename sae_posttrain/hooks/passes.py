@@ -171,12 +171,13 @@ class SteeredPasses:
             real = _real_where_told(given, num_rows, num_tokens)
             self._new_text(self._mask, real)
             return
-        if getattr(cache, "is_compileable", False):
+        # Where all layers are recurrent, a dynamic cache calls itself compileable, and is not compiled all the same.
+        if getattr(cache, "is_compileable", False) and type(cache).__name__ != "DynamicCache":
             raise ValueError(
                 "Steering needs a dynamic cache: with a static one decoding may be compiled, and hooks would not fire."
                 " Leave `cache_implementation` out, or set it to 'dynamic'."
             )
-        num_cached = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        num_cached = _num_cached(cache)
         if turn is not None and turn.num_prompt:
             self._decode(given, num_rows, num_tokens, num_cached, turn)
         elif turn is not None:
@@ -271,6 +272,16 @@ class SteeredPasses:
                 f"`strength` is given for {len(self.strengths.values)} rows, the batch has {num_rows}. Does "
                 "`generate` repeat each prompt (beams, `num_return_sequences`)? Repeat the prompts yourself."
             )
+
+
+def _num_cached(cache: Any) -> int:
+    """Positions in a cache; 1 if it holds the state of recurrent layers alone, which do not count them."""
+    if not hasattr(cache, "get_seq_length"):
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:
+        return int(cache.has_previous_state())
 
 
 def _real_where_told(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:

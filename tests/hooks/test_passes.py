@@ -4,7 +4,14 @@ import threading
 
 import pytest
 import torch
-from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, TextIteratorStreamer
+from transformers import (
+    ContinuousBatchingConfig,
+    DynamicCache,
+    GenerationConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    TextIteratorStreamer,
+)
 
 from sae_posttrain import FeatureSet, record_blocks, steer
 
@@ -106,6 +113,24 @@ def test_a_text_over_a_prefix_that_was_read_before_begins_anew_each_time(model, 
             model(**given)
     for before, after in zip(plain[1], steered[1]):
         assert ((before - after).norm(dim=-1) > 1e-6).tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_model_of_recurrent_layers_alone_is_steered(use_cache):
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8)).eval()
+    direction = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    features = FeatureSet.from_directions(direction, blocks=[0], names=["a"], residual_norms=[3.0])
+    ids = torch.tensor([[7, 8, 9, 10]])
+    plain = model.generate(ids, max_new_tokens=6, **GREEDY)
+    with steer(model, features, strength=2.0):
+        answers = [model.generate(ids, max_new_tokens=6, use_cache=use_cache, **GREEDY) for _ in range(2)]
+    assert torch.equal(*answers) and not torch.equal(answers[0], plain)
+    predicts = torch.ones_like(answers[0], dtype=torch.bool)
+    predicts[:, :3] = False
+    with torch.no_grad(), steer(model, features, strength=2.0, positions=predicts):
+        replayed = model(answers[0], use_cache=False).logits.argmax(dim=-1)
+    assert torch.equal(replayed[:, 3:-1], answers[0][:, 4:])
 
 
 # Turns over a kept cache ---------------------------------------------------------------------------------------------
