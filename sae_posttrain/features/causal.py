@@ -190,7 +190,8 @@ def check_by_ablation(
 
 def _off(basis_DF: Tensor, hidden: Tensor) -> Tensor:
     """What has to be added to take the basis out."""
-    return -((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return -((hidden.float() @ basis_DF) @ basis_DF.T).to(hidden.dtype)
 
 
 def _token_losses(model: nn.Module, batch: TextBatch) -> tuple[Tensor, Tensor]:

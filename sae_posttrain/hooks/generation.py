@@ -140,7 +140,7 @@ def drafted_or_chunked(num_tokens: int) -> ValueError:
 
 def _refuse_drafts_and_chunks(given: Mapping[str, Any], *configs: Any) -> None:
     for name in _DRAFTING:
-        if _setting(name, given, *configs):
+        if _setting(name, given, *configs) not in (None, False):
             raise ValueError(
                 f"Assisted generation cannot be steered (`{name}` is set): drafted tokens are read several at a time, "
                 f"and it is not known which of them are kept. Leave `{name}` out."

@@ -37,38 +37,13 @@ def steer(
     unit: str = "norm",
 ) -> Iterator[None]:
     """
-    Push what passes at the features' sites along their directions, in every forward pass made inside the context.
+    Push what passes at sites along some directions: the work of `sae_posttrain.steer`, whose documentation holds.
 
-    ```python
-    with steer(model, features, strength=1.5, rows=[False, True]):
-        model.generate(**inputs)  # of the two prompts the second is answered under steering
-    ```
-
-    Additive steering writes `h + strength · norm · d / ‖d‖`, with the median residual norm of the site, as
-    Qwen-Scope (https://huggingface.co/papers/2605.11887, section 3) up to the unit. Pushes of several features at one
-    site are summed, from its value as the model computed it, before they are added.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model, wrapped by PEFT or not.
-        feature_set ([`FeatureSet`]):
-            Directions with their blocks and sites. Any direction goes this way: see `FeatureSet.from_directions`.
-        strength (`float`, `torch.Tensor` of shape `(B,)` or `(B, F)`, or `Mapping[str, float]`):
-            How far, for all rows and features, per row, per row and feature, or by feature name.
-        rows (`Sequence[bool]` or `torch.Tensor` of shape `(B,)`, *optional*):
-            Rows of the batch to push; all by default.
-        positions (`"generated"`, `"all"` or `torch.Tensor` of shape `(B, T)`, *optional*, defaults to `"generated"`):
-            `"generated"`: from the last position of the prompt on, which predicts the first generated token; prompts
-            are padded on the left. `"all"`: the prompt too. A mask: those positions, in passes of that length.
-        mode (`"add"` or `"clamp"`, *optional*, defaults to `"add"`):
-            `"clamp"` moves a feature's pre-activation to `strength` (raw units) along its direction:
-            `h + (strength − pre(h)) · d`. That is exact where `W_enc · d = 1`, and for one feature at a site.
-        unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
-            Of additive strength: median residual norms of the site, or lengths in what passes there as it is.
+    Any [`Directions`] will do, and whether they were found on this model is not asked.
 
     Raises:
-        ValueError: If the features do not fit the model, a shape does not fit the batch, a norm is missing, or no
-            forward pass touched the rows that were to be pushed.
+        ValueError: If the directions do not fit the model, a shape does not fit the batch, a norm is missing, it is
+            not known which positions are generated, or no forward pass touched the rows that were to be pushed.
     """
     steerer = Steerer(model, feature_set, mode=mode, unit=unit)
     try:
@@ -189,12 +164,15 @@ class Steerer:
                 return None
             current = self._pass.here()
             key = (place, hidden.device, hidden.dtype)
-            if self._mode == "clamp" or key not in current.pushes:
-                strength_BF, mask_BT = current.on(hidden.device)
-                with torch.autocast(hidden.device.type, enabled=False):  # sums in its number type are not exact
-                    push_BTD = self._push_along(asked, strength_BF[:, asked], hidden)
-                    current.pushes[key] = (push_BTD * mask_BT[:, :, None]).to(hidden.dtype)
-            return current.pushes[key]
+            if key in current.pushes:
+                return current.pushes[key]
+            strength_BF, mask_BT = current.on(hidden.device)
+            with torch.autocast(hidden.device.type, enabled=False):  # sums in its number type are not exact
+                push_BTD = self._push_along(asked, strength_BF[:, asked], hidden)
+                push_BTD = (push_BTD * mask_BT[:, :, None]).to(hidden.dtype)
+            if self._mode == "add":  # does not depend on what passes: decoding steps add the same
+                current.pushes[key] = push_BTD
+            return push_BTD
 
         return push
 

@@ -16,7 +16,7 @@ _HIDE_LOOPS = {
 }
 """Settings of generation that keep tokens from being repeated, with the value that does nothing."""
 
-_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+_ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
 
 def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *, detects_loops: bool = True) -> None:
@@ -166,7 +166,7 @@ def _refuse_generation(args: "SteeredGRPOConfig", generation_config: Any) -> Non
         )
     for name in _ASSISTED:
         value, where = setting(name)
-        if value is not None:
+        if value not in (None, False):
             raise ValueError(
                 f"`{name}` in {where} has tokens drafted and read several at a time, so that steering does not know "
                 "which positions are generated. Leave it out."

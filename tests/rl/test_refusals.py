@@ -30,6 +30,7 @@ REFUSED = [
     ({"generation_kwargs": {"encoder_repetition_penalty": 2.0}}, "`encoder_repetition_penalty=2.0`"),
     ({"generation_kwargs": {"num_beams": 4}}, "beams compete in one row. Set `num_beams` to 1"),
     ({"generation_kwargs": {"prompt_lookup_num_tokens": 3}}, "`prompt_lookup_num_tokens` in `generation_kwargs`"),
+    ({"generation_kwargs": {"use_mtp": True}}, "`use_mtp` in `generation_kwargs`"),
     ({"generation_kwargs": {"assistant_model": "small"}}, "`assistant_model` in `generation_kwargs`"),
     ({"generation_kwargs": {"prefill_chunk_size": 16}}, "`prefill_chunk_size=16`.*Leave it out"),
     ({"cache_implementation": "static"}, "`cache_implementation='static'` in the settings is a static cache"),
