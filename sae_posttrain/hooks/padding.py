@@ -25,8 +25,8 @@ def real_tokens(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Ten
     """
     Real tokens of a forward pass.
 
-    A 2-D attention mask says it. In a 4-D one, real tokens are those that the last position attends to, and padding
-    is attended to by nobody. Without a mask all are real, if the position ids count up, as those of one text do.
+    A 2-D attention mask says it. In a 4-D one, real tokens attend to themselves and to the real token before them, and
+    padding is attended to by nobody. Without a mask all are real, if the position ids count up as in one text.
 
     Args:
         given (`Mapping[str, Any]`):
@@ -44,9 +44,7 @@ def real_tokens(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Ten
         raise ValueError(f"Several texts are packed into one row, and each has an end of its own. {_WAY_OUT}")
     mask = given.get("attention_mask")
     if isinstance(mask, Mapping):  # a mask for each kind of layer
-        if "full_attention" not in mask:
-            raise ValueError(f"Padding cannot be told from masks of {', '.join(map(str, mask))}. {_WAY_OUT}")
-        mask = mask["full_attention"]
+        mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()), None)
     if mask is None:
         _require_one_text(given.get("position_ids"), num_tokens)
         return None
@@ -72,12 +70,18 @@ def _attended(mask: Tensor, num_tokens: int) -> Tensor:
     """Real tokens `(B, T)` of a 4-D mask: ones where tokens are attended to, or what is added to the scores."""
     mask_BTT = mask[:, 0, :, -num_tokens:]
     attends_BTT = mask_BTT > _HIDDEN if mask.is_floating_point() else mask_BTT != 0
-    real_BT = attends_BTT[:, -1]
-    empty_BT = attends_BTT.all(dim=-1)  # a query of padding is shown everything, lest its softmax have nothing
-    if bool((attends_BTT & ~real_BT[:, None] & ~empty_BT[:, :, None]).any()):
+    shown_all_BT = attends_BTT.all(dim=-1)
+    # The query of padding may be shown everything, lest its softmax have nothing. So is the last one of a whole text.
+    is_padding_BT = shown_all_BT & ~shown_all_BT.all(dim=1, keepdim=True)
+    real_BT = attends_BTT.diagonal(dim1=1, dim2=2) & ~is_padding_BT
+    real_BT[:, -1] |= shown_all_BT[:, -1] & real_BT[:, :-1].all(dim=1)
+    latest_BT = torch.where(real_BT, torch.arange(num_tokens, device=mask.device), -1).cummax(dim=1).values
+    before_BT = torch.nn.functional.pad(latest_BT[:, :-1], (1, 0), value=-1)
+    sees_before_BT = attends_BTT.gather(2, before_BT.clamp(min=0)[:, :, None])[:, :, 0]
+    if bool((real_BT & (before_BT >= 0) & ~sees_before_BT).any()):
         raise ValueError(
-            "The 4-D `attention_mask` is not that of one text a row: some tokens attend to others that the last one "
-            f"does not see. {_WAY_OUT}"
+            "The 4-D `attention_mask` is not that of one text a row: a token does not see the one before it. "
+            f"{_WAY_OUT}"
         )
     return real_BT
 

@@ -7,6 +7,7 @@ Legend of the shapes: B rows, T positions of one forward pass, D width, F featur
 """
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -90,7 +91,11 @@ class Steerer:
         self._watch = GenerationWatch(model)
         self._config = unwrap(model).config
         self._hooks = hook_sites(model, self._of_place, lambda site: site.on_write(self._push(site.place)))
-        decoder = unwrap(model).get_decoder()
+        whole, decoder = unwrap(model), unwrap(model).get_decoder()
+        self._whole_masks: dict[int, Tensor] = {}  # by thread
+        if decoder is not whole:
+            self._hooks.enter_context(whole.register_forward_pre_hook(self._before_whole, with_kwargs=True))
+            self._hooks.enter_context(whole.register_forward_hook(self._after_whole, always_call=True))
         self._argument_names = tuple(inspect.signature(decoder.forward).parameters)
         self._hooks.enter_context(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True))
         self._hooks.enter_context(decoder.register_forward_hook(self._after_forward))
@@ -117,6 +122,7 @@ class Steerer:
                 yield
         finally:
             self._pass = None
+            self._whole_masks.clear()
         current.require_touched()
 
     def remove(self) -> None:
@@ -132,9 +138,21 @@ class Steerer:
         tokens = given.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
             raise ValueError("Steering needs a forward pass with `input_ids` or `inputs_embeds`.")
+        whole_mask = self._whole_masks.get(threading.get_ident())
+        if whole_mask is not None:  # what the decoder is given may have been made of it
+            given["attention_mask"] = whole_mask
         cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
         attention = str(getattr(self._config, "_attn_implementation", ""))
         self._pass.begin(given, tokens, cache, self._watch.turn(), attention)
+
+    def _before_whole(self, _model: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        if self._pass is not None and isinstance(mask, Tensor) and mask.ndim == 2:
+            self._whole_masks[threading.get_ident()] = mask
+
+    def _after_whole(self, *_passed: Any) -> None:
+        if self._pass is not None:
+            self._whole_masks.pop(threading.get_ident(), None)
 
     def _after_forward(self, _decoder: nn.Module, _args: tuple, output: Any) -> None:
         if self._pass is not None:

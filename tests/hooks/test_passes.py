@@ -306,28 +306,45 @@ def test_contexts_on_one_model_are_nested(model, features):
 # Padding -------------------------------------------------------------------------------------------------------------
 
 
-def causal(attention_mask, additive=False):
+def causal(attention_mask, additive=False, window=9):
     """The 4-D mask that transformers makes of a 2-D one; a query without keys is shown all of them."""
     size = attention_mask.shape[1]
-    mask = torch.ones(size, size).tril().bool() & attention_mask.bool()[:, None, None, :]
+    near = torch.ones(size, size).tril().triu(1 - window).bool()
+    mask = near & attention_mask.bool()[:, None, None, :]
     mask |= ~mask.any(dim=-1, keepdim=True)
     return torch.where(mask, 0.0, torch.finfo(torch.float32).min) if additive else mask
 
 
-@pytest.mark.parametrize("form", ["2-D", "2-D float", "4-D", "4-D additive"])
+@pytest.mark.parametrize("form", ["2-D", "2-D float", "4-D", "4-D additive", "4-D sliding"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_read_from_the_attention_mask(model, features, form, side):
     inputs = padded(PROMPTS, side)
     real = inputs["attention_mask"]
     inputs["attention_mask"] = {
-        "2-D": real, "2-D float": real.float(), "4-D": causal(real), "4-D additive": causal(real, additive=True)
-    }[form]  # fmt: skip
+        "2-D": real,
+        "2-D float": real.float(),
+        "4-D": causal(real),
+        "4-D additive": causal(real, additive=True),
+        "4-D sliding": causal(real, window=2),
+    }[form]
     (last,) = pushed(model, features, inputs)
     expected = [5, 2, 3] if side == "right" else [5, 5, 5]
     assert [row.nonzero().flatten().tolist() for row in last] == [[end - 1] for end in expected]
     (everything,) = pushed(model, features, inputs, positions="all")
     assert everything[real.bool()].all()
     assert not everything[:, 1:][(real[:, :-1] == 1) & (real[:, 1:] == 0)].any()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_is_told_where_the_decoder_is_given_masks_for_each_kind_of_layer(make_family, attention):
+    model = make_family("gemma3_multimodal")
+    model.set_attn_implementation(attention)
+    direction = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    features = FeatureSet.from_directions(direction, blocks=[1], names=["a"], residual_norms=[3.0])
+    (last,) = pushed(model, features, padded([[7, 8, 9], [40, 41], [50, 51, 52]], "right"))
+    assert last.int().tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 1]]
+    with steer(model, features, strength=2.0):
+        assert model.generate(**padded([[7, 8, 9], [40, 41]]), max_new_tokens=3, **GREEDY).shape == (2, 6)
 
 
 @pytest.mark.parametrize("positions", ["generated", "all", "mask"])
@@ -389,36 +406,3 @@ def test_an_added_push_is_exact_under_autocast(model, features):
     push = steered[1][0] - plain[1][0]
     expected = 300 * torch.nn.functional.normalize(features.directions)
     torch.testing.assert_close(push, expected.expand_as(push), rtol=1e-5, atol=1e-3)
-
-
-# What is asked for ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["add", "clamp"])
-def test_features_that_are_not_named_are_left_alone(model, make_features, mode):
-    both = make_features(blocks=(1,), per_block=2)
-    inputs, (first, second) = padded(PROMPTS), both.names
-
-    def logits(feature_set, strength):
-        with torch.no_grad(), steer(model, feature_set, strength=strength, mode=mode):
-            return model(**inputs).logits
-
-    torch.testing.assert_close(logits(both, {second: 2.0}), logits(both[1], 2.0))
-    assert not torch.allclose(logits(both, {second: 2.0}), logits(both[0], 2.0))
-    if mode == "add":
-        torch.testing.assert_close(logits(both, {first: 1.0, second: 2.0}), logits(both, torch.tensor([[1.0, 2.0]])))
-
-
-def test_a_feature_without_a_norm_takes_that_of_its_site(model, make_features):
-    both = make_features(blocks=(1,), per_block=2)
-    bare = make_features(blocks=(1,), per_block=2)
-    bare.residual_norms[1] = float("nan")
-    inputs = padded(PROMPTS)
-
-    def logits(feature_set):
-        with torch.no_grad(), steer(model, feature_set, strength=1.5):
-            return model(**inputs).logits
-
-    assert torch.equal(logits(bare), logits(both))
-    with pytest.raises(ValueError, match="residual norm at the site of .* is not known"):
-        logits(bare[1])
