@@ -240,13 +240,13 @@ def _side_effects(comparison: Comparison) -> str:
             f"({points(paired['low'])} to {points(paired['high'])})."
         )
     if comparison.right is not None:
-        text += _right_answers(comparison)
+        text += _right_answers(comparison, " Also, fewer" if text else " But fewer")
     if comparison.other_settings:
         text += f" Not measured alike: {', '.join(comparison.other_settings)}."
     return text
 
 
-def _right_answers(comparison: Comparison) -> str:
+def _right_answers(comparison: Comparison, fewer: str) -> str:
     (right, n), (other_right, other_n) = comparison.arm.capability or (0, 1), comparison.reference.capability or (0, 1)
     difference = comparison.right or {}
     kind = direction(difference)
@@ -255,7 +255,7 @@ def _right_answers(comparison: Comparison) -> str:
         f"{percent(right / n)} against {percent(other_right / other_n)}, {points(difference['difference'])} points"
     )
     interval = f"95 % interval {low} to {high}" + ("" if difference["paired"] else ", not paired")
-    start = {-1: " But fewer checked questions are answered right", 1: " More checked questions are answered right"}
+    start = {-1: f"{fewer} checked questions are answered right", 1: " More checked questions are answered right"}
     end = ", which includes 0" if kind == 0 else ""
     return f"{start.get(kind or 0, ' Checked questions answered right')}: {shares} ({interval}{end})."
 

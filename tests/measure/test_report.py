@@ -136,7 +136,7 @@ def test_side_effects_stand_beside_the_result(write):
     text = words(write(Section("S", [good, bad], "switching")))
     assert "less often than SFT: 100 % fewer." in text
     assert "But fewer of its answers are in the right language: −100.0 points" in text
-    assert "But fewer checked questions are answered right: 40.0 % against 90.0 %, −50.0 points" in text
+    assert "Also, fewer checked questions are answered right: 40.0 % against 90.0 %, −50.0 points" in text
 
 
 def test_what_cannot_be_paired_is_not_called_a_difference(write):
