@@ -47,7 +47,8 @@ def write(folder: Path) -> str:
     switching = folder / "switching"
     sft, sasft = switching / "sft", switching / "sasft"
     script = _SCRIPT.format(question=_QUESTION, model=model_folder(sasft).name, features=FEATURES_FILE)
-    (folder / SCRIPT_FILE).write_text(script, encoding="utf-8")
+    if not (folder / SCRIPT_FILE).exists():  # it may have been changed since
+        (folder / SCRIPT_FILE).write_text(script, encoding="utf-8")
     command, python = _command(), [_short(sys.executable)]
     sampling = [f"--{name.replace('_', '-')}={value}" for name, value in SAMPLING.items()]
     again = [*command, "evaluate", f"--model={model_folder(sasft)}", f"--data={switching / QUESTIONS_FILE}", *sampling]
