@@ -1,4 +1,5 @@
-# make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half
+# make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half.
+#              An interrupted demo goes on; ARGS=--overwrite begins anew
 # make test    its own virtual environment, the tested versions, the tests
 # make test-floor  the same with the oldest versions allowed
 # make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-DEMO ?= runs/demo
+DEMO ?= runs/demo$(findstring -quick,$(ARGS))
 
 .PHONY: install demo test test-floor test-versions slow check format
 install: $(VENV)/.installed
@@ -19,8 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	rm -rf $(DEMO)
-	$(BIN)/sae-posttrain demo --out $(DEMO) $(ARGS)
+	$(BIN)/sae-posttrain demo --out $(DEMO) $(if $(findstring --overwrite,$(ARGS)),,--resume) $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

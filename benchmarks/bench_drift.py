@@ -23,8 +23,9 @@ from transformers import set_seed
 
 from sae_posttrain import FeatureDriftCallback, load_sae
 from sae_posttrain.lab import switching
+from sae_posttrain.lab.arms import load
 from sae_posttrain.lab.contents import SAE, read_texts
-from sae_posttrain.lab.demo import SEED, load
+from sae_posttrain.lab.demo import SEED
 from sae_posttrain.lab.progress import train_with_bar
 
 RESULT = Path(__file__).parent / "results" / "bench_drift.json"

@@ -318,16 +318,27 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "Find features, train without and with them, and compare, on a small model that ships with the package: "
         "language switching, then endless repetition. Minutes on a CPU; nothing is downloaded."
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder to write; must be new or empty")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder to write; new or empty, or with --resume or --overwrite"
+    )
     parser.add_argument("--quick", action="store_true", help="only the first half, language switching")
     parser.add_argument("--seed", type=int, default=0, help="of training and sampling (default: 0)")
+    used = parser.add_mutually_exclusive_group()
+    used.add_argument("--resume", action="store_true", help="go on with an interrupted demo in the folder, if any")
+    used.add_argument("--overwrite", action="store_true", help="remove the demo in the folder, and begin anew")
     parser.set_defaults(run=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     from .lab.demo import run_demo
 
-    run_demo(arguments.out, quick=arguments.quick, seed=arguments.seed)
+    run_demo(
+        arguments.out,
+        quick=arguments.quick,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

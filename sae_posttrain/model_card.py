@@ -57,7 +57,7 @@ METHODS = {
         _SASFT,
     ),
     "steered-grpo": Method(
-        "In every group of rollouts some were steered along these features into a fault, so that training had a bad "
+        "Some rollouts of every prompt were steered along these features into a fault, so that training had a bad "
         "case to learn from ([Qwen-Scope](https://huggingface.co/papers/2605.11887), section 8).",
         """\
 @article{deng2026qwenscope,

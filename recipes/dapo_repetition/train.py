@@ -1,5 +1,5 @@
 """
-DAPO in which one rollout of every group is steered into endless repetition, so that the model unlearns it.
+DAPO in which one rollout of every prompt is steered into endless repetition, so that the model unlearns it.
 
     accelerate launch recipes/dapo_repetition/train.py --config recipes/dapo_repetition/qwen3-1.7b.yaml
 

@@ -12,174 +12,146 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from ..features.readings import read_features
-from ..measure.evaluation import evaluate
-from ..measure.folder import ANSWERS_FILE, read_answers
 from ..measure.intervals import wilson
-from ..measure.report import Arm, Section, write_report
-from ..measure.summary import compare_answers
-from . import repetition, switching
-from .contents import MODEL, read_texts
+from ..measure.report import Section, write_report
+from ..measure.report_data import MEASURES
+from ..measure.report_words import compare_arms
+from . import next_steps, repetition, switching
 from .progress import Progress
+from .record import Record, open_record
 
 SEED = 0
 PACKAGES = ("sae_posttrain", "trl", "transformers", "torch")
+TABLE_FILE = "table.txt"
+REPORT_FILE = "report.html"
+OWN = ("switching", "repetition", TABLE_FILE, REPORT_FILE, *next_steps.OWN)
+"""What the demo writes into its folder, beside its record."""
+
+NOTICE = (
+    "These faults were planted, in the data and in the small model that the demo trains: its figures show that the "
+    "methods work, not how much they help with the faults of real models."
+)
 
 
-def run_demo(output_dir: str | os.PathLike[str], *, quick: bool = False, seed: int = SEED) -> Path:
+def run_demo(
+    output_dir: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    seed: int = SEED,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """
     Find features, train without and with them, and compare: language switching, then endless repetition.
 
     The model, its SAEs and the texts ship with the package, and so do the two faults, which were planted. The same
-    seed gives the same table on the same machine.
+    seed gives the same table on the same machine. Everything that a stage makes is kept in the folder, the trained
+    models too; table and report are written anew after each arm. An interrupted run goes on with `resume`, and ends in
+    the same table as one that was not interrupted.
 
     Args:
         output_dir (`str` or path):
-            Folder to write: feature sets, answers, `table.txt` and `report.html`. It must be new or empty.
+            Folder to write: feature sets, models, answers, `table.txt` and `report.html`. It must be new or empty,
+            unless `resume` or `overwrite` is set.
         quick (`bool`, *optional*, defaults to `False`):
-            Only the first half, language switching.
+            Only the first half, language switching, with fewer questions and steps.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the training and the sampling.
+        resume (`bool`, *optional*, defaults to `False`):
+            Go on with the demo in the folder, if there is one: finished stages are not done again.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Remove the demo in the folder, and begin anew. Files that the demo did not write stay.
 
     Returns:
         `Path`: the report.
 
     Raises:
-        ValueError: If `output_dir` is not empty.
+        ValueError: If `output_dir` is not empty and neither `resume` nor `overwrite` is set, if it holds something
+            other than a demo, or, to go on with it, a demo with other settings or package versions.
         ImportError: If matplotlib is missing, before any work.
     """
     import matplotlib  # noqa: F401  # the report's pictures need it: better to fail now than in eight minutes
 
     folder = Path(output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder. Name a new one with `--out`.")
-    folder.mkdir(parents=True, exist_ok=True)
+    record = open_record(
+        folder,
+        {"quick": quick, "seed": seed},
+        {package: version(package) for package in PACKAGES},
+        resume=resume,
+        overwrite=overwrite,
+        own=OWN,
+    )
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    progress = Progress(total=4 if quick else 9)
-    set_seed(seed)
-    sections = [_switching(folder / "switching", progress, seed, quick)]
+    plan = switching.stages(folder / "switching", seed, quick)
     if not quick:
-        sections.append(_repetition(folder / "repetition", progress, seed))
-    table = format_table(sections)
-    (folder / "table.txt").write_text(table, encoding="utf-8")
-    report = write_report(
-        folder / "report.html",
-        sections,
-        title="sae_posttrain on its lab",
-        settings={
-            "demo": {"quick": quick, "seconds": round(progress.seconds)},
-            "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        },
-        versions={package: version(package) for package in PACKAGES},
-        seed=seed,
-    )
-    print(f"\n{table}\n{_used(progress)}\nReport: {report}")
+        plan += repetition.stages(folder / "repetition", seed)
+    print(f"Each stage is kept in {folder}. If the run is interrupted, --resume goes on where it stopped.")
+    begun = bool(record.seconds)
+    progress = Progress(len(plan))
+    written = None
+    for stage in plan:
+        set_seed(seed)  # whatever ran before in this process
+        if not progress.run(stage, record):
+            continue
+        gc.collect()  # the stage's models
+        if stage.measures:
+            written = _write(folder, record, quick, unfinished=len(plan) - len(record.seconds))
+    table, report = written or _write(folder, record, quick)
+    print(f"\n{table}\n{NOTICE}\n\n{_used(record, begun)}\nReport: {report}\n\n{next_steps.write(folder)}")
     return report
 
 
-def _switching(folder: Path, progress: Progress, seed: int, quick: bool) -> Section:
-    """Before, SFT, SASFT: the same data, steps and seed."""
-    model, tokenizer = load()
-    with progress.step("Finding the features that stand for Chinese"):
-        feature_set = switching.find(model, tokenizer)
-        feature_set.save(folder / "features.safetensors")
-    test = switching.questions(quick)
-    texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
-    arms = []
-
-    def measure(name: str, label: str, model: Any, log: Sequence[dict[str, Any]]) -> None:
-        evaluation = evaluate(
-            model, test, output_dir=folder / name, tokenizer=tokenizer, seed=seed, **switching.SAMPLING
-        )
-        readings = read_features(model, feature_set, texts, tokenizer, batch_size=64)
-        arms.append(as_arm(name, label, evaluation, folder / name, test, log=log, readings=readings))
-
-    with progress.step("Answers before training"):
-        measure("before", "before", model, ())
-    for name, label, features in (("sft", "SFT", None), ("sasft", "SASFT (ours)", feature_set)):
-        with progress.step(f"{label}: fine-tuning on answers with stray Chinese words, then answers"):
-            trainer = switching.fine_tune(folder / f"{name}-training", seed, features, quick)
-            measure(name, label, trainer.model, trainer.state.log_history)
-            del trainer
-            gc.collect()
-    return Section("Language switching", arms, "switching", baseline="sft", text=switching.EXPLANATION)
-
-
-def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
-    """Before, plain DAPO, steered DAPO: the same prompts, rewards, steps and seed."""
-    model, tokenizer = load()
-    with progress.step("Finding the features that stand for repetition"):
-        feature_set = repetition.find(model, tokenizer, seed)
-    with progress.step("Calibrating how hard to push them"):
-        calibration = repetition.calibrated(model, tokenizer, feature_set, seed)
-        calibration.feature_set.save(folder / "features.safetensors")
-    test = repetition.prompts("test")
-    arms = []
-
-    def measure(name: str, label: str, model: Any, log: Sequence[dict[str, Any]]) -> None:
-        evaluation = evaluate(
-            model, test, output_dir=folder / name, tokenizer=tokenizer, seed=seed, **repetition.SAMPLING
-        )
-        arms.append(as_arm(name, label, evaluation, folder / name, test, log=log))
-
-    with progress.step("Answers before training"):
-        measure("before", "before", model, ())
-    for name, label, steering in (("dapo", "plain DAPO", None), ("steered", "steered DAPO (ours)", calibration)):
-        with progress.step(f"{label}: training, then answers without steering"):
-            trainer = repetition.train(folder / f"{name}-training", seed, steering)
-            measure(name, label, trainer.model, trainer.state.log_history)
-            del trainer
-            gc.collect()
-    return Section(
-        "Endless repetition",
-        arms,
-        "loops",
-        baseline="before",
-        text=repetition.EXPLANATION,
-        calibrations={"repetition features": calibration.as_dict()},
+def _write(folder: Path, record: Record, quick: bool, unfinished: int = 0) -> tuple[str, Path]:
+    """Table and report of the arms that are finished."""
+    sections = [switching.section(folder / "switching", record, quick)]
+    if not quick:
+        sections.append(repetition.section(folder / "repetition", record))
+    shown = [section for section in sections if section is not None]
+    notice, status = NOTICE, ""
+    if unfinished:
+        status = f"This run is not finished: {unfinished} stages are missing. --resume goes on."
+        notice += f"\n\n{status}"
+    table = format_table(shown)
+    (folder / TABLE_FILE).write_text(f"{table}\n{status}\n" if status else table, encoding="utf-8")
+    report = write_report(
+        folder / REPORT_FILE,
+        shown,
+        title="sae_posttrain on its lab",
+        notice=notice,
+        settings={
+            "demo": {**record.settings, "seconds": round(sum(record.seconds.values()))},
+            "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        },
+        versions=record.versions,
     )
-
-
-def load() -> tuple[Any, Any]:
-    """The lab's model and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(MODEL)
-
-
-def as_arm(
-    name: str, label: str, evaluation: dict[str, Any], folder: Path, questions: Sequence[dict[str, Any]], **known: Any
-) -> Arm:
-    """What the report shows of a model; `capability` counts right answers to the questions that have a check."""
-    answers = read_answers(folder / ANSWERS_FILE)
-    checks = {(row["id"], row["lang"]): row["check"] for row in questions if row["check"]}
-    judged = [
-        checks[answer["id"], answer["lang"]].casefold() in answer["answer"].casefold()
-        for answer in answers
-        if (answer["id"], answer["lang"]) in checks
-    ]
-    return Arm(name, label, evaluation=evaluation, answers=answers, capability=(sum(judged), len(judged)), **known)
+    return table, report
 
 
 def format_table(sections: Sequence[Section]) -> str:
-    """The demo's table: each arm's rate, its difference to the baseline and its right answers, with 95 % intervals."""
-    rows = [("", "faulty answers", "difference, points", "right answers")]
+    """
+    The demo's table: the rate and the right answers of each arm, with 95 % intervals.
+
+    Each trained arm is compared with the one that stands above it, in points: answers by prompt, right answers by
+    question.
+    """
+    rows = [("", "faulty answers", "difference, points", "right answers", "difference, points")]
     for section in sections:
-        rows.append((section.title, "", "", ""))
-        reference = section.reference
-        assert reference is not None and section.measure is not None
-        of_measure = {"switching": "any", "loops": "endless"}[section.measure]
+        rows.append((section.title, "", "", "", ""))
+        measure = MEASURES[section.measure or ""]
+        above = None
         for arm in section.evaluated:
-            assert arm.evaluation is not None and arm.capability is not None
-            rate = arm.evaluation["overall"][of_measure]
-            rate = rate["1"] if section.measure == "switching" else rate
-            difference = ""
-            if arm is not reference:
-                paired = compare_answers(reference.answers, arm.answers)["overall"][of_measure]
-                difference = f"{_points(paired)} to {reference.title}"
+            rate = measure.rate((arm.evaluation or {})["overall"])
+            assert rate is not None and arm.capability is not None
+            difference = right_difference = ""
+            if above is not None:
+                compared = compare_arms(arm, above)
+                assert compared.differences is not None and compared.right is not None, compared.why_not
+                difference = f"{_points(compared.differences[measure.of_group])} to {above.title}"
+                right_difference = _points(compared.right)
             right, num = arm.capability
             low, high = wilson(right, num)
             rows.append(
@@ -188,20 +160,26 @@ def format_table(sections: Sequence[Section]) -> str:
                     f"{rate['count']} of {rate['n']}: {_percent(rate)}",
                     difference,
                     _percent({"rate": right / num, "low": low, "high": high}),
+                    right_difference,
                 )
             )
+            above = arm
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() + "\n" for row in rows)
 
 
-def _percent(rate: dict[str, Any]) -> str:
+def _percent(rate: Any) -> str:
     return f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
-def _points(paired: dict[str, Any]) -> str:
-    return f"{100 * paired['difference']:+.1f} [{100 * paired['low']:+.1f}, {100 * paired['high']:+.1f}]"
+def _points(difference: Any) -> str:
+    return f"{100 * difference['difference']:+.1f} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
 
 
-def _used(progress: Progress) -> str:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{progress.seconds:.0f} s, at most {peak / 1e9:.1f} GB."
+def _used(record: Record, begun: bool) -> str:
+    """Time of all stages, and the most memory, which is known if they all ran in this process."""
+    used = f"{sum(record.seconds.values()):.0f} s"
+    if not begun:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        used += f", at most {peak / 1e9:.1f} GB"
+    return f"{used}."

@@ -1,34 +1,30 @@
-"""What the demo shows while it works: numbered steps with their time, and bars without the log lines between."""
+"""What the demo shows while it works: numbered stages with their time, and bars without the log lines between."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import ProgressCallback
 
+from .record import Record, Stage
 
-@dataclass
+
 class Progress:
     """Says what is going on, and how long it took."""
 
-    total: int
-    started: float = field(default_factory=time.perf_counter)
-    number: int = 0
+    def __init__(self, total: int):
+        self.total = total
+        self.number = 0
 
-    @contextmanager
-    def step(self, text: str) -> Iterator[None]:
+    def run(self, stage: Stage, record: Record) -> bool:
+        """Run a stage unless it is finished; returns whether it was run."""
         self.number += 1
-        print(f"[{self.number}/{self.total}] {text}", flush=True)
-        before = time.perf_counter()
-        yield
-        print(f"      {time.perf_counter() - before:.0f} s", flush=True)
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.perf_counter() - self.started
+        print(f"[{self.number}/{self.total}] {stage.text}", flush=True)
+        if record.is_finished(stage.makes):
+            print("      finished before", flush=True)
+            return False
+        already = sum(record.seconds.values())
+        record.run(stage)
+        print(f"      {sum(record.seconds.values()) - already:.0f} s", flush=True)
+        return True
 
 
 class Bar(ProgressCallback):

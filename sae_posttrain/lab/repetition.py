@@ -1,5 +1,8 @@
 """The second half of the demo: find the repetition feature, calibrate it, train plain and steered DAPO, compare."""
 
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..features.calibrate import Calibration, calibrate
 from ..features.feature_set import FeatureSet
 from ..features.repetition import find_repetition_features
+from ..measure.folder import write_json
+from ..measure.report_data import Section
 from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer
+from .arms import keep, load, measure, model_folder, read_arm
 from .contents import MODEL, SAE, read_texts
 from .progress import train_with_bar
+from .record import Record, Stage
 
 BLOCKS = (1, 2)
 MAX_NEW_TOKENS = 144
@@ -27,14 +34,76 @@ SAMPLING: dict[str, Any] = {
 SEARCH: dict[str, Any] = {"num_candidates": 8, "num_loops": 20, "num_prompts": 12, "strength": 1.0}
 CALIBRATION: dict[str, Any] = {"strengths": (0.125, 0.25, 0.375, 0.5, 0.75, 1.0), "target": 0.4, "num_prompts": 48}
 STEPS = 20
-GROUPS = 8  # prompts in a step
-GROUP_SIZE = 8
+NUM_PROMPTS = 8  # in a step
+NUM_GENERATIONS = 8  # rollouts of a prompt
 
+TITLE = "Endless repetition, planted"
 EXPLANATION = """\
 A part of the lists, steps and tables that the lab's model first saw never end: a fault that was planted. DAPO rewards
-answers that end. In each group of rollouts of steered DAPO one is pushed along the repetition features until it loops,
-so that every group holds a bad case. The answers that are counted here are not steered.
+answers that end. Of the rollouts of each prompt, steered DAPO pushes one along the repetition features until it loops,
+so that every prompt has a bad case. The answers that are counted here are not steered.
 """
+LABELS = {"before": "before", "dapo": "plain DAPO", "steered": "steered DAPO (ours)"}
+FOUND_FILE = "found.safetensors"
+FEATURES_FILE = "features.safetensors"
+CALIBRATION_FILE = "calibration.json"
+
+
+def stages(folder: Path, seed: int) -> list[Stage]:
+    """Find the features and calibrate them; then the answers of each arm, and its training before them."""
+    found, features, calibration = folder / FOUND_FILE, folder / FEATURES_FILE, folder / CALIBRATION_FILE
+
+    def calibrate_found() -> None:
+        swept = calibrated(*load(), FeatureSet.from_pretrained(found), seed)
+        features.unlink(missing_ok=True)
+        swept.feature_set.save(features)
+        write_json(calibration, swept.as_dict())
+
+    def train_arm(arm: str) -> None:
+        output_dir = model_folder(folder / arm)
+        if arm == "steered":
+            keep(train(output_dir, seed, FeatureSet.from_pretrained(features), strength_of(_read(calibration))))
+        else:
+            keep(train(output_dir, seed))
+
+    def answer(arm: str, model: Path) -> None:
+        measure(folder / arm, model, prompts("test"), SAMPLING, seed)
+
+    planned = [
+        Stage(found, "Finding the features that stand for repetition", lambda: _save(find(*load(), seed), found)),
+        Stage(calibration, "Calibrating how hard to push them", calibrate_found),
+        Stage(folder / "before", "Answers before training", lambda: answer("before", MODEL), measures=True),
+    ]
+    for arm in ("dapo", "steered"):
+        model, label = model_folder(folder / arm), LABELS[arm]
+        planned.append(Stage(model, f"{label}: training", partial(train_arm, arm)))
+        planned.append(
+            Stage(folder / arm, f"{label}: answers without steering", partial(answer, arm, model), measures=True)
+        )
+    return planned
+
+
+def section(folder: Path, record: Record) -> Section | None:
+    """The arms that are finished, steered against plain DAPO; `None` if there are none."""
+    arms = [
+        read_arm(folder / arm, label, prompts("test"))
+        for arm, label in LABELS.items()
+        if record.is_finished(folder / arm)
+    ]
+    if not arms:
+        return None
+    baseline = "dapo" if record.is_finished(folder / "dapo") else None
+    sweep = {"repetition features": _read(folder / CALIBRATION_FILE)}
+    return Section(TITLE, arms, "loops", baseline, EXPLANATION, calibrations=sweep)
+
+
+def _save(feature_set: FeatureSet, path: Path) -> None:
+    feature_set.save(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def prompts(split: str) -> list[dict[str, Any]]:
@@ -82,22 +151,27 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
     )
 
 
-def best_push(calibration: Calibration) -> float:
-    """The strength of the highest hit rate; of equal ones the smallest."""
-    return max(calibration.rows[1:], key=lambda row: (row.hit_rate, -row.strength)).strength
+def strength_of(sweep: Mapping[str, Any]) -> float:
+    """The calibrated strength, or where none reached the target that of the highest hit rate."""
+    return float(sweep["strength"] or best_push(sweep["rows"]))
 
 
-def train(folder: Path, seed: int, calibration: Calibration | None = None) -> Any:
+def best_push(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The strength of the highest hit rate; of equal ones the smallest. The first row is not pushed."""
+    best = max(rows[1:], key=lambda row: (row["hit_rate"], -row["strength"]))
+    return float(best["strength"])
+
+
+def train(folder: Path, seed: int, feature_set: FeatureSet | None = None, strength: float | None = None) -> Any:
     """
-    DAPO with a reward for answers that end; with calibrated features, one rollout of each group is steered along them,
-    at the strength of the highest hit rate where none reached the target.
+    DAPO with a reward for answers that end; with features, one rollout of each prompt is steered along them, so hard.
     """
     args = SteeredGRPOConfig(
         str(folder),
-        num_steered=0 if calibration is None else 1,
-        steer_strength=None if calibration is None else calibration.strength or best_push(calibration),
-        num_generations=GROUP_SIZE,
-        per_device_train_batch_size=GROUPS * GROUP_SIZE,
+        num_steered=0 if feature_set is None else 1,
+        steer_strength=strength,
+        num_generations=NUM_GENERATIONS,
+        per_device_train_batch_size=NUM_PROMPTS * NUM_GENERATIONS,
         max_completion_length=MAX_NEW_TOKENS,
         max_steps=STEPS,
         learning_rate=1.5e-4,
@@ -118,7 +192,7 @@ def train(folder: Path, seed: int, calibration: Calibration | None = None) -> An
         AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
         EndlessRepetitionReward(tokenizer.eos_token_id),
         args,
-        feature_set=None if calibration is None else calibration.feature_set,
+        feature_set=feature_set,
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
     )

@@ -1,5 +1,7 @@
 """The first half of the demo: find the Chinese features, fine-tune without and with them held down, compare."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from trl import SFTConfig, SFTTrainer
 
 from ..features.feature_set import FeatureSet
 from ..features.language import find_features
+from ..measure.report_data import Section
 from ..sft.config import SASFTConfig
 from ..sft.trainer import SASFTTrainer
+from .arms import keep, load, measure, model_folder, read_arm
 from .contents import MODEL, SAE, read_texts
 from .progress import train_with_bar
+from .record import Record, Stage
 
 BLOCKS = (2, 3)
 NUM_FEATURES = 8
@@ -25,11 +30,56 @@ SAMPLING: dict[str, Any] = {"max_new_tokens": 96, "temperature": 1.0, "top_p": 0
 PENALTY: dict[str, Any] = {"penalty_weight": 10.0, "margin": 1.0, "penalty_positions": "predicting"}
 
 
+TITLE = "Language switching, planted"
 EXPLANATION = """\
 The lab's model is fine-tuned on questions and answers in four languages. A part of the English, Korean and Russian
 answers holds a stray Chinese word: a fault that was planted in the data. SFT learns it. SASFT holds down the features
 that stand for Chinese while it learns the same data.
 """
+LABELS = {"before": "before", "sft": "SFT", "sasft": "SASFT (ours)"}
+FEATURES_FILE = "features.safetensors"
+QUESTIONS_FILE = "questions.jsonl"
+
+
+def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
+    """Find the features; then the answers of each arm, and its training before them."""
+    features, test = folder / FEATURES_FILE, questions(quick)
+
+    def search() -> None:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test)
+        (folder / QUESTIONS_FILE).write_text(lines, encoding="utf-8")  # for `sae-posttrain evaluate --data`
+        find(*load()).save(features)
+
+    def train(arm: str) -> None:
+        found = FeatureSet.from_pretrained(features) if arm == "sasft" else None
+        keep(fine_tune(model_folder(folder / arm), seed, found, quick))
+
+    def answer(arm: str, model: Path) -> None:
+        measure(folder / arm, model, test, SAMPLING, seed, features)
+
+    planned = [
+        Stage(features, "Finding the features that stand for Chinese", search),
+        Stage(folder / "before", "Answers before training", lambda: answer("before", MODEL), measures=True),
+    ]
+    for arm in ("sft", "sasft"):
+        model, label = model_folder(folder / arm), LABELS[arm]
+        text = f"{label}: fine-tuning on answers with stray Chinese words"
+        planned.append(Stage(model, text, partial(train, arm)))
+        planned.append(Stage(folder / arm, f"{label}: answers", partial(answer, arm, model), measures=True))
+    return planned
+
+
+def section(folder: Path, record: Record, quick: bool) -> Section | None:
+    """The arms that are finished, SASFT against SFT; `None` if there are none."""
+    arms = [
+        read_arm(folder / arm, label, questions(quick))
+        for arm, label in LABELS.items()
+        if record.is_finished(folder / arm)
+    ]
+    if not arms:
+        return None
+    baseline = "sft" if record.is_finished(folder / "sft") else None
+    return Section(TITLE, arms, "switching", baseline, EXPLANATION)
 
 
 def questions(quick: bool) -> list[dict[str, Any]]:

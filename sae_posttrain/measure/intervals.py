@@ -170,6 +170,37 @@ def paired_difference(
     return PairedDifference(difference, low, high, p_value, len(change_N), num_clusters)
 
 
+def unpaired_difference(
+    before: tuple[int, int], after: tuple[int, int], confidence: float = 0.95
+) -> tuple[float, float]:
+    """
+    Interval of the difference of two rates that are not paired, from their Wilson intervals (Newcombe 1998, method 10,
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I).
+
+    Of two models that answered the same questions this interval is too wide rather than too narrow, as long as they
+    mostly fail on the same ones; [`paired_difference`] is better where the single answers are known.
+
+    Args:
+        before, after (`tuple[int, int]`):
+            Items that have the property, and all of them.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Coverage of the interval.
+
+    Returns:
+        `tuple[float, float]`: bounds of the rate after minus the rate before, from -1 to 1.
+
+    Raises:
+        ValueError: As [`wilson`].
+    """
+    (low_before, high_before), (low_after, high_after) = (wilson(*each, confidence) for each in (before, after))
+    rate_before, rate_after = before[0] / before[1], after[0] / after[1]
+    difference = rate_after - rate_before
+    return (
+        difference - math.hypot(rate_after - low_after, high_before - rate_before),
+        difference + math.hypot(high_after - rate_after, rate_before - low_before),
+    )
+
+
 def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """
     Student's t interval of the mean over training seeds: `mean ± t(n - 1) * sd / sqrt(n)`.

@@ -14,7 +14,8 @@ from typing import Any
 from .report_charts import Line, RateRow, draw_lines, draw_rates, draw_readings
 from .report_data import MEASURES, Arm, Section
 from .report_examples import Example, choose_examples
-from .report_words import Cell, Verdict, compare, language, language_table, lead, percent, summary_table, verdicts
+from .report_tables import Cell, difference_table, language_table, summary_table
+from .report_words import Verdict, compare, language, lead, percent, verdicts
 
 __all__ = ["Arm", "Section", "write_report"]
 
@@ -68,6 +69,7 @@ class Part:
     verdicts: Sequence[Verdict]
     explanation: str
     summary: Table | None
+    differences: Table | None
     by_language: Table | None
     rates: Sequence[Chart]
     training: Sequence[Chart]
@@ -78,7 +80,7 @@ class Part:
     @property
     def paragraphs(self) -> list[str]:
         """The section's own text."""
-        return [text for text in self.section.text.split("\n\n") if text.strip()]
+        return _paragraphs(self.section.text)
 
 
 def write_report(
@@ -86,6 +88,7 @@ def write_report(
     sections: Sequence[Section],
     *,
     title: str,
+    notice: str = "",
     settings: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     seed: int | None = None,
@@ -102,6 +105,9 @@ def write_report(
             What was compared, in the order in which it is shown.
         title (`str`):
             Title of the page.
+        notice (`str`, *optional*):
+            What a reader has to know before the first figure, such as that a fault was planted; shown above all
+            results. Paragraphs are separated by an empty line.
         settings (`Mapping[str, Any]`, *optional*):
             Settings to list at the end, beside those of the evaluations; a mapping as a value is listed by its keys.
         versions (`Mapping[str, str]`, *optional*):
@@ -127,6 +133,7 @@ def write_report(
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     html = template.render(
         title=title,
+        notices=_paragraphs(notice),
         parts=[_part(section, f"s{number}") for number, section in enumerate(sections, 1)],
         settings=_settings_table(sections, settings or {}, seed),
         versions=_versions_table(sections, versions),
@@ -139,8 +146,13 @@ def write_report(
     return path
 
 
+def _paragraphs(text: str) -> list[str]:
+    return [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
 def _part(section: Section, name: str) -> Part:
     comparisons = compare(section)
+    differences = difference_table(section, comparisons) if comparisons else None
     counts, examples = choose_examples(section)
     measured = section.measure is not None
     return Part(
@@ -148,7 +160,8 @@ def _part(section: Section, name: str) -> Part:
         lead=lead(section),
         verdicts=verdicts(section, comparisons),
         explanation=MEASURES[section.measure].explanation if section.measure is not None else "",
-        summary=Table(*summary_table(section, comparisons)) if measured else None,
+        summary=Table(*summary_table(section)) if measured else None,
+        differences=Table(*differences) if differences is not None else None,
         by_language=Table(*language_table(section)) if measured else None,
         rates=[_rate_chart(section, f"{name}-rates")] if measured else [],
         training=_training_charts(section, f"{name}-training"),

@@ -1,6 +1,6 @@
 """What a report is made of: arms (a model's results) in sections (arms of one comparison)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,10 @@ MEASURES: dict[str, Measure] = {
 """The faults, by the name that [`Section`] takes."""
 
 
+MANY_ARMS = 3
+"""Of more arms beside the reference, outcomes are counted instead of told one by one."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """
@@ -70,10 +74,15 @@ class Arm:
         readings (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*):
             Mean and standard deviation of the pre-activation, by feature and group.
         capability (`tuple[int, int]`, *optional*):
-            Answers to checkable questions that are right, and all of them.
+            Answers to checkable questions that are right, and all of them; by default counted from `checked`.
+        checked (`Mapping[Hashable, bool]`, *optional*):
+            Whether the answer to each checkable question is right, by question: `(id, sample, language)`, as
+            [`answer_key`] gives it, or anything else that is the same for all arms. Two arms with the same questions
+            are compared question by question. Of tuples, those with the same first part, such as one question in
+            several languages, are not taken to be independent.
 
     Raises:
-        ValueError: If the capability is not so many of so many.
+        ValueError: If the capability is not so many of so many, or not what `checked` counts.
     """
 
     name: str
@@ -83,8 +92,17 @@ class Arm:
     log: Sequence[Mapping[str, Any]] = ()
     readings: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     capability: tuple[int, int] | None = None
+    checked: Mapping[Hashable, bool] = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.checked:
+            counted = sum(map(bool, self.checked.values())), len(self.checked)
+            if self.capability not in (None, counted):
+                raise ValueError(
+                    f"`capability` of {self.name!r} is {self.capability}, but of its `checked` questions "
+                    f"{counted[0]} of {counted[1]} are right. Leave out one of the two."
+                )
+            object.__setattr__(self, "capability", counted)
         if self.capability is not None and not 0 <= self.capability[0] <= self.capability[1] > 0:
             raise ValueError(
                 f"`capability` of {self.name!r} is how many questions were answered right, and of how many; got "
@@ -110,7 +128,8 @@ class Section:
         measure (`str`, *optional*):
             The fault that is compared, one of `MEASURES`; `None` if no arm was evaluated.
         baseline (`str`, *optional*):
-            Name of the arm to compare with; by default the first that was evaluated.
+            Name of the arm that each other arm is compared with; by default the first that was evaluated. Of up to
+            four arms the last one is compared with each of the others too.
         text (`str`, *optional*):
             What was done, for people; paragraphs are separated by an empty line.
         calibrations (`Mapping[str, Mapping]`, *optional*):
@@ -166,3 +185,18 @@ class Section:
         if len(evaluated) < 2:
             return None
         return next((arm for arm in evaluated if arm.name == self.baseline), evaluated[0])
+
+    @property
+    def pairs(self) -> list[tuple[Arm, Arm]]:
+        """
+        What is compared: (arm, the one to compare it with).
+
+        The last arm is the one that the report is about: it comes first, against the reference and then, unless there
+        are many arms, against each of the others.
+        """
+        reference = self.reference
+        if reference is None:
+            return []
+        *others, last = [arm for arm in self.evaluated if arm is not reference]
+        with_last = others[::-1] if len(others) < MANY_ARMS else []
+        return [(last, reference), *((last, arm) for arm in with_last), *((arm, reference) for arm in others)]

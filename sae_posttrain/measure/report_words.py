@@ -1,12 +1,12 @@
-"""What the numbers of a section say, in words that also hold when the result is bad or undecided; and its tables."""
+"""What the numbers of a section say, in words that also hold when the result is bad or undecided."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from .intervals import wilson
-from .report_data import MEASURES, Arm, Section
-from .summary import LINE_MEASURE, answer_key, compare_answers
+from .intervals import paired_difference, unpaired_difference
+from .report_data import MANY_ARMS, MEASURES, Arm, Section
+from .summary import answer_key, compare_answers
 
 _LANGUAGES = {
     "ar": "Arabic",
@@ -29,15 +29,6 @@ _LANGUAGES = {
 # Arms may differ in these and still be comparable; whether the prompts are the same is seen from the answers.
 _OF_ONE_ARM = ("model", "model_fingerprint", "model_kwargs", "batch_size", "prompts_sha256", "num_prompts")
 
-_MANY_ARMS = 3
-
-
-class Cell(NamedTuple):
-    """What stands in a cell of a table: a figure, and in small print what belongs to it."""
-
-    text: str
-    detail: str = ""
-
 
 class Verdict(NamedTuple):
     """What came out of a comparison: the outcome in a few words, and the numbers behind it."""
@@ -49,13 +40,16 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Comparison:
     """
-    An arm against the baseline.
+    An arm against another one, most often the baseline.
 
     Attributes:
         arm, reference ([`Arm`]):
-            The two.
+            The two; differences are arm minus reference.
         differences (`Mapping` or `None`):
             By measure, as [`compare_answers`] gives them overall; `None` if they cannot be paired.
+        right (`Mapping` or `None`):
+            Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
+            whether it is `paired` by question); `None` if one of the two was not checked.
         why_not (`str`):
             Why they cannot be paired; empty if they are.
         other_settings (`Sequence[str]`):
@@ -65,19 +59,18 @@ class Comparison:
     arm: Arm
     reference: Arm
     differences: Mapping[str, Any] | None
+    right: Mapping[str, Any] | None
     why_not: str
     other_settings: Sequence[str]
 
 
-def compare(section: Section) -> dict[str, Comparison]:
-    """Each evaluated arm but the baseline against the baseline, by name."""
-    reference = section.reference
-    if reference is None:
-        return {}
-    return {arm.name: _compare(arm, reference) for arm in section.evaluated if arm is not reference}
+def compare(section: Section) -> list[Comparison]:
+    """The comparisons of a section, the most important one first: see [`Section.pairs`]."""
+    return [compare_arms(arm, reference) for arm, reference in section.pairs]
 
 
-def _compare(arm: Arm, reference: Arm) -> Comparison:
+def compare_arms(arm: Arm, reference: Arm) -> Comparison:
+    """Compare two evaluated arms: answers by prompt, and right answers by question, where that can be done."""
     own, other = (_settings(each) for each in (arm, reference))
     other_settings = [
         name for name in {**other, **own} if name not in _OF_ONE_ARM and own.get(name) != other.get(name)
@@ -91,7 +84,24 @@ def _compare(arm: Arm, reference: Arm) -> Comparison:
         why_not = "switches into different languages were counted"
     else:
         differences = compare_answers(reference.answers, arm.answers)["overall"]
-    return Comparison(arm, reference, differences, why_not, other_settings)
+    return Comparison(arm, reference, differences, _compare_right(arm, reference), why_not, other_settings)
+
+
+def _compare_right(arm: Arm, reference: Arm) -> dict[str, Any] | None:
+    if arm.capability is None or reference.capability is None:
+        return None
+    if arm.checked and arm.checked.keys() == reference.checked.keys():
+        keys = list(arm.checked)
+        questions = [key[0] if isinstance(key, tuple) else key for key in keys]
+        paired = paired_difference(
+            [reference.checked[key] for key in keys],
+            [arm.checked[key] for key in keys],
+            questions if len(set(questions)) < len(questions) else None,
+        )
+        return {**asdict(paired), "paired": True}
+    low, high = unpaired_difference(reference.capability, arm.capability)
+    (right, n), (right_before, n_before) = arm.capability, reference.capability
+    return {"difference": right / n - right_before / n_before, "low": low, "high": high, "paired": False}
 
 
 def _settings(arm: Arm) -> Mapping[str, Any]:
@@ -141,20 +151,15 @@ def _fault(section: Section, ending: str = "") -> str:
     return f"slip{ending} into {into}"
 
 
-def verdicts(section: Section, comparisons: Mapping[str, Comparison]) -> list[Verdict]:
-    """
-    What came out, for each arm against the baseline, the last arm first: it is the one that the report is about.
-
-    Of many arms there is one verdict, which counts them.
-    """
+def verdicts(section: Section, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    """What came out, for each comparison; of many arms there is one verdict, which counts them."""
     if section.measure is None:
         return []
     if not comparisons:
         return [_alone(section.evaluated[0], section.measure)]
-    if len(comparisons) > _MANY_ARMS:
+    if len(section.evaluated) > MANY_ARMS + 1:
         return [_counted(section, comparisons)]
-    *others, last = comparisons.values()
-    return [_verdict(section, each) for each in (last, *others)]
+    return [_verdict(section, each) for each in comparisons]
 
 
 def _alone(arm: Arm, measure: str) -> Verdict:
@@ -168,10 +173,10 @@ def _alone(arm: Arm, measure: str) -> Verdict:
     )
 
 
-def _counted(section: Section, comparisons: Mapping[str, Comparison]) -> Verdict:
+def _counted(section: Section, comparisons: Sequence[Comparison]) -> Verdict:
     measure = MEASURES[section.measure or ""].of_group
-    kinds = [direction((each.differences or {}).get(measure)) for each in comparisons.values()]
-    reference = next(iter(comparisons.values())).reference.title
+    kinds = [direction((each.differences or {}).get(measure)) for each in comparisons]
+    reference = comparisons[0].reference.title
     parts = [
         f"{kinds.count(kind)} {text}"
         for kind, text in (
@@ -183,7 +188,7 @@ def _counted(section: Section, comparisons: Mapping[str, Comparison]) -> Verdict
         if kind in kinds
     ]
     numbers = "Even if nothing had changed, about one interval in twenty would exclude 0."
-    if other := list(dict.fromkeys(name for each in comparisons.values() for name in each.other_settings)):
+    if other := list(dict.fromkeys(name for each in comparisons for name in each.other_settings)):
         numbers += f" Not all measured alike: {', '.join(other)}."
     return Verdict(f"Of {len(kinds)} models against {reference}: {_join(parts)}", numbers)
 
@@ -234,12 +239,25 @@ def _side_effects(comparison: Comparison) -> str:
             f" But fewer of its answers are in the right language: {points(paired['difference'])} points "
             f"({points(paired['low'])} to {points(paired['high'])})."
         )
-    if comparison.arm.capability and comparison.reference.capability:
-        (right, n), (other_right, other_n) = comparison.arm.capability, comparison.reference.capability
-        text += f" Checked questions answered right: {percent(right / n)} against {percent(other_right / other_n)}."
+    if comparison.right is not None:
+        text += _right_answers(comparison, " Also, fewer" if text else " But fewer")
     if comparison.other_settings:
         text += f" Not measured alike: {', '.join(comparison.other_settings)}."
     return text
+
+
+def _right_answers(comparison: Comparison, fewer: str) -> str:
+    (right, n), (other_right, other_n) = comparison.arm.capability or (0, 1), comparison.reference.capability or (0, 1)
+    difference = comparison.right or {}
+    kind = direction(difference)
+    low, high = points(difference["low"]), points(difference["high"])
+    shares = (
+        f"{percent(right / n)} against {percent(other_right / other_n)}, {points(difference['difference'])} points"
+    )
+    interval = f"95 % interval {low} to {high}" + ("" if difference["paired"] else ", not paired")
+    start = {-1: f"{fewer} checked questions are answered right", 1: " More checked questions are answered right"}
+    end = ", which includes 0" if kind == 0 else ""
+    return f"{start.get(kind or 0, ' Checked questions answered right')}: {shares} ({interval}{end})."
 
 
 def direction(paired: Mapping[str, Any] | None) -> int | None:
@@ -247,75 +265,6 @@ def direction(paired: Mapping[str, Any] | None) -> int | None:
     if paired is None:
         return None
     return -1 if paired["high"] < 0 else 1 if paired["low"] > 0 else 0
-
-
-def summary_table(section: Section, comparisons: Mapping[str, Comparison]) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows of the table of an evaluated section, a row for each arm; empty columns are left out."""
-    measure = MEASURES[section.measure or ""]
-    reference = section.reference
-    beside = "Not excused" if section.measure == "switching" else "Near loops"
-    head = ["Model", "Answers with the fault"]
-    head += [f"Difference to {reference.title}, points" if reference else "Difference"]
-    head += [beside, "Right language", "No foreign line", "Mean tokens", "Checked questions right"]
-    rows = []
-    for arm in section.arms:
-        row = [Cell(arm.title)] + [Cell("")] * 6
-        if arm.evaluation is not None:
-            overall = arm.evaluation["overall"]
-            unexcused = overall["unexpected"] and overall["unexpected"]["1"]
-            row[1:] = [
-                _rate_cell(measure.rate(overall)),
-                Cell("baseline")
-                if arm is reference
-                else _difference_cell(comparisons.get(arm.name), measure.of_group),
-                _rate_cell(unexcused if section.measure == "switching" else overall.get("near_loop"), short=True),
-                _rate_cell(overall["right_language"], short=True),
-                _rate_cell(overall.get(LINE_MEASURE), short=True),
-                Cell(f"{overall['mean_tokens']:.0f}"),
-            ]
-        row.append(_capability_cell(arm.capability))
-        rows.append(row)
-    filled = [column for column in range(len(head)) if any(row[column].text not in ("", "baseline") for row in rows)]
-    return [head[column] for column in filled], [[_or_dash(row[column]) for column in filled] for row in rows]
-
-
-def language_table(section: Section) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows of the rates by language, a row for each language."""
-    measure = MEASURES[section.measure or ""]
-    langs = sorted({lang for arm in section.evaluated for lang in (arm.evaluation or {})["groups"]})
-    rows = []
-    for lang in langs:
-        groups = [(arm.evaluation or {})["groups"].get(lang) for arm in section.evaluated]
-        cells = [_rate_cell(measure.rate(group)) if group else Cell("") for group in groups]
-        rows.append([Cell(language(lang)), *map(_or_dash, cells)])
-    return ["Language", *(arm.title for arm in section.evaluated)], rows
-
-
-def _or_dash(cell: Cell) -> Cell:
-    return cell if cell.text else Cell("–")
-
-
-def _rate_cell(rate: Mapping[str, Any] | None, short: bool = False) -> Cell:
-    if rate is None:
-        return Cell("")
-    detail = f"{number(rate['low'])} to {number(rate['high'])}; {rate['count']} of {rate['n']}"
-    return Cell(percent(rate["rate"]), "" if short else detail)
-
-
-def _difference_cell(comparison: Comparison | None, measure: str) -> Cell:
-    paired = (comparison.differences or {}).get(measure) if comparison else None
-    if paired is None:
-        return Cell("")
-    unclear = "; not clear" if direction(paired) == 0 else ""
-    return Cell(points(paired["difference"]), f"{points(paired['low'])} to {points(paired['high'])}{unclear}")
-
-
-def _capability_cell(capability: tuple[int, int] | None) -> Cell:
-    if capability is None:
-        return Cell("")
-    right, n = capability
-    low, high = wilson(right, n)
-    return Cell(percent(right / n), f"{number(low)} to {number(high)}; {right} of {n}")
 
 
 def language(code: str) -> str:

@@ -1,1 +1,1 @@
-"""Steered GRPO: reinforcement learning whose groups hold a bad case provoked on purpose."""
+"""Steered GRPO: reinforcement learning in which every prompt has a bad case, provoked on purpose."""

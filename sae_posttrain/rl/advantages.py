@@ -1,14 +1,15 @@
 """
-Advantages and token weights of groups that hold steered rollouts: pure functions.
+Advantages and token weights where some rollouts of a prompt are steered: pure functions.
 
-Legend of the shapes: N rollouts of all processes, M groups of G, K rewards, R rows, C completion positions.
+Legend of the shapes: N rollouts of all processes, M prompts with G rollouts each, K rewards, R rows, C completion
+positions. "Group" in a name is TRL's word for the rollouts of one prompt.
 """
 
 import torch
 from torch import Tensor
 
 SMALLEST_SPREAD = 1e-6
-"""Difference of rewards below which a group counts as having none; rewards are float32."""
+"""Difference of rewards below which the rollouts of a prompt count as having none; rewards are float32."""
 
 _EPSILON = 1e-4  # as GRPOTrainer
 
@@ -33,14 +34,14 @@ def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
 
 def spread(rewards: Tensor) -> Tensor:
     """
-    Largest minus smallest reward of each group.
+    Largest minus smallest reward among the rollouts of each prompt.
 
     Args:
         rewards (`torch.Tensor` of shape `(M, G)`):
             NaN where there is none.
 
     Returns:
-        `torch.Tensor` of shape `(M,)`: `-inf` for a group without any reward.
+        `torch.Tensor` of shape `(M,)`: `-inf` for a prompt without any reward.
     """
     return rewards.nan_to_num(nan=-torch.inf).amax(dim=1) - rewards.nan_to_num(nan=torch.inf).amin(dim=1)
 
@@ -57,16 +58,16 @@ def group_advantages(
     `A_i = (r_i − mean(r_baseline)) / (std(r_group) + 1e-4)`: GRPO's advantage with a baseline of one's own.
 
     With all rows in both it is that of GRPO (https://huggingface.co/papers/2402.03300), as `GRPOTrainer` computes it.
-    The scale is taken over the whole group even where the baseline is not: plain rollouts often score the same, and
-    a standard deviation of 0 would blow the steered rollout's advantage up to `(r − mean) / 1e-4`.
+    The scale is taken over all rollouts of the prompt even where the baseline is not: plain ones often score the same,
+    and a standard deviation of 0 would blow the steered rollout's advantage up to `(r − mean) / 1e-4`.
 
     Args:
         rewards (`torch.Tensor` of shape `(N,)`):
-            Total rewards of complete groups, one group after the other; NaN where there is none.
+            Total rewards of all rollouts of each prompt, one prompt after the other; NaN where there is none.
         num_generations (`int`):
             G.
         scale_rewards (`"group"`, `"batch"` or `"none"`, *optional*, defaults to `"group"`):
-            Over what the standard deviation is taken.
+            Over what the standard deviation is taken: the rollouts of a prompt, or all.
         in_baseline (`torch.Tensor` of shape `(N,)`, bool):
             Rollouts whose mean reward is subtracted.
         in_group (`torch.Tensor` of shape `(N,)`, bool):

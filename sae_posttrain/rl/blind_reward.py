@@ -25,14 +25,14 @@ def sees_repetition(reward_func: Callable | Any) -> bool:
 
 class BlindRewardCheck:
     """
-    Counts groups in a row in which the fault was there and no reward saw it.
+    Counts prompts in a row with the fault among their rollouts, and no reward that saw it.
 
-    A group counts if a steered rollout shows the fault and a plain one does not; it clears the count if a faulty
+    A prompt counts if a steered rollout shows the fault and a plain one does not; it clears the count if a faulty
     steered rollout scored below the mean of the plain ones.
 
     Args:
         patience (`int`):
-            Groups after which [`BlindRewardCheck.update`] raises; 0 never.
+            Prompts after which [`BlindRewardCheck.update`] raises; 0 never.
         reward_names (`Sequence[str]`):
             For the message.
     """
@@ -44,7 +44,7 @@ class BlindRewardCheck:
 
     def update(self, rewards: Tensor, steered: Tensor, faulty: Tensor, num_generations: int) -> None:
         """
-        Take in the groups of one generation, in their order.
+        Take in the prompts of one generation, in their order.
 
         Args:
             rewards (`torch.Tensor` of shape `(N,)`):
@@ -52,10 +52,10 @@ class BlindRewardCheck:
             steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
                 Rollouts that were steered, that show the fault.
             num_generations (`int`):
-                Rollouts of a group.
+                Rollouts of a prompt.
 
         Raises:
-            ValueError: If `patience` groups in a row were blind.
+            ValueError: If `patience` prompts in a row were blind.
         """
         rewards_NG, steered_NG, faulty_NG = (x.view(-1, num_generations) for x in (rewards, steered, faulty))
         plain_mean_N1 = rewards_NG.masked_fill(steered_NG, torch.nan).nanmean(dim=1, keepdim=True)
@@ -66,7 +66,7 @@ class BlindRewardCheck:
             self.num_blind = 0 if seen else self.num_blind + 1
             if self._patience and self.num_blind >= self._patience:
                 raise ValueError(
-                    f"In the last {self.num_blind} groups with a faulty steered rollout, none of these scored below "
+                    f"In the last {self.num_blind} prompts with a faulty steered rollout, none of these scored below "
                     f"the plain ones: the rewards ({', '.join(self._reward_names)}) do not see the fault, so steering "
                     "teaches nothing. Add a reward that does, `EndlessRepetitionReward(tokenizer.eos_token_id)` for "
                     "loops, or raise its weight in `reward_weights`; `blind_reward_patience=0` turns this off."

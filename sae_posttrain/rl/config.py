@@ -28,7 +28,7 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control the steered rollouts
 
         num_steered (`int`, *optional*, defaults to `1`):
-            Rollouts of each group that are steered: its last ones. 0 trains exactly like [`~trl.GRPOTrainer`].
+            Rollouts of each prompt that are steered: the last ones. 0 trains exactly like [`~trl.GRPOTrainer`].
         steer_strength (`float`, *optional*):
             Length of the push, in median residual norms of the site. Defaults to the one that `calibrate` stored in
             the feature set.
@@ -40,7 +40,7 @@ class SteeredGRPOConfig(GRPOConfig):
 
         on_miss (`str`, *optional*, defaults to `"keep"`):
             What becomes of a steered rollout that does not show the fault: `"keep"` trains on it as on any other;
-            `"drop"` takes it out of the loss and of its group's statistics; `"resample"` generates it again, steered,
+            `"drop"` takes it out of the loss and of its prompt's statistics; `"resample"` generates it again, steered,
             up to `max_resamples` times, and then keeps it.
         max_resamples (`int`, *optional*, defaults to `2`):
             Further attempts for `on_miss="resample"`.
@@ -55,9 +55,9 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control how steered rollouts count
 
         steered_baseline (`str`, *optional*, defaults to `"all"`):
-            Rollouts whose mean reward is the group's baseline: `"all"`, or the `"plain"` ones only, so that a bad
+            Rollouts whose mean reward is the prompt's baseline: `"all"`, or the `"plain"` ones only, so that a bad
             reward of the steered rollout does not raise the advantage of the others. The scale stays the standard
-            deviation of the whole group: that of the plain rollouts alone is often 0.
+            deviation over all rollouts of the prompt: that of the plain ones alone is often 0.
         cap_steered_advantage (`bool`, *optional*, defaults to `False`):
             Cap the advantage of steered rollouts at 0: they are never reinforced.
         steered_weight (`float`, *optional*, defaults to `1.0`):
@@ -78,12 +78,12 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control dynamic sampling
 
         dynamic_sampling (`str`, *optional*, defaults to `"none"`):
-            What comes in place of a group whose plain rollouts all score the same and so teach nothing: `"fresh"`,
-            groups of further prompts, as in DAPO; `"same"`, another group of its own prompt; `"none"`, nothing, as in
+            What comes in place of a prompt whose plain rollouts all score the same and so teach nothing: `"fresh"`,
+            further prompts, as in DAPO; `"same"`, further rollouts of the same prompt; `"none"`, nothing, as in
             [`~trl.GRPOTrainer`]. With `num_steered=0` too.
         dynamic_sampling_max_rounds (`int`, *optional*, defaults to `10`):
-            Rounds of generation for one batch, the first one included. Places that are still open then go to groups
-            without spread of the last round; `dynamic/shortfall` logs their share.
+            Rounds of generation for one batch, the first one included. Places that are still open then go to
+            prompts without spread of the last round; `dynamic/shortfall` logs their share.
         dynamic_sampling_reward (`str`, *optional*):
             Name of the reward whose spread counts, as it is logged. DAPO looks at right and wrong alone, not at the
             punishment for length. By default the weighted sum of all rewards.
@@ -91,7 +91,7 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control the check of the rewards
 
         blind_reward_patience (`int`, *optional*, defaults to `32`):
-            Training stops after so many groups in a row in which a steered rollout showed the fault, a plain one did
+            Training stops after so many prompts in a row of which a steered rollout showed the fault, a plain one did
             not, and no faulty one scored below the plain mean: the rewards do not see the fault. 0 never stops.
     """
 
@@ -107,7 +107,7 @@ class SteeredGRPOConfig(GRPOConfig):
         metadata={"help": "Name of another model than the features' own that may be trained with them."},
     )
     num_steered: int = field(
-        default=1, metadata={"help": "Steered rollouts of each group. 0 trains exactly like GRPOTrainer."}
+        default=1, metadata={"help": "Steered rollouts of each prompt. 0 trains exactly like GRPOTrainer."}
     )
     steer_strength: float | None = field(
         default=None,
@@ -144,7 +144,7 @@ class SteeredGRPOConfig(GRPOConfig):
     steered_baseline: str = field(
         default="all",
         metadata={
-            "help": "Rollouts whose mean reward is the group's baseline: all, or the plain ones only.",
+            "help": "Rollouts whose mean reward is the prompt's baseline: all, or the plain ones only.",
             "choices": ["all", "plain"],
         },
     )
@@ -169,8 +169,8 @@ class SteeredGRPOConfig(GRPOConfig):
     dynamic_sampling: str = field(
         default="none",
         metadata={
-            "help": "What replaces a group whose plain rollouts all score the same: nothing; groups of fresh prompts, "
-            "as in DAPO; or another group of the same prompt.",
+            "help": "What replaces a prompt whose plain rollouts all score the same: nothing; fresh prompts, as in "
+            "DAPO; or further rollouts of the same prompt.",
             "choices": ["none", "fresh", "same"],
         },
     )
@@ -184,7 +184,7 @@ class SteeredGRPOConfig(GRPOConfig):
     blind_reward_patience: int = field(
         default=32,
         metadata={
-            "help": "Groups in a row whose faulty rollout did not score below the plain ones, after which training "
+            "help": "Prompts in a row whose faulty rollout did not score below the plain ones, after which training "
             "stops. 0: never."
         },
     )

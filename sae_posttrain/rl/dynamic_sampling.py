@@ -1,8 +1,9 @@
 """
-DAPO's dynamic sampling: groups whose plain rollouts all score the same teach nothing, so others are sampled in their
+DAPO's dynamic sampling: prompts whose plain rollouts all score the same teach nothing, so others are sampled in their
 place until the batch is full.
 
-Legend of the shapes: N rollouts of all processes, G of a group, K rewards, M groups.
+Legend of the shapes: N rollouts of all processes, G of a prompt, K rewards, M prompts. "Group" in a name is TRL's word
+for the rollouts of one prompt.
 """
 
 import logging
@@ -113,13 +114,13 @@ class SamplingState(TrainerCallback, ExportableState):
 
 class DynamicSampling:
     """
-    Put before [`~trl.GRPOTrainer`] in the bases of a class: groups without spread are replaced before anything is
-    computed from them (https://huggingface.co/papers/2503.14476, section 3.2).
+    Put before [`~trl.GRPOTrainer`] in the bases of a class: prompts without spread are replaced before anything is
+    computed from their rollouts (https://huggingface.co/papers/2503.14476, section 3.2).
 
-    A round generates complete groups and scores them; those whose plain rollouts differ in reward are kept, in the
-    order in which they were generated, until there are as many as `GRPOTrainer` expects. Only then `GRPOTrainer` does
-    its own work, once, on the kept ones: old and reference log-probabilities, advantages, metrics and logs. After
-    `dynamic_sampling_max_rounds` rounds what is missing is filled with groups of the last round that have no spread,
+    A round generates and scores all rollouts of its prompts; prompts whose plain ones differ in reward are kept, in
+    the order in which they were asked, until there are as many as `GRPOTrainer` expects. Only then `GRPOTrainer` does
+    its own work, once, on their rollouts: old and reference log-probabilities, advantages, metrics and logs. After
+    `dynamic_sampling_max_rounds` rounds what is missing is filled with prompts of the last round that have no spread,
     and these are trained on as `GRPOTrainer` would.
 
     Every process takes part in every round with the same number of rows, and knows the rewards of all of them, so that
@@ -197,7 +198,7 @@ class DynamicSampling:
     def _sample_until_full(
         self, inputs: list[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], Replay, dict[str, float]]:
-        """Rounds until there are enough groups; returns this process' inputs and rollouts, and what is logged."""
+        """Rounds until there are enough prompts; returns this process' inputs and rollouts, and what is logged."""
         num_local, size = len(inputs), self.num_generations
         first_row = self.accelerator.process_index * num_local
         asked = gather_object([row for number, row in enumerate(inputs, first_row) if number % size == 0])
@@ -254,9 +255,9 @@ class DynamicSampling:
 
     def _sample(self, asked: list[dict[str, Any]]) -> tuple[list[Row], Tensor]:
         """
-        Rollouts of some prompts, complete groups: this process' rows, and the rewards of all, `(N, K)`.
+        All rollouts of some prompts: this process' rows, and the rewards of all, `(N, K)`.
 
-        Where the rows of that many groups cannot be shared out evenly, the first prompts are asked once more, only to
+        Where the rows of that many prompts cannot be shared out evenly, the first prompts are asked once more, only to
         keep all processes in step.
         """
         size, processes = self.num_generations, self.accelerator.num_processes
@@ -285,7 +286,7 @@ class DynamicSampling:
         return rows, rewards_NK[: len(asked) * size]
 
     def _rows_of(self, groups: Sequence[int], own: list[Row]) -> list[Row]:
-        """The rows of some groups of a round, from the processes that made them, in that order."""
+        """The rows of some prompts of a round, from the processes that made them, in that order."""
         size = self.num_generations
         first_row = self.accelerator.process_index * len(own)
         wanted = set(groups)
@@ -306,7 +307,7 @@ class DynamicSampling:
         return judged_MG
 
     def _all_right_and_all_wrong(self, same_MG: Tensor) -> tuple[int, int]:
-        """Of groups without spread, how many lie above and how many below the middle of all rewards seen so far."""
+        """How many prompts without spread lie above, and how many below, the middle of all rewards seen so far."""
         middle = self._sampling_state.middle()
         if middle is None:
             return 0, 0
@@ -323,9 +324,9 @@ class DynamicSampling:
     def _warn_of_shortfall(self, missing: int, num_groups: int) -> None:
         if not self._short_before:
             logger.warning(
-                "After %d rounds, %d of %d groups still have plain rollouts that all score the same; they stay in the "
-                "batch. `dynamic/shortfall` logs their share. If it is high, the prompts are too easy or too hard for "
-                "the model, or its sampling too sharp; `dynamic_sampling_max_rounds` allows for more.",
+                "After %d rounds, %d of %d prompts still have plain rollouts that all score the same; they stay in "
+                "the batch. `dynamic/shortfall` logs their share. If it is high, the prompts are too easy or too hard "
+                "for the model, or its sampling too sharp; `dynamic_sampling_max_rounds` allows for more.",
                 self.args.dynamic_sampling_max_rounds,
                 missing,
                 num_groups,
@@ -335,7 +336,7 @@ class DynamicSampling:
 
 def groups_to_ask(missing: int, num_spread: int, num_asked: int, at_most: int) -> int:
     """
-    How many groups the next round generates: enough to fill what is missing at the share that has had spread so far,
+    How many prompts the next round asks: enough to fill what is missing at the share that has had spread so far,
     `(num_spread + 1) / (num_asked + 2)`, but no more than a whole batch.
     """
     share = (num_spread + 1) / (num_asked + 2)

@@ -1,7 +1,7 @@
 """
 What the steered trainer logs, from tensors that were gathered over all processes.
 
-Legend of the shapes: N rollouts of all processes, B of this one, G of a group, C completion positions.
+Legend of the shapes: N rollouts of all processes, B of this one, G of a prompt, C completion positions.
 """
 
 import torch
@@ -28,8 +28,8 @@ def rollout_metrics(
 
     Returns:
         `dict[str, float]`: of plain rollouts `hit_rate_plain`, `reward_plain`, `length_plain`; if any were steered,
-        `hit_rate` (at the first attempt), `reward`, `length`, and `only_signal`, the share of groups whose plain
-        rollouts all score the same, but not the whole group.
+        `hit_rate` (at the first attempt), `reward`, `length`, and `only_signal`, the share of prompts whose plain
+        rollouts all score the same, but not all rollouts.
     """
     metrics = {
         "hit_rate_plain": _mean(faulty[~steered].float()),

@@ -48,10 +48,10 @@ class Rollouts:
 
 def steered_slots(num_rows: int, process_index: int, num_generations: int, num_steered: int) -> Tensor:
     """
-    Rows of one process that are steered: the last `num_steered` of each group.
+    Rows of one process that are steered: the last `num_steered` of each prompt.
 
-    TRL lays the rollouts of a prompt out one after the other and hands each process a contiguous slice, so a group
-    may begin on one process and end on the next.
+    TRL lays the rollouts of a prompt out one after the other and hands each process a contiguous slice, so those of
+    one prompt may begin on one process and end on the next.
 
     Returns:
         `torch.Tensor` of shape `(num_rows,)`, bool.
@@ -128,7 +128,7 @@ def rows_in_step(steered: Tensor, process_index: int, num_processes: int, num_ge
     Rows for a forward pass over the steered ones, as many on every process.
 
     Sharded models (ZeRO-3, FSDP) hang if one process runs more forward passes than another, and a process that holds
-    only part of a group may have fewer steered rows. Such a process repeats its first row, for nothing.
+    only some rollouts of a prompt may have fewer steered rows. Such a process repeats its first row, for nothing.
 
     Returns:
         `torch.Tensor` of shape `(R,)`: row numbers, the steered ones first.

@@ -1,4 +1,4 @@
-"""Steered GRPO on TRL's `GRPOTrainer`: in each group some rollouts are pushed into the fault."""
+"""Steered GRPO on TRL's `GRPOTrainer`: some rollouts of each prompt are pushed into the fault."""
 
 import logging
 from typing import Any
@@ -37,21 +37,22 @@ logger = logging.getLogger(__name__)
 
 class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTrainer):  # type: ignore[misc]
     """
-    [`~trl.GRPOTrainer`] whose groups hold rollouts that were steered along features into a fault, so that every group
+    [`~trl.GRPOTrainer`] that steers some rollouts of each prompt along features into a fault, so that every prompt
     has a bad case to learn from (rare negative augmentation, https://huggingface.co/papers/2605.11887, section 8).
 
     Only rollouts in training are steered: log-probabilities (current, old, reference) and evaluation never are.
     Logged under `steer/`: `hit_rate` (at the first attempt), `reward` and `length` of steered rollouts, the same with
     `_plain` of the others; `strength`; `token_share` and `advantage_share`, the steered rollouts' part of the loss's
     tokens and of `Σ |advantage · weight|` over them; `logp`, their log-probability per token for the policy as it is
-    trained, at the sampling temperature; `entropy_plain`; `only_signal`, the share of groups in which only the steered
-    rollout makes a difference; `dropped`, `resampled`, `hit_rate_resampled` where rollouts are.
+    trained, at the sampling temperature; `entropy_plain`; `only_signal`, the share of prompts for which only the
+    steered rollout makes a difference; `dropped`, `resampled`, `hit_rate_resampled` where rollouts are.
 
-    With `dynamic_sampling`, also of `num_steered=0`, groups whose plain rollouts all score the same are replaced
-    before anything is computed from them. Logged under `dynamic/`: `rounds`; `kept`, `all_right` and `all_wrong`,
-    shares of the generated groups (right and wrong by the middle of the rewards seen so far); `generated_per_kept`,
-    rollouts; `shortfall`, the share of the batch that still has no spread. Every other figure counts kept rollouts
-    only, but for `num_tokens`, which counts whatever was generated, and what a reward logs by `log_metric`.
+    With `dynamic_sampling`, also of `num_steered=0`, prompts whose plain rollouts all score the same are replaced
+    before anything is computed from their rollouts. Logged under `dynamic/`: `rounds`; `kept`, `all_right` and
+    `all_wrong`, shares of the prompts that were asked (right and wrong by the middle of the rewards seen so far);
+    `generated_per_kept`, rollouts; `shortfall`, the share of the batch that still has no spread. Every other figure
+    counts kept rollouts only, but for `num_tokens`, which counts whatever was generated, and what a reward logs by
+    `log_metric`.
 
     `GRPOConfig` in place of [`SteeredGRPOConfig`] trains plainly, with a warning.
 

@@ -20,7 +20,7 @@ from sae_posttrain.measure.line_language import (
 )
 from sae_posttrain.measure.report_data import Section
 from sae_posttrain.measure.report_runs import read_run
-from sae_posttrain.measure.report_words import summary_table
+from sae_posttrain.measure.report_tables import summary_table
 from sae_posttrain.measure.summary import format_evaluation
 
 ENGLISH = "Click the button to save the current document."
@@ -216,9 +216,9 @@ def test_report_shows_the_share_of_answers_without_foreign_lines(run, answer_wit
     run(data=ROWS, lid_languages=["en", "es"])
     run(folder="plain", data=ROWS)
     arms = [read_run(tmp_path / folder) for folder in ("run", "plain")]
-    head, rows = summary_table(Section("Lines", arms, "switching"), {})
+    head, rows = summary_table(Section("Lines", arms, "switching"))
     assert [row[head.index("No foreign line")].text for row in rows] == ["66.7\u00a0%", "–"]
-    assert "No foreign line" not in summary_table(Section("Lines", arms[1:], "switching"), {})[0]
+    assert "No foreign line" not in summary_table(Section("Lines", arms[1:], "switching"))[0]
 
     path = tmp_path / "run" / "answers.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"line_pass": true', '"line_pass": 7'), encoding="utf-8")

@@ -136,7 +136,7 @@ def test_side_effects_stand_beside_the_result(write):
     text = words(write(Section("S", [good, bad], "switching")))
     assert "less often than SFT: 100 % fewer." in text
     assert "But fewer of its answers are in the right language: −100.0 points" in text
-    assert "Checked questions answered right: 40.0 % against 90.0 %." in text
+    assert "Also, fewer checked questions are answered right: 40.0 % against 90.0 %, −50.0 points" in text
 
 
 def test_what_cannot_be_paired_is_not_called_a_difference(write):
@@ -175,7 +175,7 @@ def test_baseline_can_be_any_arm_and_the_last_one_comes_first(write):
     arms = [make_arm("before", 2), make_arm("SFT", 20), make_arm("SASFT", 2)]
     text = words(write(Section("S", arms, "switching", baseline="SFT")))
     assert text.index("SASFT slips into Chinese less often than SFT") < text.index("before slips into Chinese less")
-    assert "Difference to SFT, points" in text
+    assert "SASFT minus SFT −30.0" in text
 
 
 def test_a_single_model_is_described_without_a_comparison(write):

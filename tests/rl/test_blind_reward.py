@@ -15,7 +15,7 @@ def test_groups_in_a_row_without_a_lower_reward_stop_training():
     check = BlindRewardCheck(3, ["length", "style"])
     update(check, [0.0, 1.0, 0.5])
     update(check, [0.0, 1.0, 0.9])
-    with pytest.raises(ValueError, match="last 3 groups .* rewards \\(length, style\\) do not see the fault"):
+    with pytest.raises(ValueError, match="last 3 prompts .* rewards \\(length, style\\) do not see the fault"):
         update(check, [0.0, 0.0, 0.0])
 
 

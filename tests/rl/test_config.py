@@ -1,7 +1,12 @@
-import pytest
-from trl import TrlParser
+import re
+from dataclasses import fields
+from pathlib import Path
 
-from sae_posttrain import SteeredGRPOConfig
+import pytest
+from trl import GRPOConfig, TrlParser
+
+from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.model_card import METHODS
 
 
 def make(tmp_path, **settings):
@@ -59,3 +64,15 @@ def test_settings_parse_from_the_command_line(tmp_path):
     (args,) = TrlParser((SteeredGRPOConfig,)).parse_args_and_config((given + " " + fixed).split())
     assert (args.steer_strength, args.num_steered, args.loop_cut, args.target_hit_rate) == (1.5, 2, 3, 0.8)
     assert (args.off_policy_weight, args.epsilon_high) == ("floor", 0.28)
+
+
+def test_a_group_is_never_the_rollouts_of_a_prompt():
+    """The word is that of texts, a language say; TRL's own names, such as `scale_rewards="group"`, stay."""
+    inherited = {each.name for each in fields(GRPOConfig)}
+    texts = [each.metadata["help"] for each in fields(SteeredGRPOConfig) if each.name not in inherited]
+    texts += [SteeredGRPOConfig.__doc__, SteeredGRPOTrainer.__doc__, METHODS["steered-grpo"].description]
+    root = Path(__file__).parents[2]
+    pages = ("docs/dynamic-sampling.md", "recipes/dapo_repetition/README.md")
+    texts += [(root / name).read_text(encoding="utf-8") for name in pages]
+    for text in texts:
+        assert not re.search(r"\bgroups?\b", text, re.IGNORECASE), text

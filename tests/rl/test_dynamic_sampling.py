@@ -141,7 +141,7 @@ def test_after_the_last_round_it_goes_on_with_what_there_is_and_says_so(train, c
     assert torch.equal(weights(trainer), before)  # no difference, no gradient
     assert logged(trainer, "dynamic/rounds") == [3.0, 3.0] and logged(trainer, "dynamic/shortfall") == [1.0, 1.0]
     assert all(value is None for value in logged(trainer, "dynamic/generated_per_kept"))  # nothing was kept
-    assert caplog.text.count("After 3 rounds, 2 of 2 groups still have plain rollouts that all score the same") == 1
+    assert caplog.text.count("After 3 rounds, 2 of 2 prompts still have plain rollouts that all score the same") == 1
 
 
 def test_open_places_go_to_groups_of_the_last_round(train, keep_batches):

@@ -220,7 +220,7 @@ def blind(completion_ids, **kwargs):
 
 
 def test_a_reward_that_does_not_see_the_fault_stops_training(train):
-    with pytest.raises(ValueError, match="last 2 groups .* the rewards \\(blind\\) do not see the fault"):
+    with pytest.raises(ValueError, match="last 2 prompts .* the rewards \\(blind\\) do not see the fault"):
         train(rewards=blind, blind_reward_patience=2)
     train(rewards=blind, blind_reward_patience=0)
 

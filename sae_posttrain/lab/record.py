@@ -1,0 +1,161 @@
+"""
+What the demo has finished so far: a file in its folder, from which an interrupted run goes on.
+
+A stage is entered when all that it makes is on the disk. Whatever a stage that is not entered has left is removed
+before it is run again.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..measure.folder import write_json
+
+RECORD_FILE = "demo.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    A piece of the demo's work.
+
+    Attributes:
+        makes (`Path`):
+            File or folder that it writes, which names it.
+        text (`str`):
+            What it does, for people.
+        work (`Callable[[], None]`):
+            Does it. It takes what it needs from the files of earlier stages and writes `makes`.
+        measures (`bool`):
+            Whether it makes the answers of an arm, which table and report show.
+    """
+
+    makes: Path
+    text: str
+    work: Callable[[], None]
+    measures: bool = False
+
+
+class Record:
+    """
+    The finished stages of a folder, and the settings and versions they were made with.
+
+    Parameters:
+        folder (`Path`):
+            The demo's folder.
+        settings, versions (`Mapping[str, Any]`):
+            What a run that goes on must have in common with the one before.
+        seconds (`dict[str, float]`):
+            How long each finished stage took, by the place of what it made.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], versions: Mapping[str, str], seconds: dict[str, float]
+    ):
+        self.folder = folder
+        self.settings = settings
+        self.versions = versions
+        self.seconds = seconds
+
+    def is_finished(self, made: Path) -> bool:
+        """Whether the stage that makes this is finished."""
+        return self._name(made) in self.seconds
+
+    def run(self, stage: Stage) -> None:
+        """Run a stage that is not finished, from its beginning, and enter it."""
+        if stage.makes.is_dir():
+            shutil.rmtree(stage.makes)
+        stage.makes.unlink(missing_ok=True)
+        stage.makes.parent.mkdir(parents=True, exist_ok=True)
+        before = time.perf_counter()
+        stage.work()
+        self.seconds[self._name(stage.makes)] = time.perf_counter() - before
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, as a whole or not at all."""
+        content = {"settings": self.settings, "versions": self.versions, "seconds": self.seconds}
+        write_json(self.folder / RECORD_FILE, content)
+
+    def _name(self, made: Path) -> str:
+        return made.relative_to(self.folder).as_posix()
+
+
+def open_record(
+    folder: Path,
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str],
+    *,
+    resume: bool,
+    overwrite: bool,
+    own: tuple[str, ...],
+) -> Record:
+    """
+    The record of a new folder, or of one that may be used again.
+
+    Args:
+        folder (`Path`):
+            The demo's folder; made if missing.
+        settings, versions (`Mapping[str, Any]`):
+            Of this run.
+        resume, overwrite (`bool`):
+            Whether to go on with a demo in the folder, or to remove it.
+        own (`tuple[str, ...]`):
+            Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
+
+    Raises:
+        ValueError: If the folder is not empty and is not to be used again, holds no demo, or, to go on with it, one
+            with other settings or versions; if `resume` and `overwrite` are both set.
+    """
+    if resume and overwrite:
+        raise ValueError("`resume` goes on with a demo and `overwrite` removes it: set one of the two.")
+    fresh = Record(folder, settings, versions, {})
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write()
+        return fresh
+    if not (folder / RECORD_FILE).is_file():
+        raise ValueError(
+            f"{folder} is not an empty folder, and it holds no demo ({RECORD_FILE}) to go on with. Name a new folder."
+        )
+    if overwrite:
+        for name in (*own, RECORD_FILE):
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            (folder / name).unlink(missing_ok=True)
+        fresh.write()
+        return fresh
+    if not resume:
+        raise ValueError(
+            f"{folder} is not an empty folder: it holds a demo. --resume goes on with it, --overwrite removes it and "
+            "begins anew; or name a new folder."
+        )
+    stored = _read(folder / RECORD_FILE)
+    differences = [
+        f"{name} was {stored[kind].get(name)!r}, is {given.get(name)!r}"
+        for kind, given in (("settings", settings), ("versions", versions))
+        for name in {**stored[kind], **given}
+        if stored[kind].get(name) != given.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds a demo that --resume cannot go on with: {'; '.join(differences)}. --overwrite removes it "
+            "and begins anew; or name a new folder."
+        )
+    return Record(folder, settings, versions, stored["seconds"])
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)} is damaged ({error}). --overwrite begins anew.") from error
+    kinds = ("settings", "versions", "seconds")
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(kind), dict) for kind in kinds):
+        raise ValueError(f"{path} is no record of a demo: it needs {', '.join(kinds)}. --overwrite begins anew.")
+    return stored
