@@ -12,7 +12,7 @@ languages for which that is not known.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import lru_cache
 
 _LANGUAGES = """
@@ -216,6 +216,7 @@ def scripts_of(name: str) -> tuple[str, ...]:
     return _scripts_of_subtag(subtag) if subtag else OWN_SCRIPTS[code]
 
 
+@lru_cache(maxsize=4096)
 def language_key(name: str) -> str:
     """
     What names of groups are compared by: the canonical language; of a group that is no language (`"loop"`,
@@ -227,7 +228,7 @@ def language_key(name: str) -> str:
         return name.strip().casefold()
 
 
-def named_group(name: str, groups: Iterable[str]) -> str | None:
+def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ()) -> str | None:
     """
     The group that a name means, of those given: the one of exactly this name, or else the one of the same language.
 
@@ -236,6 +237,8 @@ def named_group(name: str, groups: Iterable[str]) -> str | None:
             What a row or a setting calls a group, such as `"zh-CN"`.
         groups (`Iterable[str]`):
             The groups there are, such as `["zh", "en"]`.
+        alike (`Container[str]`, *optional*):
+            Groups of which any will do where several are of the language.
 
     Returns:
         `str` or `None`: one of `groups`; `None` if none is meant.
@@ -248,7 +251,7 @@ def named_group(name: str, groups: Iterable[str]) -> str | None:
         return name
     key = language_key(name)
     meant = [group for group in groups if language_key(group) == key]
-    if len(meant) > 1:
+    if len(meant) > 1 and not all(group in alike for group in meant):
         raise ValueError(
             f"{name!r} may be any of the groups {', '.join(map(repr, meant))}. Call it exactly as one of them."
         )
