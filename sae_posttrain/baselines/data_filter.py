@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..languages import language_hint
 from ..measure.code_switching import find_switches
-from ..measure.scripts import OWN_SCRIPTS, can_measure, same_language
+from ..measure.scripts import can_measure
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +30,7 @@ def drop_switched(
             With `messages` (each answer of the assistant counts), `prompt` and `completion` (text or messages), or
             `text` (all of it counts), and a column of languages.
         group_column (`str`, *optional*, defaults to `"lang"`):
-            Column with the language of the answer, as an ISO 639 code.
+            Column with the language of the answer: a code or name.
         target_lang (`str`, *optional*):
             Only switches into this language count, e.g. `"zh"`. By default every foreign script does.
         min_chars (`int`, *optional*, defaults to `1`):
@@ -57,7 +58,7 @@ def drop_switched(
         row = dataset[index]
         lang = _language(row, index, group_column)
         seen[lang] += 1
-        shows = can_measure(lang, target_lang) and not (target_lang and same_language(lang, target_lang))
+        shows = can_measure(lang, target_lang)
         num_measured += shows
         if shows and _is_switched(row, index, lang, target_lang, min_chars):
             dropped[lang] += 1
@@ -111,7 +112,7 @@ def _language(row: Mapping[str, Any], index: int, column: str) -> str:
         can_measure(lang, None)
     except ValueError:
         raise ValueError(
-            f"Row {index} has the unknown language {lang!r} in {column!r}. Known: {', '.join(sorted(OWN_SCRIPTS))}."
+            f"Row {index} has the unknown language {lang!r} in {column!r}. {language_hint(lang)}"
         ) from None
     return lang
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
 from ..measure.script_tokens import script_tokens
-from ..measure.scripts import TARGET_SCRIPTS, count_scripts, known_language
+from ..measure.scripts import count_scripts, target_scripts_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def smoothie_factors(
             "`min_scale` is from 0 to below 1, `smoothness` above 1 and `sample_size` 1 or more, got "
             f"{min_scale!r}, {smoothness!r} and {sample_size!r}."
         )
-    scripts = set(TARGET_SCRIPTS[known_language(lang)])
+    scripts = target_scripts_of(lang)
     factors = dict.fromkeys(script_tokens(tokenizer, lang).whole, min_scale)
     special = set(tokenizer.all_special_ids)
     ids = [token for token in range(len(tokenizer)) if token not in special and token not in factors]

@@ -182,8 +182,8 @@ def check_by_ablation(
                         loss_B, count_B = _token_losses(model, batch)
                 else:
                     loss_B, count_B = _token_losses(model, batch)
-                    counts.index_add_(0, batch.groups.cpu(), count_B.double().cpu())
-                sums[row].index_add_(0, batch.groups.cpu(), loss_B.double().cpu())
+                    counts.index_add_(0, batch.groups.cpu(), count_B.cpu().double())
+                sums[row].index_add_(0, batch.groups.cpu(), loss_B.cpu().double())
     before, after = (sums / counts.clamp(min=1)).tolist()
     return AblationCheck(dict(zip(groups, before)), dict(zip(groups, after)))
 

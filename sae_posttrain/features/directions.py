@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import eval_mode
+from ..precision import widest_float
 from .feature_set import FeatureSet
 from .loading import model_name
 from .texts import Text, batches
@@ -125,7 +126,7 @@ def _means(
     same_group = [Text("", text.ids, text.counted) for text in texts]
     for tokens in read_tokens(model, batches(same_group, [""], batch_size, pad_token_id=0), places):
         for place, value_ND in tokens.values.items():
-            sums[place] = sums.get(place, 0) + value_ND.double().sum(dim=0).cpu()
+            sums[place] = sums.get(place, 0) + value_ND.sum(dim=0, dtype=widest_float(value_ND.device)).cpu().double()
             norms[place].append(value_ND.norm(dim=1).cpu())
     medians = {place: torch.cat(parts) for place, parts in norms.items()}
     return (

@@ -21,6 +21,7 @@ from ..hooks.edit import edit_sites
 from ..hooks.record import record_sites
 from ..hooks.sites import Place, find_site, require_width
 from ..measure.generate import eval_mode
+from ..precision import widest_float
 from ..saes.frozen import COMPARING, FrozenSAE
 from .loading import load_model, model_name, place_of
 from .texts import Text, TextBatch, batches, read_rows, tokenize
@@ -271,7 +272,7 @@ class _Variance:
     """Squared errors, and what the variance about the mean of all tokens needs, by group."""
 
     def __init__(self, num_groups: int, width: int, device: torch.device):
-        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        options: dict[str, Any] = {"dtype": widest_float(device), "device": device}
         self.num_tokens_G = torch.zeros(num_groups, **options)
         self.squared_error_G = torch.zeros(num_groups, **options)
         self.squared_G = torch.zeros(num_groups, **options)
@@ -279,9 +280,10 @@ class _Variance:
 
     def add(self, x_ND: Tensor, made_ND: Tensor, groups_N: Tensor) -> None:
         self.num_tokens_G += torch.bincount(groups_N, minlength=len(self.num_tokens_G))
-        self.squared_error_G.index_add_(0, groups_N, (x_ND - made_ND).square().sum(dim=1, dtype=torch.float64))
-        self.squared_G.index_add_(0, groups_N, x_ND.square().sum(dim=1, dtype=torch.float64))
-        self.sum_GD.index_add_(0, groups_N, x_ND.double())
+        wide = self.sum_GD.dtype
+        self.squared_error_G.index_add_(0, groups_N, (x_ND - made_ND).square().sum(dim=1, dtype=wide))
+        self.squared_G.index_add_(0, groups_N, x_ND.square().sum(dim=1, dtype=wide))
+        self.sum_GD.index_add_(0, groups_N, x_ND.to(wide))
 
     def unexplained(self) -> tuple[float, Tensor]:
         """Fraction of variance unexplained, of all tokens and of each group's."""

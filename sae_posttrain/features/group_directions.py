@@ -193,9 +193,9 @@ def _group_means(model: nn.Module, texts: GroupedTexts, places: Sequence[Place])
     counts = torch.zeros(len(texts.groups), dtype=torch.float64)
     for tokens in read_tokens(model, texts.batches(share_of_process(texts.kept)), places):
         member_GN = torch.nn.functional.one_hot(tokens.groups, len(texts.groups)).T.float()
-        counts += member_GN.sum(dim=1).double().cpu()
+        counts += member_GN.sum(dim=1).cpu().double()
         for place in places:
-            sums[place] = sums[place] + (member_GN @ tokens.values[place]).double().cpu()
+            sums[place] = sums[place] + (member_GN @ tokens.values[place]).cpu().double()
     gathered = gather_object([(counts, sums)])
     total = sum(counts for counts, _ in gathered)
     return {place: sum(sums[place] for _, sums in gathered) / total[:, None] for place in places}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..hooks.sites import Place
 from ..measure.generate import eval_mode
+from ..precision import widest_float
 from ..saes.frozen import FrozenSAE
 from ..saes.source import SAESource
 from .feature_set import FeatureSet
@@ -213,4 +214,6 @@ def auroc_by_rank(scores: Tensor, positive: Tensor) -> Tensor:
     negative_FN = scores[~positive].T.sort(dim=1).values.contiguous()
     below_FN = torch.searchsorted(negative_FN, positive_FN)  # negatives below each positive
     up_to_FN = torch.searchsorted(negative_FN, positive_FN, right=True)  # and those that are equal to it
-    return ((below_FN + up_to_FN).double().sum(dim=1) / (2 * num_positive * num_negative)).float()
+    return (
+        (below_FN + up_to_FN).sum(dim=1, dtype=widest_float(scores.device)) / (2 * num_positive * num_negative)
+    ).float()

@@ -262,7 +262,7 @@ def _held_out_auroc(
                 ids = candidates[place_of(sae)]
                 rows, bias = sae.W_enc.T[ids].to(device), sae.b_enc[ids].to(device)
                 with torch.autocast(device.type, enabled=False):
-                    pre = values[place_of(sae)][0].float() @ rows.T + bias
+                    pre = values[place_of(sae)][0].to(device).float() @ rows.T + bias
                 means[place_of(sae)].append(((pre * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).cpu())
             groups.append(batch.groups.cpu())
     positive = torch.cat(groups) == target

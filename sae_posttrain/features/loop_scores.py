@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
 from ..measure.loops import find_loop
+from ..precision import widest_float
 from ..saes.frozen import FrozenSAE
 from .answers import Question, Sampling, answer_all
 from .feature_set import FeatureSet
@@ -85,7 +86,8 @@ def mean_increase(
     kept = sorted(((text, pairs) for text, pairs in zip(texts, pairs_of) if pairs), key=lambda each: -len(each[0].ids))
     if not kept:
         raise ValueError("No token of these texts repeats.")
-    sums = {place_of(sae): torch.zeros(sae.num_features, dtype=torch.float64, device=device) for sae in saes}
+    wide = widest_float(device)
+    sums = {place_of(sae): torch.zeros(sae.num_features, dtype=wide, device=device) for sae in saes}
     plain = [text.as_text("repeated") for text, _ in kept]
     with torch.inference_mode():
         for number, batch in enumerate(batches(plain, ["repeated"], batch_size, pad_token_id=0)):
@@ -99,7 +101,7 @@ def mean_increase(
             first, last = torch.tensor([pair for pairs in members for pair in pairs], device=device).T
             weights = torch.tensor([1 / len(pairs) for pairs in members for _ in pairs], device=device)
             for sae in saes:
-                value = values[place_of(sae)][0]
+                value = values[place_of(sae)][0].to(device)
                 sums[place_of(sae)] += increase(value[rows, first], value[rows, last], weights, sae)
     return {place: (total / len(kept)).float().cpu() for place, total in sums.items()}
 
@@ -117,9 +119,9 @@ def increase(first_PD: Tensor, last_PD: Tensor, weights: Tensor, sae: FrozenSAE)
             Encodes them.
 
     Returns:
-        `torch.Tensor` of shape `(F,)`, float64.
+        `torch.Tensor` of shape `(F,)`, float64, or float32 on a device that has no other.
     """
-    total_F = torch.zeros(sae.num_features, dtype=torch.float64, device=first_PD.device)
+    total_F = torch.zeros(sae.num_features, dtype=widest_float(first_PD.device), device=first_PD.device)
     per_tile = max(1, _TILE_ELEMENTS // sae.num_features)
     for first, last, weight in zip(first_PD.split(per_tile), last_PD.split(per_tile), weights.split(per_tile)):
         total_F += weight.float() @ (sae.encode(last) - sae.encode(first))

@@ -65,7 +65,9 @@ def read_features(
                 )
             members.append(batch.groups[:, None].expand_as(batch.counted)[batch.counted].cpu())
             for place, features in of_place.items():
-                pre_activations[place].append(features.pre_activations(values[place][0][batch.counted]).cpu())
+                pre_activations[place].append(
+                    features.pre_activations(values[place][0].to(device)[batch.counted]).cpu()
+                )
     group_of_token = torch.cat(members)
     if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
         raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
+from ..precision import widest_float
 from ..saes.frozen import FrozenSAE
 from .loading import place_of
 from .texts import TextBatch
@@ -47,8 +48,9 @@ class GroupSums:
 
     @classmethod
     def zeros(cls, num_groups: int, num_features: int, device: torch.device) -> "GroupSums":
-        num_tokens = torch.zeros(num_groups, dtype=torch.float64, device=device)
-        a, b, c, d = (torch.zeros(num_groups, num_features, dtype=torch.float64, device=device) for _ in range(4))
+        wide = widest_float(device)
+        num_tokens = torch.zeros(num_groups, dtype=wide, device=device)
+        a, b, c, d = (torch.zeros(num_groups, num_features, dtype=wide, device=device) for _ in range(4))
         return cls(num_tokens, a, b, c, d, norms=torch.zeros(0, device=device))
 
     def add(self, residual_ND: Tensor, groups_N: Tensor, sae: FrozenSAE) -> None:
@@ -72,8 +74,8 @@ class GroupSums:
         if sae.keeps_largest:  # k values a token, not F
             values_NK, ids_NK = sae.activate_topk(pre_NF)
             places = (groups_N[:, None] * sae.num_features + ids_NK).flatten()
-            self.activation.view(-1).index_add_(0, places, values_NK.flatten().double())
-            self.fired.view(-1).index_add_(0, places, (values_NK > 0).flatten().double())
+            self.activation.view(-1).index_add_(0, places, values_NK.flatten().to(self.activation.dtype))
+            self.fired.view(-1).index_add_(0, places, (values_NK > 0).flatten().to(self.fired.dtype))
         else:
             acts_NF = sae.activate(pre_NF)
             self.activation += member_GN @ acts_NF
@@ -142,7 +144,7 @@ def collect_statistics(
                 )
             groups_N = batch.groups[:, None].expand_as(batch.counted)[batch.counted]
             for sae in saes:
-                sums[place_of(sae)].add(values[place_of(sae)][0][batch.counted], groups_N, sae)
+                sums[place_of(sae)].add(values[place_of(sae)][0].to(device)[batch.counted], groups_N, sae)
             progress.update(int(batch.attention_mask.sum()))
     for place_sums in sums.values():
         _add_over_processes(place_sums)

@@ -61,7 +61,7 @@ def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence
             model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
         row_N = batch.counted.nonzero()[:, 0]
         yield Tokens(
-            {place: values[place][0][batch.counted].float() for place in places},
+            {place: values[place][0].to(device)[batch.counted].float() for place in places},
             batch.groups[row_N],
             row_N + num_texts,
         )

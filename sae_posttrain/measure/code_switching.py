@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import regex
 
 from .scripts import (
-    OWN_SCRIPTS,
     ScannedText,
     has_chinese_only_form,
-    known_language,
     letters_of,
+    own_scripts,
     primary_code,
     scripts_allowed,
     scripts_counted,
@@ -201,8 +200,8 @@ def find_switches(
         answer (`str`):
             The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
         lang (`str`):
-            Language the answer should be in: an ISO 639 code such as `"ko"`. A region or script behind it, as in
-            `"zh-TW"`, is ignored.
+            Language the answer should be in: a code or name such as `"ko"`, `"kor_Hang"` or `"Korean"`. A region
+            behind it, as in `"zh-TW"`, is ignored; an unusual script, as in `"uz-Cyrl"`, is the one allowed.
         prompt (`str`, *optional*, defaults to `""`):
             What the model was asked; runs copied from it are excused.
         reference (`str`, *optional*):
@@ -264,7 +263,7 @@ def right_language(answer: str, *, lang: str) -> bool | None:
     Raises:
         ValueError: If the language is unknown.
     """
-    own = OWN_SCRIPTS[known_language(lang)]
+    own = own_scripts(lang)
     areas = [
         area
         for start, end, segment in segments_of(answer)

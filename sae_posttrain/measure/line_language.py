@@ -19,7 +19,7 @@ from typing import Any
 import regex
 
 from .code_switching import BRACKETED, MAX_QUOTE_CHARS, QUOTED, plain_areas, segments_of
-from .scripts import OWN_SCRIPTS, can_measure, known_language, letters_of, same_language
+from .scripts import can_measure, known_language, letters_of, own_scripts, same_language
 
 MIN_WORDS = 5
 """Fewest words that are judged, names and masked stretches not counted."""
@@ -122,9 +122,10 @@ def line_languages(
         raise ValueError(f"`min_words` must be 1 or more, got {min_words}.")
     if not 0 <= min_probability <= 1:
         raise ValueError(f"`min_probability` must be between 0 and 1, got {min_probability}.")
+    suspects = suspects if isinstance(suspects, str) else list(suspects)
     languages = _languages(lang, suspects)
     identifier = _identifier(languages)
-    letters = letters_of(frozenset(script for language in languages for script in OWN_SCRIPTS[language]))
+    letters = letters_of(frozenset(script for language in (lang, *suspects) for script in own_scripts(language)))
     sources = [" ".join(source.split()) for source in (prompt, reference) if source]
     judged = []
     for start, end, words in _lines(answer, letters, min_words):

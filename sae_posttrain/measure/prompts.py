@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ..languages import language_hint
 from .rows import read_rows
-from .scripts import OWN_SCRIPTS, TARGET_SCRIPTS, can_measure, same_language
+from .scripts import can_measure, same_language, target_scripts_of
 
 Message = dict[str, Any]
 
@@ -77,7 +78,7 @@ def read_prompts(data: Any, *, group_column: str, target_lang: str | None, limit
     if others and not any(can_measure(lang, target_lang) for lang in others):
         raise ValueError(
             f"No row can show a switch into {target_lang!r}: the script of that language "
-            f"({', '.join(TARGET_SCRIPTS.get(str(target_lang), ()))}) is allowed in all languages of {source} "
+            f"({', '.join(sorted(target_scripts_of(str(target_lang))))}) is allowed in all languages of {source} "
             f"({', '.join(languages)}). Latin is allowed everywhere. Choose another `target_lang`, or None for any "
             "foreign script."
         )
@@ -97,7 +98,7 @@ def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
         can_measure(lang, None)
     except ValueError:
         raise ValueError(
-            f"{where} has the unknown language {lang!r} in `{group_column}`. Known: {', '.join(sorted(OWN_SCRIPTS))}."
+            f"{where} has the unknown language {lang!r} in `{group_column}`. {language_hint(lang)}"
         ) from None
 
     reference = _content(raw.get("reference") or raw.get("completion"), where)

@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from .scripts import TARGET_SCRIPTS, known_language, letters_of
+from .scripts import letters_of, target_scripts_of
 
 _MIN_SHARE = 0.9  # of the letters that some bytes can begin, so that `E3`, with which kana begin too, is left out
 _FALLBACK_BYTE = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -57,7 +57,7 @@ def script_tokens(tokenizer: Any, lang: str) -> ScriptTokens:
         ValueError: If the language is unknown or written in Latin, which all languages use, or the vocabulary has no
             token of its script.
     """
-    scripts = frozenset(TARGET_SCRIPTS[known_language(lang)])
+    scripts = target_scripts_of(lang)
     if "Latin" in scripts:
         raise ValueError(
             f"{lang!r} is written in Latin, which answers in every language use: no list of tokens stands for it. "

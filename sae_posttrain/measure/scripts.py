@@ -12,45 +12,7 @@ from functools import lru_cache
 import numpy as np
 import regex
 
-OWN_SCRIPTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(["en", "fr", "es", "pt", "de", "vi", "it", "nl", "ca", "gl", "eu", "ro", "pl", "cs"], ("Latin",)),
-    **dict.fromkeys(["sk", "sl", "hr", "bs", "sq", "hu", "fi", "et", "lv", "lt", "sv", "da", "nb", "nn"], ("Latin",)),
-    **dict.fromkeys(["no", "is", "ga", "cy", "mt", "tr", "az", "uz", "id", "ms", "jv", "tl", "sw", "af"], ("Latin",)),
-    **dict.fromkeys(["yo", "ha", "zu", "eo", "la"], ("Latin",)),
-    **dict.fromkeys(["ru", "uk", "be", "bg", "mk", "kk", "ky", "tg", "mn"], ("Cyrillic",)),
-    "sr": ("Cyrillic", "Latin"),
-    "zh": ("Han",),
-    "yue": ("Han",),
-    "ja": ("Hiragana", "Katakana", "Han"),
-    "ko": ("Hangul",),
-    **dict.fromkeys(["ar", "fa", "ur", "ps", "ug"], ("Arabic",)),
-    "he": ("Hebrew",),
-    "yi": ("Hebrew",),
-    "el": ("Greek",),
-    "hy": ("Armenian",),
-    "ka": ("Georgian",),
-    "am": ("Ethiopic",),
-    **dict.fromkeys(["hi", "mr", "ne", "sa"], ("Devanagari",)),
-    "bn": ("Bengali",),
-    "as": ("Bengali",),
-    "pa": ("Gurmukhi",),
-    "gu": ("Gujarati",),
-    "or": ("Oriya",),
-    "ta": ("Tamil",),
-    "te": ("Telugu",),
-    "kn": ("Kannada",),
-    "ml": ("Malayalam",),
-    "si": ("Sinhala",),
-    "th": ("Thai",),
-    "lo": ("Lao",),
-    "my": ("Myanmar",),
-    "km": ("Khmer",),
-    "bo": ("Tibetan",),
-}
-"""Scripts each language is written in, by its ISO 639 code. Latin is allowed beside them in every language."""
-
-TARGET_SCRIPTS: dict[str, tuple[str, ...]] = {**OWN_SCRIPTS, "ja": ("Hiragana", "Katakana")}
-"""Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese."""
+from ..languages import OWN_SCRIPTS, canonical_language, scripts_of
 
 SCRIPTS: tuple[str, ...] = (
     *dict.fromkeys(script for scripts in OWN_SCRIPTS.values() for script in scripts),
@@ -90,7 +52,7 @@ def count_scripts(text: str) -> dict[str, int]:
 
 
 def same_language(lang: str, other: str) -> bool:
-    """Whether two codes name one language, as `"zh"` and `"zh-TW"` do. `ValueError` if one is unknown."""
+    """Whether two names are of one language, in whatever script: `"zh"`, `"zh-TW"`. `ValueError` if one is unknown."""
     return known_language(lang) == known_language(other)
 
 
@@ -105,18 +67,19 @@ def can_measure(lang: str, target_lang: str | None) -> bool:
             Language it may switch into; `None` for any.
 
     Returns:
-        `bool`: `False` for the same language and for two that share their script.
+        `bool`: `False` for the same language and for two that share their script. A language in two scripts
+        (`"uz"` and `"uz-Cyrl"`) counts as two.
 
     Raises:
         ValueError: If a language is unknown.
     """
-    lang = known_language(lang)
+    allowed = scripts_allowed(lang, None)
     if target_lang is None:
         return True
-    target_lang = known_language(target_lang)
-    if lang == target_lang:
+    target = target_scripts_of(target_lang)
+    if canonical_language(lang) == canonical_language(target_lang):
         return False
-    return bool(_countable(lang, scripts_allowed(lang, None), frozenset(TARGET_SCRIPTS[target_lang])))
+    return bool(_countable(lang, allowed, target))
 
 
 class ScannedText:
@@ -215,25 +178,49 @@ def letters_of(scripts: frozenset[str]) -> "regex.Pattern[str]":
 
 
 def primary_code(lang: str) -> str:
-    """The language of a code, without the region or script behind it: `zh` of `zh-TW`."""
-    return lang.strip().lower().replace("_", "-").split("-")[0]
+    """The language of a name, without the region or script behind it: `zh` of `zh-TW`. Unknown ones are only cut."""
+    try:
+        return canonical_language(lang).split("-")[0]
+    except ValueError:
+        return lang.strip().lower().replace("_", "-").split("-")[0]
 
 
 def known_language(lang: str) -> str:
-    """The language of a code that stands in `OWN_SCRIPTS`; any other is a `ValueError`."""
-    if not isinstance(lang, str) or primary_code(lang) not in OWN_SCRIPTS:
-        raise ValueError(
-            f"Unknown language {lang!r}. Known: {', '.join(sorted(OWN_SCRIPTS))}. For another one, pass the scripts "
-            "its text may use to `find_switches`, e.g. `allowed_scripts=['Latin', 'Thai']`."
-        )
-    return primary_code(lang)
+    """The code that stands in `OWN_SCRIPTS` for a language, whatever its script; an unknown one is a `ValueError`."""
+    return _checked(lang).split("-")[0]
+
+
+def own_scripts(lang: str) -> tuple[str, ...]:
+    """Scripts that a text in a language may be in, as [`scripts_of`], Latin not added; `ValueError` if unknown."""
+    return scripts_of(_checked(lang))
+
+
+def target_scripts_of(lang: str) -> frozenset[str]:
+    """
+    Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese.
+
+    Raises:
+        ValueError: If the language is unknown.
+    """
+    scripts = frozenset(own_scripts(lang))
+    return scripts - {"Han"} if known_language(lang) == "ja" and len(scripts) > 1 else scripts
 
 
 def scripts_allowed(lang: str, allowed_scripts: Iterable[str] | None) -> frozenset[str]:
     """Scripts an answer may use: those given, checked, or else those of its language and Latin."""
     if allowed_scripts is not None:
         return _known_scripts(allowed_scripts, "allowed_scripts")
-    return frozenset({*OWN_SCRIPTS[known_language(lang)], "Latin"})
+    return frozenset({*own_scripts(lang), "Latin"})
+
+
+def _checked(lang: str) -> str:
+    try:
+        return canonical_language(lang)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} For another one, pass the scripts its text may use to `find_switches`, e.g. "
+            "`allowed_scripts=['Latin', 'Thai']`."
+        ) from None
 
 
 def scripts_counted(
@@ -245,7 +232,7 @@ def scripts_counted(
             f"Give `target_lang` or `target_scripts`, not both: got {target_lang!r} and {target_scripts!r}."
         )
     if target_lang is not None:
-        target = frozenset(TARGET_SCRIPTS[known_language(target_lang)])
+        target = target_scripts_of(target_lang)
     elif target_scripts is not None:
         target = _known_scripts(target_scripts, "target_scripts")
     else:

@@ -105,7 +105,7 @@ def switch_probability(
     )
     if not answers:
         return []
-    chance_TB = torch.stack(watched.chances).double().cpu()
+    chance_TB = torch.stack(watched.chances).cpu().double()
     results = []
     for row, (ids, ended) in enumerate(zip(answers, finished)):
         chance_T = chance_TB[: len(ids) + ended, row]  # with the position of the end token, which might have been one

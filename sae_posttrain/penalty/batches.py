@@ -60,6 +60,39 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
     return tokens
 
 
+def document_starts(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
+    """
+    The first position of each document of a batch: the attention sink, which nothing predicts.
+
+    Told from `position_ids` that begin anew, from an attention mask (where padding ends, or the number of the document
+    changes), from the masks of prompts and completions, and from `cu_seq_lens_q`. Rows that were cut out of a stream
+    of documents (packing `"wrapped"`) are one document to the model.
+
+    Args:
+        batch (`Mapping[str, Any]`):
+            What `compute_loss` gets.
+        shape (`tuple[int, int]`):
+            Rows and tokens `(B, T)` that the model is given.
+
+    Returns:
+        `torch.Tensor` of shape `(B, T)`, bool, on the device of the batch.
+    """
+    real, positions, bounds = batch.get("attention_mask"), batch.get("position_ids"), batch.get("cu_seq_lens_q")
+    if real is None and "prompt_mask" in batch and "completion_mask" in batch:
+        real = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    known = next((each for each in (real, positions, bounds) if isinstance(each, Tensor)), None)
+    starts = torch.zeros(shape, dtype=torch.bool, device=None if known is None else known.device)
+    starts[:, 0] = True
+    if isinstance(real, Tensor) and real.shape == starts.shape:
+        starts[:, 1:] |= (real[:, 1:] != 0) & (real[:, 1:] != real[:, :-1])
+    if isinstance(positions, Tensor) and positions.shape == starts.shape:
+        starts |= positions == 0
+    if isinstance(bounds, Tensor) and len(starts) == 1:
+        inside = bounds[bounds < starts.shape[1]].long()
+        starts[0, inside] = True
+    return starts
+
+
 def token_ids(batch: Mapping[str, Any]) -> Tensor:
     """
     The tokens that the model is given, `(B, T)`.

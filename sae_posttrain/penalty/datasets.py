@@ -1,10 +1,12 @@
 """What the datasets of a trainer must hold for the penalty: rows that tell their group, and a token to penalise."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
+from ..languages import language_key
 from .arguments import FeaturePenaltyArguments
 from .batches import answer_ids, group_ids_of_row, holds_pairs, holds_preferences
 from .groups import (
@@ -15,6 +17,8 @@ from .groups import (
     find_group_column,
     require_penalised,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_row_groups(
@@ -71,11 +75,17 @@ def prepare_row_groups(
             f"the fault. Add the column {settings.group_column!r}."
         )
     groups = RowGroups(table, settings.group_column, answer)
+    for name, column in columns.items():
+        if column is None and hasattr(datasets[name], "__len__"):
+            counts = table.count(map(groups, _rows(datasets[name])))
+            logger.warning("Groups of the %s dataset, told from the script: %s.", name, counts)
     dataset = datasets.get("train")
     if dataset is not None and charges:
         if columns["train"] is not None and hasattr(dataset, "column_names") and hasattr(dataset, "__len__"):
-            for name in dict.fromkeys(dataset[settings.group_column]):
+            names = dict.fromkeys(dataset[settings.group_column])
+            for name in names:
                 table.number(name)
+            table.log_unknown(names, "train")
         has_token = _has_penalised_token(_rows(dataset), groups, settings.penalty_rows, generates, penalised_tokens)
         require_penalised(has_token, table, streamed=not hasattr(dataset, "__len__"), of_tokens=bool(penalised_tokens))
     return groups, holds_pairs(first)
@@ -101,15 +111,19 @@ def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> 
     if column not in first:
         is_group = dataset is not None and column == DEFAULT_GROUP_COLUMN and not language.endswith(".json")
     elif hasattr(dataset, "__len__"):
-        is_group = any(row[column] == language for row in _rows(dataset))
+        is_group = any(_is_of(row[column], language) for row in _rows(dataset))
     else:
-        is_group = any(row[column] == language for row in islice(_rows(dataset), ROWS_READ_FROM_A_STREAM))
+        is_group = any(_is_of(row[column], language) for row in islice(_rows(dataset), ROWS_READ_FROM_A_STREAM))
     if not is_group:
         raise ValueError(
             f"Set `target_group`, the group (or groups) whose answers may hold the tokens of "
             f"`penalised_tokens={language!r}`: the data tell of no group of that name. No row has to belong to it."
         )
     return GroupTable.for_tokens([language])
+
+
+def _is_of(group: object, language: str) -> bool:
+    return isinstance(group, str) and language_key(group) == language_key(language)
 
 
 def _rows(dataset: Any) -> Iterator[Mapping[str, Any]]:

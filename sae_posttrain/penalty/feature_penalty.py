@@ -113,24 +113,30 @@ class FeaturePenalty:
                 Number of each token's group in the group table; −1 on padding.
             mask (`torch.Tensor` of shape `(B, T)`, bool):
                 Response tokens. Those of the target groups are taken out here.
+
+        Returns:
+            [`PenaltyReading`]: on the device of the last site, its number of tokens on that of `mask`.
         """
         mask_BT = mask & self.groups.is_penalised(group_ids)
         sums, above, pre_sums = [], [], []
         for tables in self._tables:
-            pre_BTF = pre_activations(values[tables.place], *tables.encoder(group_ids.device))
-            level_GF, scale_GF, sign_F = tables.levels(group_ids.device)
-            ids = group_ids.clamp(min=0)
+            value_BTD = values[tables.place]
+            device = value_BTD.device  # each block's own: a model may be spread over several
+            pre_BTF = pre_activations(value_BTD, *tables.encoder(device))
+            level_GF, scale_GF, sign_F = tables.levels(device)
+            ids, counted_BT = group_ids.clamp(min=0).to(device), mask_BT.to(device)
             excess_BTF = excess(pre_BTF, level_GF[ids], scale_GF[ids], sign_F, self.margin)
-            sums.append(excess_sum(excess_BTF, mask_BT))
-            counted = mask_BT.unsqueeze(-1)
+            sums.append(excess_sum(excess_BTF, counted_BT))
+            counted = counted_BT.unsqueeze(-1)
             above.append(((excess_BTF.detach() > 0) & counted).sum(dim=(0, 1)))
             pre_sums.append((pre_BTF.detach() * counted).sum(dim=(0, 1)))
+        sums, above, pre_sums = ([part.to(device) for part in parts] for parts in (sums, above, pre_sums))
         return PenaltyReading(torch.stack(sums).sum(), mask_BT.sum(), torch.cat(above), torch.cat(pre_sums))
 
 
 @dataclass
 class _SiteTables:
-    """Plain tensors, moved to the device of the batch on first use. Not on the model: they would be sharded, saved."""
+    """Plain tensors, moved to their block's device on first use. Not on the model: they would be sharded, saved."""
 
     place: Place
     encoder_rows: Tensor

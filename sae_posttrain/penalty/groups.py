@@ -1,6 +1,7 @@
 """Which token belongs to which group: numbers for the groups, and the tensor of them in a batch."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..features.feature_set import FeatureSet
-from ..measure.scripts import OWN_SCRIPTS, count_scripts
+from ..languages import OWN_SCRIPTS, language_key, named_group, nearest_language, scripts_of
+from ..measure.scripts import count_scripts
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,17 @@ GROUP_IDS = "group_ids"
 PADDING = -1
 """In place of a number: a token or row that does not count."""
 
+NO_GROUP = -2
+"""In place of a number: a token or row that counts, but whose answer has no letters to tell a group from."""
+
 OTHER = "other"
 """What a group is called that is in the data but not in the table."""
+
+NO_LETTERS = "no letters"
+"""What logs call the answers of [`NO_GROUP`]."""
+
+_MISSPELT = 0.82
+"""How alike a name must be to that of a language to be taken for a misspelling of it."""
 
 DEFAULT_GROUP_COLUMN = "lang"
 ROWS_READ_FROM_A_STREAM = 1000
@@ -30,6 +41,9 @@ ROWS_READ_FROM_A_STREAM = 1000
 class GroupTable:
     """
     Numbers of the groups, as they travel with the tokens.
+
+    A group that is a language may be called by any of its names: `zh-CN`, `zho_Hans` and `Chinese` are `zh`
+    ([`named_group`]). Where several groups are of one language, only their own names tell them apart.
 
     Parameters:
         names (`tuple[str, ...]`):
@@ -53,21 +67,25 @@ class GroupTable:
         The groups of a feature set; of one without statistics the targets, and whatever else is in the data.
 
         Raises:
-            ValueError: If no target is given, or a target is not among the groups that have statistics.
+            ValueError: If no target is given, or a target is not among the groups that have statistics, or may be
+                several of them.
         """
         if not targets:
             raise ValueError(
                 "The feature set does not say which group it stands for. Set `target_group`, the group whose "
                 "answers are not penalised."
             )
-        absent = [target for target in targets if feature_set.groups and target not in feature_set.groups]
+        if not feature_set.groups:
+            return cls(tuple(targets), tuple(targets), "penalised")
+        found = [(target, named_group(target, feature_set.groups)) for target in targets]
+        absent = [target for target, group in found if group is None]
         if absent:
             raise ValueError(
                 f"The target group {absent[0]!r} is not in the feature set, which has statistics of "
                 f"{', '.join(feature_set.groups)}."
             )
-        names = tuple(dict.fromkeys([*feature_set.groups, *targets]))
-        return cls(names, tuple(targets), unknown_group if feature_set.groups else "penalised")
+        own_targets = tuple(dict.fromkeys(group for _, group in found if group is not None))
+        return cls(feature_set.groups, own_targets, unknown_group)
 
     @classmethod
     def for_tokens(cls, targets: Sequence[str]) -> "GroupTable":
@@ -91,40 +109,76 @@ class GroupTable:
         Number of a group.
 
         Raises:
-            ValueError: If it has no statistics and `unknown_group` is `"error"`.
+            ValueError: If it has no statistics and `unknown_group` is `"error"`; if it may be several of the groups,
+                or looks like a misspelt target.
         """
-        if name in self.names:
-            return self.names.index(str(name))
         if not isinstance(name, str):
             raise ValueError(f"An example's group must be a text, got {name!r}.")
-        if self.unknown_group != "error":
-            return len(self.names)
-        raise ValueError(self.missing_statistics(name))
+        group = named_group(name, self.names, alike=self.targets)
+        if group is not None:
+            return self.names.index(group)
+        if self.unknown_group == "error":
+            raise ValueError(self.missing_statistics(name))
+        target = self._misspelt_target(name)
+        if target is not None:
+            raise ValueError(
+                f"The group {name!r} occurs in the data, and its answers would be penalised. Did you mean the target "
+                f"{target!r}? Call it so, or, if it is another language, by another name."
+            )
+        return len(self.names)
 
     def number_of_text(self, text: str) -> int:
         """
-        Number of the group of an answer, told from its script.
+        Number of the group of an answer, told from its script; [`NO_GROUP`] if it has no letters.
 
         Raises:
-            ValueError: If the groups are no languages that their scripts tell apart, or the text has no letters.
+            ValueError: If the groups are no languages that their scripts tell apart, or the script is that of none.
         """
-        return self.number(self.detector()(text))
+        group = self.detector()(text)
+        return NO_GROUP if group is None else self.number(group)
 
-    def detector(self) -> Callable[[str], str]:
+    def detector(self) -> Callable[[str], str | None]:
         """The [`script_detector`] of these groups."""
-        return script_detector(self.names, others=self.unknown_group == "penalised")
+        return script_detector(self.names, others=self.unknown_group != "error")
+
+    def count(self, numbers: Iterable[int]) -> dict[str, int]:
+        """How many of these numbers are of each group, by its name; [`PADDING`] is left out."""
+        names = {NO_GROUP: NO_LETTERS, **dict(enumerate((*self.names, OTHER)))}
+        return dict(sorted(Counter(names[number] for number in numbers if number != PADDING).items()))
+
+    def log_unknown(self, names: Iterable[object], dataset_name: str) -> None:
+        """Say which groups of a dataset are read with the mean of the others, if any."""
+        if self.unknown_group == "mean":
+            unknown = [str(name) for name in dict.fromkeys(names) if self.number(name) == len(self.names)]
+            if unknown:
+                logger.warning(
+                    "Groups of the %s dataset without statistics, read with the mean of the others: %s.",
+                    dataset_name,
+                    ", ".join(sorted(unknown)),
+                )
+
+    def _misspelt_target(self, name: str) -> str | None:
+        near = nearest_language(name, cutoff=_MISSPELT)
+        if near is None or language_key(name).startswith(near):  # `zh-mixed` is a name of its own
+            return None
+        return next((target for target in self.targets if language_key(target).split("-")[0] == near), None)
 
     def missing_statistics(self, name: str) -> str:
         """What to tell the user about a group without statistics."""
         return (
             f"The group {name!r} occurs in the data, but the feature set has statistics of "
             f"{', '.join(self.names)} only. Find the features again with texts of {name!r}, leave it out of the data, "
-            "or set `unknown_group='mean'` to use the mean of the other groups."
+            f"or set `unknown_group='mean'` to use the mean of the other groups.{self._suggestion(name)}"
         )
+
+    def _suggestion(self, name: str) -> str:
+        near = nearest_language(name)
+        group = None if near is None else named_group(near, self.names, alike=self.names)
+        return "" if group is None or language_key(name) in OWN_SCRIPTS else f" Did you mean {group!r}?"
 
     def is_penalised(self, group_ids: Tensor) -> Tensor:
         """Which tokens of `group_ids`, any shape, belong to a group that is penalised."""
-        penalised = group_ids != PADDING
+        penalised = group_ids >= 0
         for target in self.targets:
             penalised = penalised & (group_ids != self.names.index(target))
         return penalised
@@ -145,7 +199,7 @@ class GroupTable:
         return torch.zeros(len(self.names) + 1, num_features)
 
 
-def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[[str], str]:
+def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[[str], str | None]:
     """
     A function that tells the group of a text from its script, for groups that are languages.
 
@@ -156,18 +210,23 @@ def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[
             Whether texts may be in a script of none of them; their group is called `"other"`. Else such a script is
             not looked at.
 
+    Returns:
+        `Callable`: from a text its group; `None` if it has no letters. A text whose letters are all of other scripts
+        is a `ValueError` where others are not looked at.
+
     Raises:
         ValueError: If a group is no known language, or two of them share a script.
     """
+    group_of: dict[str, str] = {}
     for group in groups:
-        if group not in OWN_SCRIPTS:
+        try:
+            scripts = scripts_of(group)
+        except ValueError:
             raise ValueError(
                 f"The dataset has no group column, and {group!r} is no language whose script is known. "
                 "Add a column with the group of each example and name it in `group_column`."
-            )
-    group_of: dict[str, str] = {}
-    for group in groups:
-        for script in OWN_SCRIPTS[group]:
+            ) from None
+        for script in scripts:
             if script in group_of:
                 raise ValueError(
                     f"The dataset has no group column, and {group_of[script]!r} and {group!r} share the script "
@@ -176,15 +235,19 @@ def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[
                 )
             group_of[script] = group
 
-    def detect(text: str) -> str:
-        counts = {script: n for script, n in count_scripts(text).items() if others or script in group_of}
+    def detect(text: str) -> str | None:
+        found = count_scripts(text)
+        if not found:
+            return None
+        counts = {script: n for script, n in found.items() if others or script in group_of}
         # Latin names and terms stand in texts of every language, so another script decides where there is one.
         not_latin = {script: n for script, n in counts.items() if script != "Latin"}
         total = sum(counts.values())
         if not total:
             raise ValueError(
-                f"The group of an example cannot be told from its script: {text[:80]!r}. "
-                "Add a column with the group of each example and name it in `group_column`."
+                f"The group of an example cannot be told from its script: {text[:80]!r} is in {', '.join(found)}, "
+                f"and the groups are {', '.join(groups)}. Leave it out, add a column with the group of each example "
+                "and name it in `group_column`, or set `unknown_group='mean'`."
             )
         if not_latin and sum(not_latin.values()) >= 0.3 * total:
             counts = not_latin

@@ -7,6 +7,8 @@ Shape suffixes: B batch, T tokens, D residual width, F features, G groups.
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
+
 _TOKENS_PER_TILE = 8192
 
 
@@ -27,7 +29,7 @@ def pre_activations(residual: Tensor, encoder_rows: Tensor, encoder_bias: Tensor
     Returns:
         `torch.Tensor` of shape `(B, T, F)`, float32.
     """
-    with torch.autocast(residual.device.type, enabled=False):
+    with without_autocast(residual.device):
         tiles = residual.flatten(0, 1).split(_TOKENS_PER_TILE)
         pre_NF = torch.cat([torch.addmm(encoder_bias, tile.float(), encoder_rows.T) for tile in tiles])
     return pre_NF.unflatten(0, residual.shape[:2])

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..precision import widest_float
 from .feature_penalty import FeaturePenalty, PenaltyReading
 from .token_penalty import TokenReading
 
@@ -19,8 +20,10 @@ def reading_sums(reading: PenaltyReading, num_tokens: Tensor) -> Tensor:
         num_tokens (`torch.Tensor` of shape `()`):
             Tokens that count, those of the target groups included.
     """
-    head = torch.stack([reading.excess_sum.detach(), num_tokens, reading.num_penalised])
-    return torch.cat([head, reading.num_above, reading.pre_activation_sum]).double()
+    device = reading.excess_sum.device
+    counts = torch.stack([num_tokens.to(device), reading.num_penalised.to(device)])
+    parts = (reading.excess_sum.detach()[None], counts, reading.num_above, reading.pre_activation_sum)
+    return torch.cat([part.to(widest_float(device)) for part in parts])
 
 
 def penalty_metrics(sums: Tensor, penalty: FeaturePenalty) -> dict[str, float]:
@@ -42,10 +45,32 @@ def penalty_metrics(sums: Tensor, penalty: FeaturePenalty) -> dict[str, float]:
 
 def token_sums(reading: TokenReading) -> Tensor:
     """One micro-batch as a vector `(2,)` that can be added up and reduced over processes."""
-    return torch.stack([reading.mass_sum.detach().double(), reading.num_counted.double()])
+    device = reading.mass_sum.device
+    return torch.stack(
+        [part.to(device, widest_float(device)) for part in (reading.mass_sum.detach(), reading.num_counted)]
+    )
 
 
 def token_metrics(sums: Tensor) -> dict[str, float]:
     """The figures of a window, from the sum of its [`token_sums`]; none if no position counted."""
     mass_sum, num_counted = sums.tolist()
     return {"tokens/mass": mass_sum / num_counted} if num_counted else {}
+
+
+def group_sums(without_group: Tensor, num_tokens: Tensor) -> Tensor:
+    """
+    One micro-batch as a vector `(2,)` that can be added up and reduced over processes.
+
+    Args:
+        without_group (`torch.Tensor` of shape `()`):
+            Tokens that count, of answers without letters.
+        num_tokens (`torch.Tensor` of shape `()`):
+            Tokens that count.
+    """
+    return torch.stack([without_group, num_tokens]).to(widest_float(num_tokens.device))
+
+
+def group_metrics(sums: Tensor) -> dict[str, float]:
+    """The share of tokens without a group, from the sum of a window's [`group_sums`]; nothing if there is none."""
+    without_group, num_tokens = sums.tolist()
+    return {"sae/without_group": without_group / num_tokens} if without_group else {}

@@ -11,16 +11,22 @@ from torch import Tensor, nn
 from ..features.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
+from ..precision import widest_float
 from ..rewritten import refuse_rewritten
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
 from .arguments import FeaturePenaltyArguments
-from .batches import RowGroupCollator, answer_tokens, earlier_forwards, token_ids
+from .batches import RowGroupCollator, answer_tokens, document_starts, earlier_forwards, token_ids
 from .datasets import groups_without_features, prepare_row_groups
 from .feature_penalty import FeaturePenalty, PenaltyReading
-from .groups import GROUP_IDS, PADDING, GroupTable, RowGroups
-from .metrics import penalty_metrics, reading_sums, token_metrics, token_sums
+from .groups import GROUP_IDS, NO_GROUP, PADDING, GroupTable, RowGroups
+from .metrics import group_metrics, group_sums, penalty_metrics, reading_sums, token_metrics, token_sums
 from .output_head import OutputHead
-from .refusals import load_features, refuse_what_cannot_work, require_nothing_to_hold
+from .refusals import (
+    load_features,
+    refuse_environment_without_rows,
+    refuse_what_cannot_work,
+    require_nothing_to_hold,
+)
 from .token_penalty import TokenPenalty, TokenReading, read_token_ids
 
 
@@ -109,6 +115,7 @@ class FeaturePenaltyMixin:
             model = kwargs.get("model", args[0] if args else None)
             if features is not None and isinstance(model, nn.Module):  # before any work; a name once it is loaded
                 features.check_model(model, allow_base_model=settings.allow_base_model)
+            refuse_environment_without_rows(super().__init__, args, kwargs)
             self._build_penalty(settings, features)
         if "feature_set" in inspect.signature(super().__init__).parameters:
             kwargs["feature_set"] = feature_set
@@ -154,6 +161,7 @@ class FeaturePenaltyMixin:
         self._kept_column = settings.group_column
         self._penalty_sums: dict[str, Tensor] = {}
         self._token_sums: dict[str, Tensor] = {}
+        self._group_sums: dict[str, Tensor] = {}
         self._window: Tensor | None = None
 
     def _build_token_penalty(self, settings: FeaturePenaltyArguments) -> None:
@@ -225,6 +233,7 @@ class FeaturePenaltyMixin:
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        # Dynamic sampling replaces and reorders rows: `inputs` holds those that were scored.
         if self._row_groups is not None:  # a tensor of one number per row is shuffled and split with the rest
             numbers = [self._row_groups(row) for row in inputs]
             batch[GROUP_IDS] = torch.tensor(numbers, device=self.accelerator.device)
@@ -245,7 +254,9 @@ class FeaturePenaltyMixin:
                 "Was the trainer's data collator replaced?"
             )
         inputs = _without_groups(inputs)  # ours: the model must not see it. A copy, since GRPO reads a batch again
-        mask, group_ids = _counted(self.penalised_tokens(inputs), group_ids)
+        tokens = self.penalised_tokens(inputs)
+        starts = document_starts(inputs, tokens.shape).to(tokens.device)
+        mask, group_ids = _counted(tokens, group_ids, starts)
         num_tokens = mask.sum()
         # Taken now: a trainer may change its inputs.
         skip, generated = earlier_forwards(inputs), inputs.get("num_items_in_batch")
@@ -260,9 +271,10 @@ class FeaturePenaltyMixin:
         if self.feature_penalty is not None:
             with torch.set_grad_enabled(training and weight > 0):
                 values = {place: values[skip:] for place, values in captures.items()}
-                reading = self._read_penalty(values, group_ids, mask)
+                reading = self._read_penalty(values, group_ids, mask, starts)
                 if training and weight > 0:
-                    loss = loss + weight * self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
+                    term = self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
+                    loss = loss + weight * term.to(loss.device)
             self._penalty_sums[mode] = self._penalty_sums.get(mode, 0) + reading_sums(reading, num_tokens)
             if training and self.adaptive_weight is not None:
                 self._adapt_weight(self.adaptive_weight, reading, own_loss.detach(), num_items_in_batch)
@@ -272,8 +284,10 @@ class FeaturePenaltyMixin:
                 mass = self._read_token_mass(head_inputs[skip:], ids, group_ids, mask)
                 if charged:
                     term = self._divide(mass.mass_sum, num_tokens, num_items_in_batch, generated)
-                    loss = loss + self._token_weight * term
+                    loss = loss + self._token_weight * term.to(loss.device)
             self._token_sums[mode] = self._token_sums.get(mode, 0) + token_sums(mass)
+        without_group = (mask & (group_ids == NO_GROUP)).sum()
+        self._group_sums[mode] = self._group_sums.get(mode, 0) + group_sums(without_group, num_tokens)
         return (loss, result[1]) if return_outputs else loss
 
     def _read_token_mass(
@@ -283,14 +297,16 @@ class FeaturePenaltyMixin:
         hidden = self._head.training_input(head_inputs)
         return self.token_penalty(hidden[:, -mask.shape[1] :], self._head, ids, group_ids, mask)
 
-    def _read_penalty(self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
+    def _read_penalty(
+        self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor, starts: Tensor
+    ) -> PenaltyReading:
         assert self.feature_penalty is not None
         values = {}
         for place in self.feature_penalty.places:
             value = training_capture(captures, place)
             values[place] = value[:, -mask.shape[1] :]  # prompt tuning puts virtual tokens in front
         if self._positions == "predicting":
-            mask = mask.roll(-1, dims=1)  # as many positions, each one to the left
+            mask = mask.roll(-1, dims=1) & ~starts  # each one to the left; the attention sink stays out
         return self.feature_penalty(values, group_ids, mask)
 
     def _divide(
@@ -310,14 +326,15 @@ class FeaturePenaltyMixin:
                 Tokens that were generated at once over all processes, which trainers that generate put in the batch.
         """
         if self._trainer_divides(num_items_in_batch):
-            return excess_sum / num_tokens.clamp(min=1)
+            return excess_sum / num_tokens.to(excess_sum.device).clamp(min=1)
         if num_generated is not None:  # as `GRPOTrainer._compute_loss` divides with `loss_type="dapo"`
-            num_items = num_generated.clamp(min=1) / self.accelerator.num_processes
+            num_items = num_generated.to(excess_sum.device).clamp(min=1) / self.accelerator.num_processes
             num_batches = getattr(self.args, "steps_per_generation", None)
             if num_batches:  # what is generated at once may serve several windows, or part of one
                 num_items = num_items * self.current_gradient_accumulation_steps / num_batches  # type: ignore[attr-defined]
             return excess_sum / num_items
         if num_items_in_batch is None:
+            num_tokens = num_tokens.to(excess_sum.device)
             return excess_sum / num_tokens.clamp(min=1) / self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
         scaled = excess_sum / torch.as_tensor(num_items_in_batch, device=excess_sum.device).clamp(min=1)
         if self.args.average_tokens_across_devices:  # DDP averages gradients, the count is of all processes
@@ -338,7 +355,9 @@ class FeaturePenaltyMixin:
         """At the last micro-batch of an optimizer step, reduce its figures over all processes and adapt the weight."""
         num_features = len(reading.num_above)
         num_possible = reading.num_penalised * num_features
-        sums = torch.stack([reading.num_above.sum(), num_possible, loss.double(), torch.ones_like(num_possible)])
+        device, wide = self.accelerator.device, widest_float(self.accelerator.device)
+        parts = (reading.num_above.sum(), num_possible, loss, torch.ones_like(num_possible))
+        sums = torch.stack([part.to(device, wide) for part in parts])
         self._window = sums if self._window is None else self._window + sums
         if not self.accelerator.sync_gradients:
             return
@@ -353,23 +372,29 @@ class FeaturePenaltyMixin:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self.feature_penalty is not None and mode in self._penalty_sums:
-            sums = self.accelerator.reduce(self._penalty_sums.pop(mode), reduction="sum")
+            sums = self._reduced(self._penalty_sums, mode)
             metrics = penalty_metrics(sums, self.feature_penalty)
             if self.adaptive_weight is not None:
                 metrics["sae/penalty_weight"] = self.penalty_weight
             logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
         if self.token_penalty is not None and mode in self._token_sums:
-            sums = self.accelerator.reduce(self._token_sums.pop(mode), reduction="sum")
-            metrics = token_metrics(sums)
+            metrics = token_metrics(self._reduced(self._token_sums, mode))
+            logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
+        if self._holds and mode in self._group_sums:
+            metrics = group_metrics(self._reduced(self._group_sums, mode))
             logs.update({name if mode == "train" else f"eval_{name}": value for name, value in metrics.items()})
         super().log(logs, start_time)  # type: ignore[misc]
+
+    def _reduced(self, sums: dict[str, Tensor], mode: str) -> Tensor:
+        """The sums of a window over all processes; they begin anew."""
+        return self.accelerator.reduce(sums.pop(mode).to(self.accelerator.device), reduction="sum")
 
 
 def _without_groups(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name != GROUP_IDS}
 
 
-def _counted(tokens: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _counted(tokens: Tensor, group_ids: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens that count, and the group of each, `(B, T)`; the groups are given by row or by token."""
     if len(group_ids) != len(tokens):
         raise ValueError(
@@ -378,6 +403,5 @@ def _counted(tokens: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
         )
     if group_ids.dim() == 1:
         group_ids = group_ids[:, None].expand_as(tokens)
-    mask = tokens & (group_ids != PADDING)
-    mask[:, 0] = False  # nothing predicts a document's first token, and TRL does not count it
-    return mask, group_ids
+    # Nothing predicts a document's first token, and TRL does not count it.
+    return tokens & (group_ids != PADDING) & ~starts, group_ids

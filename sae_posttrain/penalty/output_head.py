@@ -134,7 +134,8 @@ class OutputHead:
             own_NV = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, -_NUM_CHECKED:]
             made_NV = self.logits(self.training_input(captures)[0, -_NUM_CHECKED:])
         tolerance = _TOLERANCE.get(made_NV.dtype, _TOLERANCE_OF_HALF_TYPES)
-        own_NV, made_NV = (each.double() - each.double().mean(dim=-1, keepdim=True) for each in (own_NV, made_NV))
+        own_NV, made_NV = (each.cpu().double() for each in (own_NV, made_NV))
+        own_NV, made_NV = (each - each.mean(dim=-1, keepdim=True) for each in (own_NV, made_NV))
         difference = float((made_NV - own_NV).norm() / own_NV.norm().clamp(min=torch.finfo(torch.float64).tiny))
         if not difference <= tolerance:  # not a number too
             raise ValueError(

@@ -19,6 +19,7 @@ from ..features.texts import Text, TextBatch, batches, tokenize
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
 from ..measure.generate import eval_mode
+from ..precision import widest_float
 
 FEWEST_TEXTS = 4
 """Of the target and of the others: a direction is fitted on one half and tried on the other."""
@@ -141,7 +142,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
             length = batch.input_ids.shape[1]
             counted = batch.counted
             for place, of_place in features.items():
-                value_BTD = captures[place][0][:, -length:]  # prompt tuning puts virtual tokens in front
+                value_BTD = captures[place][0][:, -length:].to(device)  # prompt tuning puts virtual tokens in front
                 value_ND = value_BTD[counted].float()
                 pre[place].append(of_place.pre_activations(value_ND).cpu())
                 total_BD = (value_BTD.float() * counted.unsqueeze(-1)).sum(dim=1)
@@ -167,8 +168,11 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
 def _target_probability(logits_BTV: Tensor, counted_BT: Tensor, tokens_V: Tensor) -> Tensor:
     """Summed over the counted positions of each text, which is read by itself: probabilities of a batch are large."""
     ids = tokens_V.nonzero().flatten().to(logits_BTV.device)
-    sums = [logits[counted].float().softmax(dim=-1)[:, ids].sum() for logits, counted in zip(logits_BTV, counted_BT)]
-    return torch.stack(sums).double().cpu()
+    sums = [
+        logits[counted].float().softmax(dim=-1)[:, ids].sum()
+        for logits, counted in zip(logits_BTV, counted_BT.to(logits_BTV.device))
+    ]
+    return torch.stack(sums).cpu().double()
 
 
 class _Spread:
@@ -181,12 +185,13 @@ class _Spread:
         self._errors = 0.0
 
     def add(self, value_ND: Tensor, sae: Any) -> None:
+        wide = widest_float(value_ND.device)
         for tile in value_ND.split(_TOKENS_PER_TILE):
             restored = sae.reconstruct(tile).to(tile)
-            self._errors += float((tile - restored).double().square().sum())
+            self._errors += float((tile - restored).to(wide).square().sum())
         self._count += len(value_ND)
-        self._total = self._total + value_ND.double().sum(dim=0).cpu()
-        self._squares += float(value_ND.double().square().sum())
+        self._total = self._total + value_ND.sum(dim=0, dtype=wide).cpu().double()
+        self._squares += float(value_ND.to(wide).square().sum())
 
     @property
     def explained(self) -> float:

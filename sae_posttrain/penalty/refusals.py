@@ -1,7 +1,8 @@
 """Settings and trainers that the penalties cannot work with, or that would leave them without an effect."""
 
+import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
@@ -78,6 +79,34 @@ def require_nothing_to_hold(
         plain,
         parent,
     )
+
+
+def refuse_environment_without_rows(
+    trainer: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """
+    An environment may bring the prompts of its own, but those tell no group.
+
+    Args:
+        trainer (`Callable`):
+            What builds the trainer.
+        args (`Sequence`), kwargs (`Mapping`):
+            What it is given.
+
+    Raises:
+        ValueError: If there is an environment and no dataset to train on.
+    """
+    if kwargs.get("environment_factory") is None:
+        return
+    named = dict(inspect.signature(trainer).bind_partial(*args, **kwargs).arguments)
+    given = {**named, **named.get("kwargs", {})}
+    if given.get("train_dataset") is None:
+        raise ValueError(
+            "With `environment_factory` and no `train_dataset` the environment writes the prompts, and nothing tells "
+            "the group of an answer, so the penalty cannot tell whom it may touch. Pass a `train_dataset` with a "
+            "column `prompt` and the group of each prompt's answer in the column of `group_column` ('lang'); the "
+            "environment then adds to these prompts."
+        )
 
 
 def refuse_what_cannot_work(trainer: Any, settings: FeaturePenaltyArguments) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..precision import without_autocast
+
 _LOGITS_PER_TILE = 2**26  # in float32 256 MiB; a few tensors of this size live at once
 
 
@@ -39,7 +41,7 @@ def token_mass(hidden: Tensor, project: Callable[[Tensor], Tensor], ids: Tensor,
     """
 
     def mass_of_tile(tile_nD: Tensor) -> Tensor:
-        with torch.autocast(tile_nD.device.type, enabled=False):
+        with without_autocast(tile_nD.device):
             logits_nV = project(tile_nD)
             logits_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
             return (logits_nV[:, ids.to(logits_nV.device)].logsumexp(dim=-1) - logits_nV.logsumexp(dim=-1)).exp()

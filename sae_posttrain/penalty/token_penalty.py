@@ -74,7 +74,7 @@ class TokenPenalty:
         predicting_BT = mask_BT[:, 1:]  # of token t, by the state at t - 1
         hidden_ND = hidden[:, :-1][predicting_BT.to(hidden.device)]
         mass_N = token_mass(hidden_ND, head.logits, self._ids_K, tokens_per_tile=tile_size(head.vocab_size))
-        return TokenReading(mass_N.sum().to(token_ids.device), predicting_BT.sum())
+        return TokenReading(mass_N.sum(), predicting_BT.sum())
 
 
 def read_token_ids(penalised_tokens: str, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:

@@ -121,7 +121,8 @@ class DynamicSampling:
     the order in which they were asked, until there are as many as `GRPOTrainer` expects. Only then `GRPOTrainer` does
     its own work, once, on their rollouts: old and reference log-probabilities, advantages, metrics and logs. After
     `dynamic_sampling_max_rounds` rounds what is missing is filled with prompts of the last round that have no spread,
-    and these are trained on as `GRPOTrainer` would.
+    and these are trained on as `GRPOTrainer` would. The list of rows that `_generate_and_score_completions` was given
+    holds from then on those that were kept, in the order of the batch.
 
     Every process takes part in every round with the same number of rows, and knows the rewards of all of them, so that
     all decide alike.
@@ -181,6 +182,7 @@ class DynamicSampling:
             batch = score(kept)
         finally:
             self._replay = None
+        inputs[:] = kept  # whoever passed the rows, such as a penalty by their language, knows those of the batch
         self.state.num_input_tokens_seen = num_tokens  # each generated token once, those of kept rows among them
         self._metrics["train"]["num_tokens"] = [num_tokens]
         for name, value in sampled.items():

@@ -7,6 +7,7 @@ Legend of the shapes: N rollouts of all processes, B of this one, G of a prompt,
 import torch
 from torch import Tensor
 
+from ..precision import widest_float
 from .advantages import SMALLEST_SPREAD, spread
 
 
@@ -65,7 +66,8 @@ def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
         `torch.Tensor` of shape `(4,)`: tokens steered, tokens, advantage steered, advantage. To be summed.
     """
     size_BC = (advantages if advantages.ndim == 2 else advantages[:, None]).abs() * mask
-    return torch.stack([mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]).double()
+    sums = [mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]
+    return torch.stack(sums).to(widest_float(mask.device))
 
 
 def loss_shares(sums: Tensor) -> dict[str, float]:
@@ -93,7 +95,7 @@ def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -
     logp_BC, entropy_BC = logps * mask, entropies * mask
     return torch.stack(
         [logp_BC[steered].sum(), mask[steered].sum(), entropy_BC[~steered].sum(), mask[~steered].sum()]
-    ).double()
+    ).to(widest_float(mask.device))
 
 
 def pass_means(sums: Tensor) -> dict[str, float]:

@@ -181,10 +181,9 @@ class LanguageConsistencyReward:
         passes = self._line_pass(prompt, answer, lang)
         if passes is False:
             return 0.0
-        if self.target_lang is not None and same_language(lang, self.target_lang):
-            return 1.0
         if not can_measure(lang, self.target_lang):
-            return 1.0 if passes else None
+            into_own = self.target_lang is not None and same_language(lang, self.target_lang)
+            return 1.0 if passes or into_own else None
         switches = find_switches(answer, lang=lang, prompt=prompt, target_lang=self.target_lang)
         return 0.0 if switches.unexpected else 1.0
 

@@ -70,7 +70,7 @@ def _record(
                 model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
                 )
-            yield {place: values[place][0][batch.counted] for place in places}
+            yield {place: values[place][0].to(device)[batch.counted] for place in places}
 
 
 def activation_batches(

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -17,7 +16,6 @@ from ..model_card import FeatureCard
 from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
 from ..penalty.groups import (
     GROUP_IDS,
-    OTHER,
     GroupCollator,
     add_group_ids,
     find_group_column,
@@ -73,7 +71,17 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         if args is None and feature_set is not None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SASFTConfig(f"{str(name).split('/')[-1] or 'model'}-SASFT")
-        super().__init__(model, args, feature_set=feature_set, **kwargs)
+        try:
+            super().__init__(model, args, feature_set=feature_set, **kwargs)
+        except (ValueError, RuntimeError) as error:
+            if not getattr(args, "assistant_only_loss", False) or "{% generation %}" not in str(error):
+                raise
+            raise ValueError(
+                "`assistant_only_loss=True` needs a chat template that marks the assistant's words with "
+                "`{% generation %}`, and this tokenizer's has no such marks. Leave it out, and give the data as "
+                "columns `prompt` and `completion` (lists of messages, the completion being the assistant's turn): "
+                f"then only the completion is in the loss. TRL says: {error}"
+            ) from error
 
     def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:
         dataset_kwargs = getattr(settings, "dataset_kwargs", None)
@@ -133,6 +141,8 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         first = next(iter(dataset))
         self._refuse_penalty_on_prompts(first, args)
         column = find_group_column(first, args.group_column, groups, dataset_name)
+        if column is not None and isinstance(dataset, Dataset):
+            groups.log_unknown(dict.fromkeys(dataset[column]), dataset_name)
 
         # TRL packs every column of a dataset, all of which must then be lists of one length. So packing waits until
         # the column of groups stands there, and is then done as TRL does it, with the same seeds, in the same order.
@@ -156,6 +166,9 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             },
             **map_kwargs,
         )
+        if column is None and isinstance(dataset, Dataset):
+            counts = groups.count(number for ids in dataset[GROUP_IDS] for number in ids[:1])
+            logger.warning("Groups of the %s dataset, told from the script: %s.", dataset_name, counts)
         if packing:
             dataset = dataset.select_columns(["input_ids", "labels", GROUP_IDS])
             if args.shuffle_dataset:
@@ -165,17 +178,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
             if args.shuffle_dataset:
                 dataset = dataset.shuffle(seed=args.seed)
-        if column is None and isinstance(dataset, Dataset):
-            self._log_groups(dataset, dataset_name)
         return dataset
-
-    def _log_groups(self, dataset: Dataset, dataset_name: str) -> None:
-        assert self._groups is not None
-        names = [*self._groups.names, OTHER]
-        counts = Counter(names[number] for ids in dataset[GROUP_IDS] for number in set(ids))
-        logger.warning(
-            "Groups of the %s dataset, told from the script: %s.", dataset_name, dict(sorted(counts.items()))
-        )
 
     def _refuse_penalty_on_prompts(self, first: dict[str, Any], args: SFTConfig) -> None:
         assert isinstance(args, FeaturePenaltyArguments)
@@ -185,7 +188,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         if messages and not args.assistant_only_loss and any(_role(m) != "assistant" for m in messages):
             raise ValueError(
                 "With `messages` data TRL trains on the user's turns too, and the penalty would fall on them. "
-                "Set `assistant_only_loss=True`."
+                "Set `assistant_only_loss=True`, or give the data as columns `prompt` and `completion`."
             )
         if "prompt" in first and "completion" in first and not self.completion_only_loss:
             raise ValueError(

@@ -81,7 +81,7 @@ def test_filter_that_could_see_no_switch_is_refused():
     ("row", "message"),
     [
         ({"completion": CLEAN}, "Row 0 does not say the language .* no column 'lang'. It has: completion"),
-        ({"completion": CLEAN, "lang": "Korean"}, "Row 0 has the unknown language 'Korean'"),
+        ({"completion": CLEAN, "lang": "kr"}, "Row 0 has the unknown language 'kr'.*Did you mean 'ko'"),
         ({"prompt": "?", "lang": "ko"}, "Row 0 holds no answer: it needs `messages`"),
         ({"messages": [{"role": "user", "content": "?"}], "lang": "ko"}, "none of its messages is the assistant's"),
         ({"messages": [{"role": "assistant", "content": [1]}], "lang": "ko"}, "`content` is not text"),

@@ -3,6 +3,7 @@ import random
 import pytest
 
 from sae_posttrain.measure import scripts
+from sae_posttrain.measure.code_switching import find_switches, right_language
 from sae_posttrain.measure.scripts import OWN_SCRIPTS, SCRIPTS, ScannedText, can_measure, count_scripts, same_language
 
 
@@ -42,3 +43,24 @@ def test_runs_by_table_are_those_of_the_pattern(seed):
         assert count_scripts(text) == scripts._sum_by_script(runs), ascii(text)
         some = frozenset(drawn.sample(SCRIPTS, 3))
         assert ScannedText(text).runs(some) == [run for run in runs if run[2] in some], ascii(text)
+
+
+def test_every_name_of_a_language_is_measured_alike():
+    names = ["kor_Hang", "Korean", "KO ", "ko-KR"]
+    assert all(can_measure(name, "Chinese") and can_measure(name, "zho_Hant") for name in names)
+    assert all(same_language(name, "ko") for name in names)
+    assert not can_measure("cmn", "zh-TW")
+    assert right_language("파일을 엽니다", lang="Korean")
+
+
+def test_the_script_of_a_code_decides_what_is_right_and_what_is_a_switch():
+    cyrillic, latin = "Файлни очинг ва сақланг.", "Faylni oching va saqlang."
+    assert right_language(cyrillic, lang="uz-Cyrl")
+    assert not right_language(cyrillic, lang="uz")
+    assert right_language(latin, lang="uz")
+    assert not right_language(latin, lang="uz_Cyrl")
+    assert same_language("uz", "uz-Cyrl")
+    assert can_measure("ru-Latn", "ru")
+    assert find_switches("Sokhranite файл.", lang="ru-Latn", target_lang="ru").unexpected
+    assert find_switches("فائل کھولیں", lang="pa", target_lang="pa-Arab").unexpected
+    assert not can_measure("pa-PK", "ur")

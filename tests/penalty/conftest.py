@@ -209,11 +209,14 @@ def train(make_any_model, make_model, make_features, tokenizer, tmp_path):
             extra["data_collator"] = DataCollatorForSeq2Seq(tokenizer)
         args = config(str(tmp_path / "run"), **{**settings, **kwargs})
         built = trainer(
-            model=make_any_model(kind) if model is None else model,
-            args=args,
-            train_dataset=rows_of(kind, tokenizer) if dataset is None else dataset,
-            eval_dataset=eval_dataset,
-            **{**extra, **(arguments or {})},
+            **{
+                "model": make_any_model(kind) if model is None else model,
+                "args": args,
+                "train_dataset": rows_of(kind, tokenizer) if dataset is None else dataset,
+                "eval_dataset": eval_dataset,
+                **extra,
+                **(arguments or {}),
+            },
         )
         if fit:
             built.train()

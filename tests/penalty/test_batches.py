@@ -4,7 +4,13 @@ from functools import partial
 import pytest
 import torch
 
-from sae_posttrain.penalty.batches import RowGroupCollator, answer_ids, answer_tokens, earlier_forwards
+from sae_posttrain.penalty.batches import (
+    RowGroupCollator,
+    answer_ids,
+    answer_tokens,
+    document_starts,
+    earlier_forwards,
+)
 from sae_posttrain.penalty.datasets import _answer_text
 from sae_posttrain.penalty.groups import GROUP_IDS, GroupTable, RowGroups
 
@@ -81,3 +87,17 @@ def test_collator_can_be_sent_to_the_workers_of_a_dataloader(tokenizer):
     groups = RowGroups(table(), "lang", partial(_answer_text, tokenizer.decode))
     sent = pickle.loads(pickle.dumps(RowGroupCollator(dict, groups, "chosen")))
     assert sent.groups({"completion_ids": tokenizer("open")["input_ids"]}) == 2
+
+
+def test_first_positions_of_documents_are_found_in_every_kind_of_batch():
+    def starts(num_tokens, **batch):
+        rows = next(len(value) for value in batch.values()) if "cu_seq_lens_q" not in batch else 1
+        return [row.nonzero().flatten().tolist() for row in document_starts(batch, (rows, num_tokens))]
+
+    mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1]])  # padded on the right, and on the left
+    assert starts(4, attention_mask=mask) == [[0], [0, 2]]
+    assert starts(4, prompt_mask=mask[:, :2], completion_mask=mask[:, 2:]) == [[0], [0, 2]]
+    assert starts(5, position_ids=torch.tensor([[0, 1, 2, 0, 1]])) == [[0, 3]]
+    assert starts(5, cu_seq_lens_q=torch.tensor([0, 3, 5], dtype=torch.int32)) == [[0, 3]]
+    assert starts(5, attention_mask=torch.tensor([[1, 1, 2, 2, 0]])) == [[0, 2]]  # documents by number
+    assert starts(3, labels=torch.zeros(2, 3)) == [[0], [0]]

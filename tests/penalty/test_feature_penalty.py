@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from sae_posttrain.hooks.record import SiteRecorder, training_capture
+from sae_posttrain.penalty import metrics
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable
+from sae_posttrain.penalty.metrics import group_sums, reading_sums
+from sae_posttrain.precision import widest_float
 
 
 def build(features, unknown_group="error", targets=("zh",), **kwargs) -> FeaturePenalty:
@@ -116,3 +119,22 @@ def test_feature_of_the_attention_input_can_be_penalised_and_its_gradient_arrive
     torch.testing.assert_close(
         other.model.layers[1].self_attn.v_proj.weight.grad, last.self_attn.v_proj.weight.grad, rtol=1e-4, atol=1e-5
     )
+
+
+def test_each_block_is_read_on_its_own_device(make_features):
+    """`meta` stands for the second device of a model that is spread over two; groups and mask lie on the first."""
+    residuals, group_ids, mask = batch()
+    residuals[1, "resid_post"] = residuals[1, "resid_post"].to("meta")
+    penalty = build(make_features())
+    reading = penalty(residuals, group_ids, mask)
+    assert reading.excess_sum.device.type == reading.num_above.device.type == "meta"
+    assert [tables.encoder_rows.device.type for tables in penalty._tables] == ["cpu", "meta"]
+    assert reading_sums(reading, mask.sum()).device.type == "meta"
+
+
+def test_sums_are_kept_in_what_the_device_has(make_features, monkeypatch):
+    assert [widest_float(device) for device in ("cpu", "mps")] == [torch.float64, torch.float32]
+    reading = build(make_features())(*batch())
+    monkeypatch.setattr(metrics, "widest_float", lambda device: torch.float32)
+    assert reading_sums(reading, torch.tensor(3)).dtype == torch.float32
+    assert group_sums(torch.tensor(1), torch.tensor(3)).dtype == torch.float32

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sae_posttrain.penalty.groups import GROUP_IDS, GroupCollator, GroupTable, script_detector
+from sae_posttrain.penalty.groups import GROUP_IDS, NO_GROUP, GroupCollator, GroupTable, script_detector
 
 
 def table(make_features, **kwargs) -> GroupTable:
@@ -47,8 +47,10 @@ def test_script_tells_the_language_of_an_answer_with_foreign_names_in_it():
     assert detect("Microsoft Excel 파일을 여는 방법은 다음과 같습니다.") == "ko"
     assert detect("使用 LibreOffice 打开文件") == "zh"
     assert detect("The Chinese word for file is 文件, which is short.") == "en"
-    with pytest.raises(ValueError, match="cannot be told from its script: '1234 !!'"):
-        detect("1234 !!")
+    assert detect("1234 !!") is None
+    with pytest.raises(ValueError, match="cannot be told from its script: 'файл' is in Cyrillic, .*zh, ko, en"):
+        detect("файл")
+    assert script_detector(["zh", "ko", "en"], others=True)("файл") == "other"
 
 
 def test_groups_that_share_a_script_need_a_column():
@@ -87,3 +89,66 @@ def test_collator_that_loses_tokens_is_an_error():
     examples = [{"input_ids": [1, 2], GROUP_IDS: [0, 0]}, {"input_ids": [4], GROUP_IDS: [2]}]
     with pytest.raises(ValueError, match="the group of each token is lost"):
         GroupCollator(lambda examples: {"labels": torch.zeros(2, 1)})(examples)
+
+
+@pytest.mark.parametrize("unknown_group", ["error", "mean"])
+def test_a_language_is_the_same_group_whatever_it_is_called(make_features, unknown_group):
+    groups = table(make_features, unknown_group=unknown_group)
+    assert [groups.number(name) for name in ("zh-CN", "zho_Hans", "Chinese", "cmn", " ZH")] == [0] * 5
+    assert [groups.number(name) for name in ("kor_Hang", "KO ", "Korean")] == [1] * 3
+    named = table(lambda: make_features(groups=("zho_Hans", "kor_Hang"), targets=("zho_Hans",)), targets=["zh-CN"])
+    assert named.targets == ("zho_Hans",) and named.number("zh") == 0 and named.number("ko") == 1
+
+
+def test_script_of_a_group_decides_which_it_is(make_features):
+    groups = table(make_features, unknown_group="mean")
+    assert groups.number("zh-Latn") == 3  # pinyin is not what the statistics of Chinese are of
+    with pytest.raises(ValueError, match="'zh-Latn' occurs in the data.*Did you mean 'zh'"):
+        table(make_features).number("zh-Latn")
+    both = table(lambda: make_features(groups=("sr", "sr-Latn"), targets=("sr-Latn",)), targets=["sr-Latn"])
+    assert both.is_penalised(torch.tensor([both.number("srp_Latn"), both.number("sr-Cyrl")])).tolist() == [False, True]
+
+
+def test_several_groups_of_one_language_are_told_apart_by_their_own_names_only(make_features):
+    regions = lambda: make_features(groups=("zh-CN", "zh-TW", "en"), targets=("zh-TW",))  # noqa: E731
+    groups = table(regions, targets=["zh-TW"], unknown_group="mean")
+    assert [groups.number(name) for name in ("zh-CN", "zh-TW", "en-GB")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="'zh-HK' may be any of the groups 'zh-CN', 'zh-TW'"):
+        groups.number("zh-HK")
+    assert table(regions, targets=["zh-TW", "zh-CN"]).number("zh-HK") == 0  # a target in any case
+    with pytest.raises(ValueError, match="'zh' may be any of the groups"):
+        table(regions, targets=["zh"])
+
+
+def test_misspelt_target_is_not_penalised_as_an_unknown_group(make_features):
+    groups = table(make_features, unknown_group="mean")
+    for name in ("cn", "chinesse"):
+        with pytest.raises(ValueError, match=f"The group '{name}'.*would be penalised. Did you mean the target 'zh'"):
+            groups.number(name)
+    assert [groups.number(name) for name in ("ru", "zh-mixed", "register", "fr")] == [3] * 4
+    with pytest.raises(ValueError, match="'cn' occurs in the data.*Did you mean 'zh'"):
+        table(make_features).number("cn")
+
+
+def test_groups_that_are_no_languages_are_plain_names(make_features):
+    groups = table(lambda: make_features(groups=("loop", "en-formal", "no")), targets=["loop"])
+    assert [groups.number(name) for name in ("loop", "Loop ", "en-formal", "nor")] == [0, 0, 1, 2]
+    with pytest.raises(ValueError, match="'en-casual' occurs in the data"):
+        groups.number("en-casual")
+
+
+def test_answer_without_letters_has_no_group(make_features):
+    groups = table(make_features)
+    assert [groups.number_of_text(text) for text in ("打开", "1 + 1 = 2", "👍", "")] == [
+        0,
+        NO_GROUP,
+        NO_GROUP,
+        NO_GROUP,
+    ]
+    assert not groups.is_penalised(torch.tensor([NO_GROUP])).any()
+    assert groups.count([0, 0, NO_GROUP, 1, -1]) == {"ko": 1, "no letters": 1, "zh": 2}
+
+
+def test_script_of_a_named_group_tells_it(make_features):
+    detect = script_detector(["uz", "uz-Cyrl", "kor_Hang"])
+    assert [detect(text) for text in ("Faylni oching", "Файлни очинг", "파일")] == ["uz", "uz-Cyrl", "kor_Hang"]

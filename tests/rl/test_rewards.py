@@ -93,8 +93,8 @@ def test_language_reward_refuses_languages_it_cannot_see():
         LanguageConsistencyReward(target_lang="en")
     with pytest.raises(ValueError, match="Unknown language 'xx'"):
         LanguageConsistencyReward(target_lang="xx")
-    with pytest.raises(ValueError, match="Unknown language 'Korean'"):
-        LanguageConsistencyReward()(prompts=["?"], completions=["파일"], lang=["Korean"])
+    with pytest.raises(ValueError, match="Unknown language 'Koraen'.*Did you mean 'ko'"):
+        LanguageConsistencyReward()(prompts=["?"], completions=["파일"], lang=["Koraen"])
 
 
 def test_rewards_can_be_pickled_and_are_named_for_the_logs():

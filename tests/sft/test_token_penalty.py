@@ -203,10 +203,12 @@ def test_autocast_does_not_touch_the_penalty_itself(train):
 
 def test_target_group_is_the_language_where_the_data_have_it(train, data):
     assert train(**TOKENS, fit=False).token_penalty.groups.targets == ("zh",)
-    renamed = data.map(lambda row: {"lang": {"zh": "Chinese"}.get(row["lang"], row["lang"])})
+    named = data.map(lambda row: {"lang": {"zh": "Chinese"}.get(row["lang"], row["lang"])})
+    assert train(**TOKENS, dataset=named, fit=False).train_dataset[2]["group_ids"][0] == 0
+    renamed = data.map(lambda row: {"lang": {"zh": "sinitic"}.get(row["lang"], row["lang"])})
     with pytest.raises(ValueError, match="Set `target_group`.*`penalised_tokens='zh'`: the data tell of no group"):
         train(**TOKENS, dataset=renamed, fit=False)
-    set_by_hand = train(**TOKENS, dataset=renamed, target_group="Chinese")
+    set_by_hand = train(**TOKENS, dataset=renamed, target_group="sinitic")
     assert torch.equal(weights(set_by_hand), weights(train(**TOKENS)))
 
 

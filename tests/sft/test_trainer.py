@@ -211,7 +211,9 @@ def test_predicting_positions_lie_one_to_the_left_of_the_answers_tokens(train, s
     batch = next(iter(trainer.get_train_dataloader()))
     labels = batch["labels"].clone()
     trainer.compute_loss(trainer.model, batch)
-    assert torch.equal(masks[0][:, :-1], labels[:, 1:] != -100)
+    first = batch["position_ids"] == 0 if "position_ids" in batch else torch.zeros_like(labels).bool()
+    first[:, 0] = True  # a prompt of one token: its state is the attention sink
+    assert torch.equal(masks[0][:, :-1], (labels[:, 1:] != -100) & ~first[:, :-1])
     assert not masks[0][:, -1].any()
 
 
@@ -543,3 +545,90 @@ def test_replaced_collator_is_an_error_not_a_silent_plain_run(train):
     trainer.data_collator = trainer.data_collator.collator
     with pytest.raises(ValueError, match="The batch has no `group_ids`"):
         trainer.train()
+
+
+# Answers without a language ------------------------------------------------------------------------------------------
+
+
+def without_letters(data) -> Dataset:
+    rows = [*data.remove_columns("lang"), {"prompt": "1 + 1", "completion": "= 2 !"}]
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.filterwarnings("ignore")  # TRL's advice on attention kernels
+def test_answer_without_letters_is_counted_and_never_penalised(train, data, tokenizer, caplog, packing):
+    with caplog.at_level(logging.WARNING):
+        trainer = train(dataset=without_letters(data), batch=9, packing=packing, max_length=256, fit=False)
+    assert "told from the script: {'en': 3, 'ko': 3, 'no letters': 1, 'zh': 2}" in caplog.text
+    masks, readings = spy_on_the_penalty(trainer)
+    trainer.train()
+    chinese_or_none = [*(c for lang, _, c in TEXTS if lang == "zh"), "= 2 !"]
+    exempt = sum(len(tokenizer(completion)["input_ids"]) + 1 for completion in chinese_or_none)
+    assert readings[0].num_penalised.item() == masks[0].sum().item() - exempt
+    share = (len(tokenizer("= 2 !")["input_ids"]) + 1) / masks[0].sum().item()
+    assert logged(trainer, "sae/without_group") == [pytest.approx(share)]
+
+
+def test_answer_without_letters_is_no_refusal_at_weight_zero_or_in_a_stream(train, data):
+    rows = without_letters(data)
+    zero = train(dataset=rows, penalty_weight=0.0)
+    assert torch.equal(weights(zero), weights(train(SFTTrainer, SFTConfig, dataset=rows)))
+    streamed = train(dataset=rows.to_iterable_dataset(), batch=9)
+    assert logged(streamed, "sae/without_group")[0] > 0
+    assert not logged(train(), "sae/without_group")
+
+
+def test_template_without_marks_is_answered_with_prompt_and_completion(train, data, tokenizer, monkeypatch):
+    marked = tokenizer.chat_template
+    plain = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    monkeypatch.setattr(tokenizer, "chat_template", plain)
+    with pytest.raises(
+        ValueError, match="no such marks.*columns `prompt` and `completion`.*TRL says: The chat template"
+    ):
+        train(dataset=messages(data), assistant_only_loss=True, fit=False)
+    with pytest.raises(ValueError, match="or give the data as columns `prompt` and `completion`"):
+        train(dataset=messages(data), fit=False)
+
+
+# Languages by any name -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unknown_group", ["error", "mean"])
+def test_languages_are_the_same_groups_whatever_they_are_called(train, data, unknown_group):
+    names = {"zh": "zh-CN", "ko": "kor_Hang", "en": "English"}
+    renamed = data.map(lambda row: {"lang": names[row["lang"]]})
+    trainer = train(dataset=renamed, unknown_group=unknown_group, target_group=["zho_Hans"])
+    assert torch.equal(weights(trainer), weights(train()))
+
+
+def test_groups_read_with_the_mean_are_named(train, data, caplog):
+    odd = Dataset.from_list([*data, {"lang": "ru", "prompt": "файл", "completion": "открыть"}])
+    with caplog.at_level(logging.WARNING):
+        train(dataset=odd, unknown_group="mean", fit=False)
+    assert "without statistics, read with the mean of the others: ru." in caplog.text
+
+
+# First positions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["response", "predicting"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"padding_free": True, "max_length": None}, {"packing": True, "max_length": 64}],
+    ids=["padded", "flat", "packed"],
+)
+@pytest.mark.filterwarnings("ignore")  # TRL's advice on attention kernels for padding-free batches
+def test_first_position_of_a_document_is_never_read(train, data, tokenizer, positions, settings):
+    """Plain texts have a label on every token; the state at the first is the attention sink."""
+    texts = Dataset.from_list([{"lang": row["lang"], "text": row["completion"]} for row in data])
+    trainer = train(dataset=texts, penalty_positions=positions, fit=False, **settings)
+    masks, _ = spy_on_the_penalty(trainer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    lengths = sum(len(tokenizer(row["text"])["input_ids"]) + 1 for row in texts)
+    first = batch["position_ids"] == 0 if "position_ids" in batch else torch.zeros_like(batch["labels"]).bool()
+    first[:, 0] = True
+    trainer.compute_loss(trainer.model, batch)
+    assert not (masks[0] & first).any()
+    left_out = 2 if positions == "predicting" else 1  # the first, and the last, which predicts nothing
+    assert masks[0].sum().item() == lengths - left_out * len(texts)

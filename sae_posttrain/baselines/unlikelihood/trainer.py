@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
+from ...precision import widest_float
 from .config import UnlikelihoodConfig
 from .loss import log_one_minus
 from .rows import UNLIKELY
@@ -141,7 +142,8 @@ class UnlikelihoodTrainer(SFTTrainer):
         with torch.no_grad():
             probability = log_probs.float().exp().masked_fill(~turned, 0.0)
             sums = [likelihood, mask & ~turned, unlikelihood, probability, turned]
-            added = torch.stack([values.sum().double() for values in sums])
+            wide = widest_float(log_probs.device)
+            added = torch.stack([values.sum().to(wide) for values in sums])
             self._sums = added if self._sums is None else self._sums + added
 
     # Metrics stay tensors on the device until the logging step, where they are reduced once.
