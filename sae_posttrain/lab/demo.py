@@ -86,7 +86,7 @@ def _switching(folder: Path, progress: Progress, seed: int, quick: bool) -> Sect
     model, tokenizer = load()
     with progress.step("Finding the features that stand for Chinese"):
         feature_set = switching.find(model, tokenizer)
-        feature_set.save(folder / "features.safetensors")
+        feature_set.save(folder / "features.safetensors", overwrite=True)
     test = switching.questions(quick)
     texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
     arms = []
@@ -116,7 +116,7 @@ def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
         feature_set = repetition.find(model, tokenizer, seed)
     with progress.step("Calibrating how hard to push them"):
         calibration = repetition.calibrated(model, tokenizer, feature_set, seed)
-        calibration.feature_set.save(folder / "features.safetensors")
+        calibration.feature_set.save(folder / "features.safetensors", overwrite=True)
     test = repetition.prompts("test")
     arms = []
 

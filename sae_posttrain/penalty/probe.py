@@ -126,7 +126,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
     Raises:
         ValueError: If the model has no such block or site.
     """
-    features = {place: feature_set.select(block=place[0], site=place[1]) for place in feature_set.places}
+    features = {place: feature_set.at(place) for place in feature_set.places}
     device = next(model.parameters()).device
     pre: dict[Place, list[Tensor]] = {place: [] for place in features}
     means: dict[Place, list[Tensor]] = {place: [] for place in features}
