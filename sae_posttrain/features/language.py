@@ -17,6 +17,7 @@ from ..hooks.sites import Place, describe_place
 from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
+from .duplicates import num_duplicates
 from .feature_set import FeatureSet
 from .grouped_texts import read_group_rows
 from .loading import load_model, load_saes, place_of, require_fit, require_one_width
@@ -181,6 +182,7 @@ def find_features(
             "push": push,
             "num_texts": {group: sum(text.group == group for text in kept) for group in groups},
             "num_held_out": {group: sum(text.group == group for text in held_out_texts) for group in groups},
+            "num_duplicates": num_duplicates(kept + held_out_texts),
             "num_tokens": dict(zip(groups, map(int, sums[place_of(saes[0])].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),
         }
