@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..saes.foreign_files import require_native
+
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
 
@@ -89,6 +91,7 @@ def find_feature_file(path: str | os.PathLike) -> Path:
 
 def read_feature_file(path: Path) -> dict[str, Any]:
     """The checked content of a file, as arguments of `FeatureSet`; `ValueError` if it is damaged or no feature set."""
+    require_native(path)
     if _header_bytes(path) > MOST_HEADER_BYTES:
         raise ValueError(f"{path} is no feature set: its header declares {_header_bytes(path)} bytes.")
     try:
