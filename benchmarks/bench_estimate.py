@@ -84,7 +84,7 @@ def write_recipe(name: str, fields: dict[str, Any], arguments: argparse.Namespac
     blocks = [depth - 2] * 64 + [depth - 1] * 64
     FeatureSet.from_directions(
         torch.randn(128, width), blocks=blocks, names=[str(i) for i in range(128)], residual_norms=[1.0] * 128
-    ).save(folder / "features.safetensors")
+    ).save(folder / "features.safetensors", overwrite=True)
     words = " ".join(row["text"] for row in list(read_rows(sorted(arguments.data.glob("en.jsonl*"))[0]))[:300]).split()
     with open(folder / "train.jsonl", "w", encoding="utf-8") as file:
         for place in range(64):

@@ -59,7 +59,7 @@ def make_start(folder: Path, width: int, num_blocks: int) -> None:
     )
     groups = ("en", "ko", "zh")
     features = replace(features, groups=groups, mean=torch.zeros(1, 3), std=torch.ones(1, 3), target_groups=("zh",))
-    features.save(folder / "features.safetensors")
+    features.save(folder / "features.safetensors", overwrite=True)
 
 
 def train(method: str, start: Path, output_dir: Path) -> None:

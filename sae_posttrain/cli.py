@@ -17,6 +17,7 @@ from typing import Any
 from .cli_directions import add_find_directions
 from .cli_estimate import add_estimate
 from .cli_evaluate import add_evaluate
+from .cli_output import add_overwrite, require_new
 from .cli_saes import add_convert, add_inspect
 from .cli_statistics import add_sample_size
 from .sae_training.command import add_arguments as add_train_sae
@@ -93,6 +94,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
+    add_overwrite(parser)
     parser.add_argument("--num-features", type=int, default=2, help="features per block (default: 2)")
     parser.add_argument(
         "--rank-by",
@@ -154,9 +156,10 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
 
 def _find_features(arguments: argparse.Namespace) -> None:
     options = {**vars(arguments)}
-    for name in ("command", "run", "words", "kind", "model", "sae", "out", "compare"):
+    for name in ("command", "run", "words", "kind", "model", "sae", "out", "overwrite", "compare"):
         options.pop(name)
     _require_ending(arguments.out)
+    require_new(arguments.out, arguments.overwrite)
     for kind, of_kind in _OPTIONS_OF_KIND.items():
         wrong = [name for name in of_kind if name in options and kind != arguments.kind]
         if wrong:
@@ -175,6 +178,16 @@ def _find_features(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from .features.picture import draw_features
+    from .measure.generate import recorded_name
+
+    command = shlex.join(["sae-posttrain", *map(recorded_name, arguments.words)])
+
+    def save(found: Any) -> Any:
+        """Write what was found, with the command that found it."""
+        found = replace(found, notes=found.notes | {"command": command})
+        if PartialState().is_main_process:
+            found.save(arguments.out, overwrite=True)  # what was there before was asked about at the start
+        return found
 
     before = _search_wider(arguments, options) if arguments.compare else None
     if arguments.kind == "repetition":
@@ -184,6 +197,8 @@ def _find_features(arguments: argparse.Namespace) -> None:
     else:
         from .features.language import find_features
 
+        if options.get("check"):  # it can run out of memory, and the search must not be lost with it
+            options["on_found"] = save
         feature_set = find_features(arguments.model, options.pop("texts"), arguments.sae, **options)
     if not PartialState().is_main_process:
         return
@@ -193,11 +208,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
 
         comparison = compare_features(before, feature_set)
         feature_set = best_of_each_place(feature_set, arguments.num_features)
-    from .measure.generate import recorded_name
-
-    command = shlex.join(["sae-posttrain", *map(recorded_name, arguments.words)])
-    feature_set = replace(feature_set, notes=feature_set.notes | {"command": command})
-    feature_set.save(arguments.out)
+    feature_set = save(feature_set)
     table = str(feature_set)
     if comparison is not None:
         table += f"\n\nAgainst {arguments.compare}:\n{comparison}"
@@ -256,6 +267,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")
     parser.add_argument("--prompts", required=True, help="JSONL file (or .gz) of prompts")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
+    add_overwrite(parser)
     parser.add_argument("--names", nargs="+", help="push along these features of the set only (default: all at once)")
     parser.add_argument("--target", type=float, default=0.8, help="share of answers that shall loop (default: 0.8)")
     parser.add_argument(
@@ -275,6 +287,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     _require_ending(arguments.out)
+    require_new(arguments.out, arguments.overwrite, (".txt", ".json", ".png"))
     from .features.calibrate import calibrate
     from .features.calibration_picture import draw_calibration
     from .features.directions import random_directions
@@ -303,7 +316,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     files[".json"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     written = [files[".txt"], files[".json"]]
     if calibration.strength is not None:
-        written.insert(0, calibration.feature_set.save(arguments.out))
+        written.insert(0, calibration.feature_set.save(arguments.out, overwrite=True))
     _report(written, lambda: draw_calibration(calibration, files[".png"], others=sweeps))
     if calibration.strength is None:
         best = calibration.best

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .cli_output import add_overwrite, require_new
+
 _TEXT_OPTIONS: dict[str, tuple[type, str]] = {
     "group_column": (str, "column with the group: a language or any other label (default: lang)"),
     "text_column": (str, "column with the text (default: text)"),
@@ -35,6 +37,7 @@ def add_find_directions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target-group", required=True, help="the group to find directions for, e.g. zh")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
+    add_overwrite(parser)
     parser.add_argument("--site", default="resid_post", help="where in the blocks, e.g. mlp_out (default: resid_post)")
     parser.add_argument(
         "--num-directions",
@@ -56,6 +59,7 @@ def _find_directions(arguments: argparse.Namespace) -> None:
     given = vars(arguments)
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {arguments.out}.")
+    require_new(arguments.out, arguments.overwrite)
     wrong = [name for name in _PROBE_OPTIONS if name in given and arguments.method != "probe"]
     if wrong:
         raise ValueError(
@@ -71,7 +75,7 @@ def _find_directions(arguments: argparse.Namespace) -> None:
     feature_set = find_directions(arguments.model, arguments.texts, **options)
     if not PartialState().is_main_process:
         return
-    feature_set.save(arguments.out)
+    feature_set.save(arguments.out, overwrite=True)
     table = arguments.out.with_suffix(".txt")
     print(feature_set)
     table.write_text(f"{feature_set}\n", encoding="utf-8")

@@ -237,7 +237,7 @@ def features_for(
     key = json.dumps(wanted | ({"seed": seed} if wanted["method"] == "matched_random" else {}), sort_keys=True)
     file = bench.work / "features" / ("".join(c if c.isalnum() else "_" for c in key) + ".safetensors")
     if not file.exists():
-        (finder or find)(bench, wanted.pop("method"), wanted, seed).save(file)
+        (finder or find)(bench, wanted.pop("method"), wanted, seed).save(file, overwrite=True)
     return FeatureSet.load(file)
 
 

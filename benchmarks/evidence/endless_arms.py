@@ -185,9 +185,9 @@ def write_features(bench: Bench, settings: dict[str, Any], folder: Path) -> None
         max_new_tokens=max_new_tokens,
     )
     sweeps = {name: sweep(found.select(names=[name])) for name in best_of_blocks(found)}
-    with_strength(sweeps[likeliest(sweeps)]).save(folder / "sae.safetensors")
+    with_strength(sweeps[likeliest(sweeps)]).save(folder / "sae.safetensors", overwrite=True)
     means = average_loops(model, tokenizer, train, max_new_tokens=max_new_tokens)
-    with_strength(sweep(means)).save(folder / "difference_of_means.safetensors")
+    with_strength(sweep(means)).save(folder / "difference_of_means.safetensors", overwrite=True)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def features_for(find: dict[str, Any], rows: list[dict[str, Any]], arguments: ar
             max_length=MAX_LENGTH,
             k=32,
             **find,
-        ).save(file)
+        ).save(file, overwrite=True)
     return FeatureSet.load(file)
 
 

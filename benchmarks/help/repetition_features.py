@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_posttrain import FeatureSet, calibrate
 from sae_posttrain.features.answers import Sampling, read_questions
 from sae_posttrain.features.calibrate import Calibration
+from sae_posttrain.features.calibrated_for import calibrated_features
 from sae_posttrain.features.calibration_picture import draw_calibration
 from sae_posttrain.features.directions import difference_of_means, random_directions
 from sae_posttrain.features.loop_texts import collect_samples
@@ -143,7 +144,7 @@ def find(
             tokenizer=tokenizer,
             batch_size=96,
             k=32,
-        ).save(file)
+        ).save(file, overwrite=True)
     return FeatureSet.load(file)
 
 
@@ -184,10 +185,12 @@ def likeliest(sweeps: dict[str, Calibration]) -> str:
 def write_sets(sweeps: dict[str, Calibration], chosen: str, out: Path) -> None:
     """The sets with the strengths they are trained with; random directions get that of the feature."""
     for name, sweep in ((chosen, sweeps[chosen]), ("difference_of_means", sweeps["difference of means"])):
-        with_strength(sweep).save(out / ("sae.safetensors" if name == chosen else f"{name}.safetensors"))
+        with_strength(sweep).save(
+            out / ("sae.safetensors" if name == chosen else f"{name}.safetensors"), overwrite=True
+        )
         if name == chosen:
             for seed in SEEDS:
-                random_control(sweep.feature_set, seed).save(out / f"random{seed}.safetensors")
+                random_control(sweep.feature_set, seed).save(out / f"random{seed}.safetensors", overwrite=True)
 
 
 def with_strength(sweep: Calibration) -> FeatureSet:
@@ -200,7 +203,8 @@ def with_strength(sweep: Calibration) -> FeatureSet:
 def random_control(feature_set: FeatureSet, seed: int) -> FeatureSet:
     """Random directions in place of a set's own, pushed with its strength."""
     random = random_directions(feature_set, seed)
-    random.notes["calibration"] = feature_set.notes["calibration"]
+    calibration = {**feature_set.notes["calibration"], "features": calibrated_features(random)}
+    random.notes["calibration"] = calibration
     return random
 
 

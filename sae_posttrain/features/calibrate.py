@@ -15,6 +15,7 @@ from ..measure.generate import check_length, eval_mode
 from ..measure.intervals import wilson
 from ..measure.loops import MIN_TOKENS, find_loop
 from .answers import Prompts, Question, Sampling, answer_all, mean_answer_loss, read_questions
+from .calibrated_for import calibrated_features
 from .feature_set import FeatureSet
 from .loading import load_model
 
@@ -94,7 +95,13 @@ class Calibration:
             }
             for row in self.rows
         ]
-        return {"strength": self.strength, "target": self.target, "settings": self.settings, "rows": rows}
+        return {
+            "strength": self.strength,
+            "target": self.target,
+            "settings": self.settings,
+            "features": calibrated_features(self.feature_set),
+            "rows": rows,
+        }
 
     def __str__(self) -> str:
         header = ["strength", "answers", "faulty %", "tokens", "loss per token"]
@@ -215,7 +222,7 @@ def calibrate(
             )
         fault = _is_endless
     network, tokenizer = load_model(model, tokenizer)
-    feature_set.check_model(network, allow_base_model=allow_base_model)
+    feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     questions = read_questions(prompts, tokenizer, chat_template=chat_template)
     questions = random.Random(seed).sample(questions, min(num_prompts, len(questions)))
     check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..hooks.blocks import unwrap
 from ..hooks.edit import edit_sites
 from ..hooks.sites import Place, describe_place
 from .feature_set import FeatureSet
@@ -15,6 +16,8 @@ from .texts import Text, TextBatch
 
 _PROMPT_TOKENS = 32
 _POSITIONS_READ = 4
+_LOGITS_PER_PASS = 1 << 28  # texts × positions × vocabulary: 0.5 GB in bfloat16
+_LOGITS_PER_TILE = 1 << 24  # positions × vocabulary of a tile in float32: 64 MB
 
 
 def target_tokens(texts: Sequence[Text], target: str, vocab_size: int, *, min_share: float = 0.9) -> Tensor:
@@ -167,7 +170,7 @@ def check_by_ablation(
     device = next(model.parameters()).device
     edits = {}
     for block, site in feature_set.places:
-        directions_DF = feature_set.select(block=block, site=site).directions.T
+        directions_DF = feature_set.at((block, site)).directions.T
         left_DF, singular_F, _ = torch.linalg.svd(directions_DF.double(), full_matrices=False)
         in_span = singular_F > 1e-6 * singular_F[0]  # parallel directions span less
         edits[block, site] = partial(_off, left_DF[:, in_span].float().to(device))
@@ -195,10 +198,28 @@ def _off(basis_DF: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _token_losses(model: nn.Module, batch: TextBatch) -> tuple[Tensor, Tensor]:
-    """Sum of the token losses of each text, and the number of its tokens."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, :-1]
+    """
+    Sum of the token losses of each text, and the number of its tokens.
+
+    Few texts in a forward pass and few positions in float32 at once: the logits of a whole batch take gigabytes.
+    """
+    num_texts, length = batch.input_ids.shape
+    vocab_size = unwrap(model).get_output_embeddings().weight.shape[0]
     targets = batch.input_ids[:, 1:].masked_fill(~batch.counted[:, 1:], -100)
-    losses = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none"
-    )
-    return losses.unflatten(0, targets.shape).sum(dim=1), batch.counted[:, 1:].sum(dim=1)
+    losses = []
+    for rows in torch.arange(num_texts).split(max(1, _LOGITS_PER_PASS // (length * vocab_size))):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        logits = model(
+            input_ids=batch.input_ids[part], attention_mask=batch.attention_mask[part], use_cache=False
+        ).logits
+        losses += [_loss_sum(logits_TV[:-1], targets_T) for logits_TV, targets_T in zip(logits, targets[part])]
+        del logits  # before the next ones are made
+    return torch.stack(losses), batch.counted[:, 1:].sum(dim=1)
+
+
+def _loss_sum(logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+    total = torch.zeros((), device=logits_TV.device)
+    per_tile = max(1, _LOGITS_PER_TILE // logits_TV.shape[-1])
+    for tile_TV, tile_T in zip(logits_TV.split(per_tile), targets_T.split(per_tile)):
+        total += torch.nn.functional.cross_entropy(tile_TV.float(), tile_T, ignore_index=-100, reduction="sum")
+    return total

@@ -1,6 +1,7 @@
 """Directions that come from no SAE: random ones and differences of means, the controls that a feature has to beat."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import eval_mode
 from ..precision import widest_float
 from .feature_set import FeatureSet
-from .loading import model_name
+from .model_identity import found_on
 from .texts import Text, batches
 from .tokens import read_tokens
 
@@ -47,7 +48,7 @@ def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
         basis_DF, upper_FF = torch.linalg.qr(drawn_DF)
         basis_DF = basis_DF * upper_FF.diagonal().sign()  # without it QR prefers some orientations
         turned[rows] = (basis_DF @ angles_FF).T
-    return FeatureSet.from_directions(
+    control = FeatureSet.from_directions(
         turned.float(),
         blocks=feature_set.blocks,
         sites=feature_set.sites,
@@ -55,6 +56,7 @@ def random_directions(feature_set: FeatureSet, seed: int) -> FeatureSet:
         residual_norms=feature_set.residual_norms,
         base_model=feature_set.base_model,
     )
+    return replace(control, fingerprint=feature_set.fingerprint)
 
 
 def difference_of_means(
@@ -107,14 +109,14 @@ def difference_of_means(
             raise ValueError(
                 f"The means at {describe_place(place)} are equal: positives and negatives are the same tokens."
             )
-    return FeatureSet.from_directions(
+    found = FeatureSet.from_directions(
         difference,
         blocks=blocks,
         sites=[site] * len(places),
         names=[f"difference_of_means.{place_name(place)}" for place in places],
         residual_norms=[norms[place] for place in places],
-        base_model=model_name(model),
     )
+    return replace(found, **found_on(model))
 
 
 def _means(

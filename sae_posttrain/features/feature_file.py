@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..saes.foreign_files import require_native
+
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
 
@@ -40,16 +42,21 @@ class FeatureSource:
 _SOURCE_FIELDS = tuple(f.name for f in fields(FeatureSource) if f.name not in ("sha256", "compute_sha256"))
 
 
-def write_feature_file(feature_set: "FeatureSet", path: str | os.PathLike) -> Path:
+def write_feature_file(feature_set: "FeatureSet", path: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """The work of [`FeatureSet.save`]. The file appears under its name only when it is complete."""
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / FILE_NAME
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists already. Give another name, or allow it to be replaced: `overwrite=True`."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {
         "version": _VERSION,
         **{name: list(getattr(feature_set, name)) for name in ("blocks", "feature_ids", "names", "sites", "groups")},
         "base_model": feature_set.base_model,
+        "fingerprint": feature_set.fingerprint,
         "target_groups": list(feature_set.target_groups),
         "notes": feature_set.notes,
         "scores": list(feature_set.scores),
@@ -84,6 +91,7 @@ def find_feature_file(path: str | os.PathLike) -> Path:
 
 def read_feature_file(path: Path) -> dict[str, Any]:
     """The checked content of a file, as arguments of `FeatureSet`; `ValueError` if it is damaged or no feature set."""
+    require_native(path)
     if _header_bytes(path) > MOST_HEADER_BYTES:
         raise ValueError(f"{path} is no feature set: its header declares {_header_bytes(path)} bytes.")
     try:
@@ -154,14 +162,15 @@ def upload_feature_file(feature_set: "FeatureSet", repo_id: str, private: bool |
 
 
 def _sources_for_file(sources: tuple[FeatureSource, ...]) -> dict[str, Any]:
-    unique = list(dict.fromkeys(sources))
+    keys = [(source, source.compute_sha256) for source in sources]  # files of one name in two folders are two
+    unique = list(dict.fromkeys(keys))
     rows = []
-    for source in unique:
+    for source, compute_sha256 in unique:
         sha256 = source.sha256
-        if sha256 is None and source.compute_sha256 is not None:
-            sha256 = source.compute_sha256()
+        if sha256 is None and compute_sha256 is not None:
+            sha256 = compute_sha256()
         rows.append({**{name: getattr(source, name) for name in _SOURCE_FIELDS}, "sha256": sha256})
-    return {"sources": rows, "source_of_feature": [unique.index(source) for source in sources]}
+    return {"sources": rows, "source_of_feature": [unique.index(key) for key in keys]}
 
 
 def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
@@ -185,6 +194,9 @@ def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, An
             raise ValueError(f"{path}: `{name}` in the header must be a list of {kind.__name__}.")
     if not isinstance(header.get("notes"), dict) or not isinstance(header.get("base_model"), str):
         raise ValueError(f"{path}: `notes` or `base_model` is missing from the header.")
+    fingerprint = header.get("fingerprint", {})  # files without one are read too
+    if not isinstance(fingerprint, dict) or not all(isinstance(v, str | int) for v in fingerprint.values()):
+        raise ValueError(f"{path}: `fingerprint` in the header must hold numbers and texts by name.")
     text_or_none = (str, type(None))
     for source in header["sources"]:
         if set(source) != {*_SOURCE_FIELDS, "sha256"} or not all(isinstance(v, text_or_none) for v in source.values()):
@@ -196,6 +208,7 @@ def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, An
     return {
         **{name: tuple(header[name]) for name in plain},
         "base_model": header["base_model"],
+        "fingerprint": fingerprint,
         "notes": header["notes"],
         "scores": header["scores"],
         "sources": tuple(sources[number] for number in header["source_of_feature"]),

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.blocks import find_blocks, unwrap
+from ..hooks.blocks import find_blocks
 from ..hooks.sites import Place, place_name, require_width
+from .calibrated_for import calibration_of, with_own_calibration
+from .feature_checks import block_numbers, check_set, name_list, positions, require_matrix
 from .feature_file import FILE_NAME as FILE_NAME
 from .feature_file import (
     FeatureSource,
@@ -22,12 +24,15 @@ from .feature_file import (
     upload_feature_file,
     write_feature_file,
 )
+from .feature_merge import merge_sets
+from .feature_table import html_table, short_text, text_table
+from .model_identity import require_same_model
 
 if TYPE_CHECKING:
     from ..saes.frozen import FrozenSAE
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
     """
     A handful of SAE features with all that training and steering need to know of them.
@@ -42,13 +47,14 @@ class FeatureSet:
         blocks (`tuple[int, ...]`), sites (`tuple[str, ...]`), feature_ids (`tuple[int, ...]`):
             Decoder block (from 0), hook site in it, and index in its SAE, one per feature.
         names (`tuple[str, ...]`):
-            One unique name per feature, as it appears in metrics.
+            One name per feature, as it appears in metrics. Features that share a name are pushed together.
         thresholds (`torch.Tensor` of shape `(F,)`):
             JumpReLU thresholds; NaN where the SAE has none.
         groups (`tuple[str, ...]`):
             Groups (languages, say) with statistics.
         mean, std (`torch.Tensor` of shape `(F, G)`):
-            Mean and standard deviation of the pre-activation over the tokens of each group.
+            Mean and standard deviation of the pre-activation over the tokens of each group; NaN throughout for a
+            feature that was not measured.
         scores (`dict[str, torch.Tensor]`, each of shape `(F,)`):
             What chose the features.
         residual_norms (`torch.Tensor` of shape `(F,)`):
@@ -57,6 +63,8 @@ class FeatureSet:
             Where each feature was read from.
         base_model (`str`):
             Model on which the features were found; empty if unknown.
+        fingerprint (`dict`):
+            What that model's configuration says of it (hidden size, number of layers and the like); empty if unknown.
         target_groups (`tuple[str, ...]`):
             Groups that the features stand for.
         notes (`dict`):
@@ -80,46 +88,10 @@ class FeatureSet:
     base_model: str = ""
     target_groups: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        num_features, num_groups = len(self.feature_ids), len(self.groups)
-        if num_features == 0:
-            raise ValueError("A feature set needs at least one feature.")
-        if self.encoder_rows.ndim != 2:
-            raise ValueError(
-                f"`encoder_rows` of a feature set has shape {tuple(self.encoder_rows.shape)}, expected is a row for "
-                "each feature."
-            )
-        shapes = {
-            "encoder_bias": (num_features,),
-            "encoder_rows": (num_features, self.encoder_rows.shape[-1]),
-            "directions": (num_features, self.encoder_rows.shape[-1]),
-            "thresholds": (num_features,),
-            "residual_norms": (num_features,),
-            "mean": (num_features, num_groups),
-            "std": (num_features, num_groups),
-        }
-        tensors = {name: getattr(self, name) for name in shapes} | {f"scores.{k}": v for k, v in self.scores.items()}
-        for name, tensor in tensors.items():
-            shape = shapes.get(name, (num_features,))
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"`{name}` of a feature set has shape {tuple(tensor.shape)}, expected {shape}.")
-            may_be_nan = name in ("thresholds", "residual_norms") or name.startswith("scores.")
-            if not tensor.is_floating_point() or bool(tensor.isinf().any()):
-                raise ValueError(f"`{name}` of a feature set must hold finite floating-point numbers.")
-            if not may_be_nan and bool(tensor.isnan().any()):
-                raise ValueError(f"`{name}` of a feature set holds NaN.")
-        if bool((self.std < 0).any()):
-            raise ValueError("`std` of a feature set is negative.")
-        for name in ("blocks", "names", "sites", "sources"):
-            if len(getattr(self, name)) != num_features:
-                raise ValueError(f"`{name}` has {len(getattr(self, name))} entries for {num_features} features.")
-        if min(self.blocks) < 0 or min(self.feature_ids) < 0:
-            raise ValueError("Blocks and feature ids count from 0; the feature set holds a negative one.")
-        for what, values in (("name", self.names), ("group", self.groups), ("feature", self._keys())):
-            repeated = {value for value in values if list(values).count(value) > 1}
-            if repeated:
-                raise ValueError(f"The {what} {sorted(repeated)[0]!r} stands twice in the feature set.")
+        check_set(self)
 
     # Reading a set
 
@@ -133,11 +105,33 @@ class FeatureSet:
         """Block and site of the features, each place once, in order of blocks."""
         return tuple(sorted(set(zip(self.blocks, self.sites))))
 
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """
+        What `calibrate` measured for these features, from the notes; empty if nothing was.
+
+        Raises:
+            ValueError: If it was measured for other features: a strength belongs to those that were pushed together.
+        """
+        return calibration_of(self)
+
     def __len__(self) -> int:
         return len(self.feature_ids)
 
-    def _keys(self) -> list[tuple[int, str, int]]:
-        return list(zip(self.blocks, self.sites, self.feature_ids))
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names, with place and number behind those that several features share: one label per feature."""
+        marks = [
+            f"{place_name((block, site))}.{number}"
+            for block, site, number in zip(self.blocks, self.sites, self.feature_ids)
+        ]
+        shared = [f"{name} ({mark})" if self.names.count(name) > 1 else name for name, mark in zip(self.names, marks)]
+        return tuple(f"{label}#{i}" if shared.count(label) > 1 else label for i, label in enumerate(shared))
+
+    def labels_at(self, place: Place) -> tuple[str, ...]:
+        """The [`labels`] of the features of one block and site."""
+        where = zip(self.blocks, self.sites)
+        return tuple(label for label, other in zip(self.labels, where) if other == place)
 
     def pre_activations(self, residual: Tensor) -> Tensor:
         """
@@ -163,19 +157,25 @@ class FeatureSet:
         with torch.autocast(residual.device.type, enabled=False):
             return residual.float() @ rows.T + self.encoder_bias.to(residual.device)
 
-    def check_model(self, model: nn.Module, *, allow_base_model: str | None = None) -> None:
+    def check_model(self, model: nn.Module, *, allow_base_model: str | None = None, tokenizer: Any = None) -> None:
         """
         Refuse a model that these features cannot belong to.
+
+        Names are compared whole: `someone/Qwen3-1.7B` is not `Qwen/Qwen3-1.7B`, and `runs/b/checkpoint-100` is not
+        `runs/a/checkpoint-100`. A local folder passes for the Hub repository of the same last name if the
+        configurations agree.
 
         Args:
             model (`torch.nn.Module`):
                 The model about to be trained or steered.
             allow_base_model (`str`, *optional*):
                 Name of another model on which these features may be used, a fine-tuned copy for example.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*):
+                Its tokenizer, whose vocabulary is compared too.
 
         Raises:
-            ValueError: If a block or site does not exist, its width differs, or the model's name is another one and
-                not allowed.
+            ValueError: If a block or site does not exist, its width differs, or the model's name or configuration is
+                another one and not allowed.
         """
         num_blocks = len(find_blocks(model))
         if max(self.blocks) >= num_blocks:
@@ -185,47 +185,42 @@ class FeatureSet:
         found_on = f"they were found on {self.base_model or 'another model'}."
         for place in self.places:
             require_width(model, place, self.d_model, "The features read", found_on)
-        name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
-        known = {_short_name(other) for other in (self.base_model, allow_base_model) if other}
-        if self.base_model and name and _short_name(name) not in known:
-            raise ValueError(
-                f"The features were found on {self.base_model!r}, this model is {name!r}. If it is a fine-tuned copy "
-                f"of that model, allow it by name: `allow_base_model={_short_name(name)!r}`."
-            )
+        require_same_model(
+            self.base_model, self.fingerprint, model, tokenizer=tokenizer, allow_base_model=allow_base_model
+        )
+
+    def __repr__(self) -> str:
+        return short_text(self)
 
     def __str__(self) -> str:
-        where = ["block"] if set(self.sites) == {"resid_post"} else ["block", "site"]
-        shown = [*where, "feature", "name", *self.scores, *(f"mean[{group}]" for group in self.groups)]
-        rows = [
-            [
-                *(str(self.blocks[i]), self.sites[i])[: len(where)],
-                str(self.feature_ids[i]),
-                self.names[i],
-                *(f"{score[i].item():.3f}" for score in self.scores.values()),
-                *(f"{self.mean[i, g].item():.2f}" for g in range(len(self.groups))),
-            ]
-            for i in range(len(self))
-        ]
-        widths = [max(len(row[c]) for row in [shown, *rows]) for c in range(len(shown))]
-        target = f" for {', '.join(self.target_groups)}" if self.target_groups else ""
-        title = (
-            f"{len(self)} features{target}, found on {self.base_model or 'an unknown model'} (width {self.d_model})"
-        )
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [shown, *rows]]
-        return "\n".join([title, *lines])
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
 
     # Changing a set
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> "FeatureSet":
-        """The set of the features at these positions."""
-        positions = range(len(self))[index] if isinstance(index, slice) else index
-        picked = [positions] if isinstance(positions, int) else list(positions)
+    def __getitem__(self, index: Any) -> "FeatureSet":
+        """
+        The set of the features at these positions: one, a slice, a list, or a mask with a bool for each feature.
+
+        A calibration is kept only if it was measured for exactly these features.
+        """
+        picked = self._at(positions(index, len(self)))
+        return replace(picked, notes=with_own_calibration(picked, [self]))
+
+    def _at(self, picked: Sequence[int]) -> "FeatureSet":
         rows = torch.tensor(picked, dtype=torch.long)
         per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
         tensors = ("encoder_rows", "encoder_bias", "directions", "thresholds", "mean", "std", "residual_norms")
         changes: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in picked) for name in per_feature}
         changes |= {name: getattr(self, name)[rows] for name in tensors}
         return replace(self, scores={name: score[rows] for name, score in self.scores.items()}, **changes)
+
+    def at(self, place: Place) -> "FeatureSet":
+        """The features of one block and site, for calculations: without the notes, which are about the whole set."""
+        rows = [row for row, other in enumerate(zip(self.blocks, self.sites)) if other == place]
+        return replace(self._at(rows), notes={})
 
     def select(
         self, *, block: int | None = None, site: str | None = None, names: Sequence[str] | None = None
@@ -257,40 +252,18 @@ class FeatureSet:
 
     def merge(self, *others: "FeatureSet") -> "FeatureSet":
         """
-        This set and others of the same model and the same groups, as one.
+        This set and others of the same model, as one.
+
+        Sets may come from several SAEs of one site, or be directions; a set without statistics (from `from_sae` or
+        `from_directions`) gets the residual norm of its site from the others, and its mean and standard deviation are
+        NaN until `measure_groups` fills them in. Where names made of place and number would stand for two features,
+        the later one gets the number of its set behind it (`20.17#2`).
 
         Raises:
-            ValueError: If width, base model or groups differ, or a feature stands in two of them.
+            ValueError: If width or model differ, both have statistics and of other groups, or a feature stands in two
+                of them.
         """
-        sets = [self, *others]
-        for other in others:
-            if other.d_model != self.d_model:
-                raise ValueError(
-                    f"Cannot merge features of width {self.d_model} and {other.d_model}: keep a set of each."
-                )
-            if other.base_model != self.base_model:
-                raise ValueError(f"Cannot merge features of {self.base_model!r} and {other.base_model!r}.")
-            if set(other.groups) != set(self.groups):
-                raise ValueError(f"Cannot merge statistics over the groups {self.groups} and {other.groups}.")
-        columns = [[other.groups.index(group) for group in self.groups] for other in sets]
-        tensors = ("encoder_rows", "encoder_bias", "directions", "thresholds", "residual_norms")
-        per_feature = ("blocks", "feature_ids", "names", "sites", "sources")
-        nan = [torch.full((len(other),), math.nan) for other in sets]
-        all_scores = dict.fromkeys(name for other in sets for name in other.scores)
-        joined: dict[str, Any] = {name: torch.cat([getattr(other, name) for other in sets]) for name in tensors}
-        joined |= {name: tuple(value for other in sets for value in getattr(other, name)) for name in per_feature}
-        return replace(
-            self,
-            **joined,
-            mean=torch.cat([other.mean[:, order] for other, order in zip(sets, columns)]),
-            std=torch.cat([other.std[:, order] for other, order in zip(sets, columns)]),
-            scores={
-                name: torch.cat([other.scores.get(name, empty) for other, empty in zip(sets, nan)])
-                for name in all_scores
-            },
-            target_groups=tuple(dict.fromkeys(group for other in sets for group in other.target_groups)),
-            notes={key: value for other in sets for key, value in other.notes.items()},
-        )
+        return merge_sets([self, *others])
 
     @classmethod
     def from_sae(
@@ -311,6 +284,10 @@ class FeatureSet:
             ValueError: If a feature is not in the SAE, or the SAE normalises each token before it reads it.
         """
         sae.require_affine()
+        if isinstance(features, int | str):
+            raise ValueError(
+                f"`features` lists the SAE's features by number, got {features!r}. For one: `[{features}]`."
+            )
         held = list(range(sae.num_features)) if sae.features is None else list(sae.features)
         for feature in features:
             sae.direction(feature)  # an unknown feature is an error here
@@ -330,7 +307,7 @@ class FeatureSet:
             directions=sae.directions[rows].float().cpu().contiguous(),
             blocks=(sae.block,) * num,
             feature_ids=tuple(features),
-            names=tuple(names) if names is not None else tuple(f"{where}.{feature}" for feature in features),
+            names=tuple(f"{where}.{feature}" for feature in features) if names is None else name_list(names, "names"),
             sites=(sae.site,) * num,
             thresholds=nan if sae.threshold is None else sae.threshold[rows].float().cpu(),
             groups=(),
@@ -374,21 +351,23 @@ class FeatureSet:
                 The model they belong to.
 
         Raises:
-            ValueError: If a direction is zero, or a length differs.
+            ValueError: If a direction is zero, a block is no number, or a shape or length differs.
         """
+        require_matrix("directions", directions)
         directions = directions.detach().float().cpu()
         num, lengths = len(directions), directions.norm(dim=1, keepdim=True)
         if bool((lengths == 0).any()):
-            raise ValueError("A direction is zero.")
+            zero = int((lengths[:, 0] == 0).nonzero()[0])
+            raise ValueError(f"A direction is zero: row {zero}, counted from 0. It points nowhere; leave it out.")
         nan = torch.full((num,), math.nan)
         return cls(
             encoder_rows=directions / lengths.square(),
             encoder_bias=torch.zeros(num),
             directions=directions,
-            blocks=tuple(blocks),
+            blocks=block_numbers(blocks),
             feature_ids=tuple(range(num)),
-            names=tuple(names),
-            sites=("resid_post",) * num if sites is None else tuple(sites),
+            names=name_list(names, "names"),
+            sites=("resid_post",) * num if sites is None else name_list(sites, "sites"),
             thresholds=nan,
             groups=(),
             mean=torch.zeros(num, 0),
@@ -401,18 +380,23 @@ class FeatureSet:
 
     # Files and the Hub
 
-    def save(self, path: str | os.PathLike) -> Path:
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
         """
         Write the set to one safetensors file; the SAE files it came from are hashed now, once each.
 
         Args:
             path (`str` or `os.PathLike`):
                 A file name ending in `.safetensors`, or a folder (the file is then `features.safetensors` in it).
+            overwrite (`bool`, *optional*, defaults to `False`):
+                Whether a file that is there may be replaced.
 
         Returns:
             `Path`: the file.
+
+        Raises:
+            FileExistsError: If the file exists and `overwrite` is not set; it is left as it is.
         """
-        return write_feature_file(self, path)
+        return write_feature_file(self, path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FeatureSet":
@@ -458,7 +442,3 @@ class FeatureSet:
             `str`: the commit's address.
         """
         return upload_feature_file(self, repo_id, private, token)
-
-
-def _short_name(model_name: str) -> str:
-    return model_name.rstrip("/").split("/")[-1]

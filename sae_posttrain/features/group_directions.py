@@ -18,7 +18,8 @@ from ..measure.generate import eval_mode
 from .feature_set import FeatureSet
 from .group_statistics import held_out_scores, with_statistics
 from .grouped_texts import GroupedTexts, read_group_rows, share_of_process
-from .loading import load_model, model_name
+from .loading import load_model
+from .model_identity import found_on
 from .probe import balanced_weights, fit_probes
 from .tokens import read_tokens, sample_tokens
 
@@ -136,7 +137,8 @@ def find_directions(
             notes |= {"max_tokens": most, "l2": strength}
         else:
             found = _differences(network, divided, target_group, places, num_directions)
-        feature_set = replace(found, base_model=model_name(network), target_groups=(target_group,), notes=notes)
+        origin = found_on(network, tokenizer)
+        feature_set = replace(found, **origin, target_groups=(target_group,), notes=notes)
         feature_set = with_statistics(network, feature_set, divided)
         return replace(feature_set, scores=held_out_scores(network, feature_set, divided, target_group))
 

@@ -20,7 +20,8 @@ from ..saes.frozen import FrozenSAE
 from ..saes.source import SAESource
 from .feature_set import FeatureSet
 from .grouped_texts import GroupedTexts, read_group_rows, share_of_process
-from .loading import load_model, model_name
+from .loading import load_model
+from .model_identity import found_on
 from .statistics import collect_statistics
 from .tokens import read_tokens
 
@@ -77,7 +78,7 @@ def measure_groups(
     targets = (target_group,) if isinstance(target_group, str) else tuple(target_group or feature_set.target_groups)
     rows = read_group_rows(texts, targets, group_column=group_column, split=split, needs_others=False)
     network, tokenizer = load_model(model, tokenizer)
-    feature_set.check_model(network, allow_base_model=allow_base_model)
+    feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     divided = GroupedTexts.divide(
         rows,
         tokenizer,
@@ -91,7 +92,8 @@ def measure_groups(
     )
     with eval_mode(network):
         measured = with_statistics(network, feature_set, divided)
-    return replace(measured, target_groups=targets, base_model=feature_set.base_model or model_name(network))
+    origin = {} if feature_set.base_model else found_on(network, tokenizer)
+    return replace(measured, target_groups=targets, **origin)
 
 
 def with_statistics(model: nn.Module, feature_set: FeatureSet, texts: GroupedTexts) -> FeatureSet:
@@ -111,7 +113,7 @@ def with_statistics(model: nn.Module, feature_set: FeatureSet, texts: GroupedTex
     sums = collect_statistics(
         model,
         texts.batches(mine),
-        [_as_sae(feature_set[rows]) for rows in rows_of.values()],
+        [_as_sae(feature_set.at(place)) for place in rows_of],
         len(texts.groups),
         num_tokens=sum(len(text.ids) for text in mine),
     )
@@ -174,7 +176,7 @@ def held_out_scores(
     for tokens in read_tokens(model, texts.batches(texts.held_out), list(rows_of)):
         pre_NF = torch.zeros(len(tokens.groups), len(feature_set))
         for place, rows in rows_of.items():
-            pre_NF[:, rows] = feature_set[rows].pre_activations(tokens.values[place]).cpu()
+            pre_NF[:, rows] = feature_set.at(place).pre_activations(tokens.values[place]).cpu()
         parts.append(pre_NF)
         groups.append(tokens.groups.cpu())
         members.append(tokens.texts.cpu())

@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from .duplicates import num_duplicates
 from .texts import Text, TextBatch, batches, read_rows, split_held_out, tokenize
 
 
@@ -104,8 +105,6 @@ class GroupedTexts:
             raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
         texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
         kept, judges = split_held_out(texts, held_out, max_texts, seed)
-        if held_out == 0:  # the division always leaves some out
-            kept, judges = kept + judges, []
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return cls(kept, judges, tuple(sorted({text.group for text in kept})), batch_size, pad)
 
@@ -115,8 +114,8 @@ class GroupedTexts:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Texts of each group, for the notes of a feature set."""
-        return {
+        """Texts of each group, and how many repeat others, for the notes of a feature set."""
+        return {"num_duplicates": num_duplicates(self.kept + self.held_out)} | {
             name: {group: sum(text.group == group for text in texts) for group in self.groups}
             for name, texts in (("num_texts", self.kept), ("num_held_out", self.held_out))
         }

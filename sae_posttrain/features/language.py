@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,11 @@ from ..hooks.sites import Place, describe_place
 from ..measure.generate import eval_mode
 from ..saes.frozen import FrozenSAE
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
+from .duplicates import num_duplicates
 from .feature_set import FeatureSet
 from .grouped_texts import read_group_rows
-from .loading import load_model, load_saes, model_name, place_of, require_fit, require_one_width
+from .loading import load_model, load_saes, place_of, require_fit, require_one_width
+from .model_identity import found_on
 from .statistics import GroupSums, auroc, collect_statistics
 from .texts import Text, batches, split_held_out, tokenize
 
@@ -50,6 +52,7 @@ def find_features(
     held_out: float = 0.2,
     push: float = 0.5,
     check: bool = False,
+    on_found: Callable[[FeatureSet], Any] | None = None,
     seed: int = 0,
     k: int | None = None,
     format: str | None = None,
@@ -107,6 +110,9 @@ def find_features(
             How far a feature is amplified for its output score, in median residual norms.
         check (`bool`, *optional*, defaults to `False`):
             Remove the chosen features and measure the loss of each group on the held-out texts.
+        on_found (`Callable[[FeatureSet], Any]`, *optional*):
+            Called with the set when the search is done, before the check, in every process: to save it there means
+            that nothing is lost if the check runs out of memory.
         seed (`int`, *optional*, defaults to `0`):
             Shuffles the texts.
         k, format, revision (*optional*):
@@ -125,11 +131,11 @@ def find_features(
     if num_features < 1 or not 0 < held_out < 1:
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
     rows = read_group_rows(texts, [target_group], group_column=group_column, split=split)
-    network, tokenizer = load_model(model, tokenizer)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
+    require_one_width(saes)
+    network, tokenizer = load_model(model, tokenizer)
     for each in saes:
         require_fit(each, network)
-    require_one_width(saes)
     all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
     kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
     groups = sorted({text.group for text in kept})
@@ -176,17 +182,20 @@ def find_features(
             "push": push,
             "num_texts": {group: sum(text.group == group for text in kept) for group in groups},
             "num_held_out": {group: sum(text.group == group for text in held_out_texts) for group in groups},
+            "num_duplicates": num_duplicates(kept + held_out_texts),
             "num_tokens": dict(zip(groups, map(int, sums[place_of(saes[0])].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),
         }
         feature_set = found[0].merge(*found[1:])
         feature_set = replace(
             feature_set,
-            base_model=model_name(network),
+            **found_on(network, tokenizer),
             target_groups=(target_group,),
             names=tuple(f"{target_group}.{name}" for name in feature_set.names),
             notes=notes,
         )
+        if on_found is not None:
+            on_found(feature_set)
         if check:
             ablation = check_by_ablation(network, held_out_batches, groups, feature_set)
             notes["check"] = {"loss": ablation.loss, "loss_without": ablation.loss_without}

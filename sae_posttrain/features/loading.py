@@ -11,6 +11,7 @@ from ..hooks.blocks import find_blocks, unwrap
 from ..hooks.sites import Place, describe_place, require_width
 from ..saes.frozen import COMPARING, FrozenSAE
 from ..saes.loading import load_sae
+from .model_identity import model_name as model_name
 
 
 def load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
@@ -28,12 +29,6 @@ def load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def model_name(model: nn.Module) -> str:
-    """Hub id, or the last part of a local path: a feature set travels, the folders of a machine do not."""
-    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
-    return os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
-
-
 def place_of(sae: FrozenSAE) -> Place:
     """Block and site that an SAE reads."""
     return sae.block, sae.site
@@ -45,7 +40,12 @@ def load_saes(
     site: str | None = None,
     **options: Any,
 ) -> list[FrozenSAE]:
-    """One SAE a place, loaded or as they are given; `find_features` says which forms `sae` takes."""
+    """
+    One SAE a place, loaded or as they are given; `find_features` says which forms `sae` takes.
+
+    Raises:
+        ValueError: If they are not one a place, or features cannot be searched in one of them.
+    """
     given = [sae] if isinstance(sae, str | os.PathLike | FrozenSAE) else list(sae)
     loaded = [each for each in given if isinstance(each, FrozenSAE)]
     paths = [each for each in given if not isinstance(each, FrozenSAE)]
@@ -58,6 +58,8 @@ def load_saes(
             asked = f"{f'{site} of ' if site else ''}each block of {sorted(set(blocks or (e.block for e in loaded)))}"
             held = ", ".join(describe_place(place_of(each)) for each in loaded)
             raise ValueError(f"Give one SAE for {asked}; these read {held}.")
+        for each in chosen:
+            require_encodes(each)
         return chosen
     if not blocks:
         raise ValueError("Say which `blocks` to look at: a list of decoder blocks, counted from 0.")
@@ -69,7 +71,11 @@ def load_saes(
         raise ValueError(
             f"Give one SAE for all blocks or one for each: got {len(paths)} for the blocks {list(blocks)}."
         )
-    return [load_sae(path, block=block, site=site, **options) for path, block in zip(paths, blocks)]
+    read = []
+    for path, block in zip(paths, blocks):
+        read.append(load_sae(path, block=block, site=site, **options))
+        require_encodes(read[-1])  # before the next one is read, or a model is loaded
+    return read
 
 
 def require_one_width(saes: Sequence[FrozenSAE]) -> None:
@@ -80,13 +86,20 @@ def require_one_width(saes: Sequence[FrozenSAE]) -> None:
         raise ValueError(f"A feature set holds features of one width, these SAEs read {held}. Search one by one.")
 
 
-def require_fit(sae: FrozenSAE, model: nn.Module) -> None:
-    """Raises a `ValueError` if the SAE cannot have been trained on this model, or cannot encode."""
+def require_encodes(sae: FrozenSAE) -> None:
+    """Raises a `ValueError` if features cannot be searched in the SAE, whatever the model."""
     sae.require_affine()
+    _ = sae.directions  # an SAE whose directions were left in the file says so here
+    if sae.activation in COMPARING and sae.k is None:
+        raise ValueError(
+            f"The SAE's files ({sae.source.file}) do not say how many features are active per token. Give it, e.g. "
+            "`k=50` (on the command line `--k 50`)."
+        )
+
+
+def require_fit(sae: FrozenSAE, model: nn.Module) -> None:
+    """Raises a `ValueError` if the SAE cannot have been trained on this model."""
     num_blocks = len(find_blocks(model))
     if sae.block >= num_blocks:
         raise ValueError(f"The SAE reads block {sae.block}, the model has blocks 0 to {num_blocks - 1}.")
     require_width(model, place_of(sae), sae.d_model, "The SAE reads", "was it trained on this model?")
-    _ = sae.directions  # an SAE whose directions were left in the file says so here
-    if sae.activation in COMPARING and sae.k is None:
-        raise ValueError("The SAE's files do not say how many features are active per token. Give it, e.g. `k=50`.")

@@ -101,12 +101,12 @@ def matched_random_features(
         raise ValueError(f"`num_neighbours` must be 1 or more, got {num_neighbours}.")
     targets = feature_set.target_groups
     rows = read_group_rows(texts, targets, group_column=group_column, split=split)
-    network, tokenizer = load_model(model, tokenizer)
-    feature_set.check_model(network, allow_base_model=allow_base_model)
     saes = _saes_of(feature_set, sae, k=k, format=format, revision=revision)
+    network, tokenizer = load_model(model, tokenizer)
+    feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     for each in saes:
         require_fit(each, network)
-        _require_own(feature_set.select(block=each.block, site=each.site), each)
+        _require_own(feature_set.at(place_of(each)), each)
     divided = GroupedTexts.divide(
         rows,
         tokenizer,
@@ -130,7 +130,7 @@ def matched_random_features(
     drawn = random.Random(seed)
     found = []
     for each in saes:
-        own = feature_set.select(block=each.block, site=each.site)
+        own = feature_set.at(place_of(each))
         found.append(_control(each, own, sums[place_of(each)], divided.groups, num_neighbours, drawn, seed))
     control = found[0].merge(*found[1:])
     control = control[_order(feature_set.places, list(zip(feature_set.blocks, feature_set.sites)))]
@@ -138,6 +138,7 @@ def matched_random_features(
     return replace(
         control,
         base_model=feature_set.base_model,
+        fingerprint=feature_set.fingerprint,
         target_groups=targets,
         notes={
             "method": "matched_random",

@@ -1,6 +1,7 @@
 """The picture of a feature set: how each chosen feature reads on each group."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from .feature_set import FeatureSet
@@ -31,7 +32,7 @@ def draw_features(feature_set: FeatureSet, path: str | os.PathLike) -> Path:
         raise ImportError("The picture needs matplotlib: pip install 'sae_posttrain[plots]'.") from error
     if not feature_set.groups:
         raise ValueError("The feature set has no statistics to draw. `find_features` measures them on texts.")
-    shown = feature_set[: min(len(feature_set), _MAX_FEATURES_DRAWN)]
+    shown = replace(feature_set, notes={})[:_MAX_FEATURES_DRAWN]
     targets = [group for group in shown.target_groups if group in shown.groups]
     groups = [*targets, *(group for group in shown.groups if group not in shown.target_groups)]
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(shown)), layout="constrained")

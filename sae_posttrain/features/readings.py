@@ -53,7 +53,7 @@ def read_features(
     groups = sorted({text.group for text in texts})
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = next(model.parameters()).device
-    of_place = {(block, site): feature_set.select(block=block, site=site) for block, site in feature_set.places}
+    of_place = {place: feature_set.at(place) for place in feature_set.places}
     pre_activations: dict[Place, list[torch.Tensor]] = {place: [] for place in of_place}
     members = []
     with torch.inference_mode(), eval_mode(model):
@@ -72,9 +72,9 @@ def read_features(
     if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
         raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")
     readings: dict[str, dict[str, tuple[float, float]]] = {}
-    for place, features in of_place.items():
+    for place in of_place:
         read = torch.cat(pre_activations[place]).double()
-        for column, name in enumerate(features.names):
+        for column, label in enumerate(feature_set.labels_at(place)):
             by_group = {group: read[group_of_token == number, column] for number, group in enumerate(groups)}
-            readings[name] = {g: (float(v.mean()), float(v.std(correction=0))) for g, v in by_group.items()}
+            readings[label] = {g: (float(v.mean()), float(v.std(correction=0))) for g, v in by_group.items()}
     return readings

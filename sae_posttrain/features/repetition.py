@@ -16,9 +16,10 @@ from ..saes.frozen import FrozenSAE
 from .answers import Prompts, Question, Sampling, read_questions
 from .directions import random_directions
 from .feature_set import FeatureSet
-from .loading import load_model, load_saes, model_name, place_of, require_fit, require_one_width
+from .loading import load_model, load_saes, place_of, require_fit, require_one_width
 from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
 from .loop_texts import LoopSamples, benign_texts, collect_samples
+from .model_identity import found_on
 from .statistics import GroupSums, collect_statistics
 from .texts import Text, batches
 
@@ -139,8 +140,8 @@ def find_repetition_features(
         )
     sampling = Sampling(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
     normal_sampling = replace(sampling, temperature=normal_temperature)
-    network, tokenizer = load_model(model, tokenizer)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
+    network, tokenizer = load_model(model, tokenizer)
     for each in saes:
         require_fit(each, network)
     require_one_width(saes)
@@ -180,7 +181,7 @@ def find_repetition_features(
             )
             for each in saes
         ]
-        candidates = replace(sets[0].merge(*sets[1:]), base_model=model_name(network), target_groups=("loop",))
+        candidates = replace(sets[0].merge(*sets[1:]), **found_on(network, tokenizer), target_groups=("loop",))
         notes: dict[str, Any] = {
             "rank_by": rank_by,
             "max_new_tokens": max_new_tokens,
@@ -321,7 +322,7 @@ def _best(candidates: FeatureSet, rank_by: str, num_features: int) -> FeatureSet
 def _warn_where_chance_does_as_much(feature_set: FeatureSet, notes: Mapping[str, Any]) -> None:
     for block, site in feature_set.places if "random" in notes else ():
         chance = notes["random"][place_name((block, site))]
-        best = float(feature_set.select(block=block, site=site).scores["causal"][0])
+        best = float(feature_set.at((block, site)).scores["causal"][0])
         if best <= chance["up"] + chance["down"]:
             logger.warning(
                 "No candidate of %s changes the rate of endless answers more than a random direction does "

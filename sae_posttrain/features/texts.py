@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from ..measure.rows import read_rows as read_json_rows
+from .duplicates import hold_out, text_key
 
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of one text, its group, and which of its tokens count."""
+    """Token ids of one text, its group, which of its tokens count, and what its copies have in common."""
 
     group: str
     ids: tuple[int, ...]
     counted: tuple[bool, ...]
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ def tokenize(
                 f"{', '.join(sorted(row))}. Name the right one with `group_column`."
             )
         prompt, ids = _prompt_and_ids(row, tokenizer, text_column, number)
+        key = text_key(tokenizer.decode(ids))  # of the whole text: tokens differ where only the case does
         ids = ids[:max_length]
         counted = tuple(i > 0 and i >= prompt and token not in specials for i, token in enumerate(ids))
-        texts.append(Text(group, tuple(ids), counted))
+        texts.append(Text(group, tuple(ids), counted, key))
     return texts
 
 
@@ -158,8 +161,11 @@ def split_held_out(
     """
     Shuffle, keep up to `max_per_group` texts of each group, and hold back a fraction of each group.
 
+    Copies of a text, up to case and spaces, stay on one side; how many there are is logged.
+
     Raises:
-        ValueError: If a group has fewer than two texts with a token that counts, or `max_per_group` is below 2.
+        ValueError: If a group has fewer than two different texts with a token that counts, or `max_per_group` is
+            below 2.
     """
     if max_per_group is not None and max_per_group < 2:
         raise ValueError(
@@ -170,20 +176,18 @@ def split_held_out(
         members = by_group.setdefault(text.group, [])
         if any(text.counted):
             members.append(text)
-    kept, held_out = [], []
     for group, members in by_group.items():
         random.Random(seed).shuffle(members)
-        members = members[:max_per_group]
+        if max_per_group is not None:
+            del members[max_per_group:]
         if len(members) < 2:
             has = f"{len(members)} text{'' if len(members) == 1 else 's'}"
             raise ValueError(
                 f"The group {group!r} has {has} with a token that counts (not the first, not special, not in a "
                 "prompt); two or more are needed, a few hundred wanted."
             )
-        num_held_out = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out += members[:num_held_out]
-        kept += members[num_held_out:]
-    return kept, held_out
+    kept, held_out = hold_out(by_group, fraction)
+    return [text for texts in kept.values() for text in texts], [text for texts in held_out.values() for text in texts]
 
 
 def batches(texts: Sequence[Text], groups: Sequence[str], batch_size: int, pad_token_id: int) -> Iterator[TextBatch]:

@@ -56,7 +56,7 @@ def stages(folder: Path, seed: int) -> list[Stage]:
     def calibrate_found() -> None:
         swept = calibrated(*load(), FeatureSet.from_pretrained(found), seed)
         features.unlink(missing_ok=True)
-        swept.feature_set.save(features)
+        swept.feature_set.save(features, overwrite=True)
         write_json(calibration, swept.as_dict())
 
     def train_arm(arm: str) -> None:
@@ -98,7 +98,7 @@ def section(folder: Path, record: Record) -> Section | None:
 
 
 def _save(feature_set: FeatureSet, path: Path) -> None:
-    feature_set.save(path)
+    feature_set.save(path, overwrite=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

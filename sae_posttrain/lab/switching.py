@@ -48,7 +48,7 @@ def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
     def search() -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test)
         (folder / QUESTIONS_FILE).write_text(lines, encoding="utf-8")  # for `sae-posttrain evaluate --data`
-        find(*load()).save(features)
+        find(*load()).save(features, overwrite=True)
 
     def train(arm: str) -> None:
         found = FeatureSet.from_pretrained(features) if arm == "sasft" else None

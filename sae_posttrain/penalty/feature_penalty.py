@@ -83,11 +83,18 @@ class FeaturePenalty:
             )
         if needs_statistics and missing:
             raise ValueError(groups.missing_statistics(missing[0]))
+        not_measured = feature_set.mean.isnan().any(dim=1).nonzero().flatten().tolist()
+        if needs_statistics and not_measured:
+            raise ValueError(
+                f"The feature {feature_set.names[not_measured[0]]!r} has no statistics of the groups. Fill them in "
+                "with `measure_groups`, leave it out, or set `penalty='zero'` and `penalty_unit='raw'`, which need "
+                "none."
+            )
         signs = _signs(feature_set.names, hold)
         self._tables: list[_SiteTables] = []
         for place in self.places:
-            features = feature_set.select(block=place[0], site=place[1])
-            self.names += features.names
+            features = feature_set.at(place)
+            self.names += feature_set.labels_at(place)
             level_GF = groups.table(features, features.mean) if penalty == "sasft" else groups.zeros(len(features))
             scale_GF = groups.table(features, features.std) if unit == "std" else groups.zeros(len(features)) + 1
             flat = (scale_GF[groups.penalised_ids] < _MIN_STD).any(dim=0).nonzero()

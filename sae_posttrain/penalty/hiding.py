@@ -115,7 +115,7 @@ def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeRe
     """
     features: dict[str, FeatureFigures] = {}
     for place in feature_set.places:
-        of_place = feature_set.select(block=place[0], site=place[1])
+        of_place = feature_set.at(place)
         pre_before, pre_now = before.pre_activations[place], now.pre_activations[place]
         correlations = correlation(pre_before, pre_now)
         aurocs = [
@@ -126,8 +126,8 @@ def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeRe
         others_before, others_now = pre_before[~before.token_is_target], pre_now[~now.token_is_target]
         spread = others_before.std(dim=0, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
         falls = (others_before.mean(dim=0) - others_now.mean(dim=0)) / spread
-        for i, name in enumerate(of_place.names):
-            features[name] = FeatureFigures(
+        for i, label in enumerate(feature_set.labels_at(place)):
+            features[label] = FeatureFigures(
                 correlation=float(correlations[i]),
                 auroc=float(aurocs[1][i]),
                 auroc_before=float(aurocs[0][i]),

@@ -122,7 +122,9 @@ class FeaturePenaltyMixin:
         super().__init__(*args, **kwargs)
         if settings is not None and self._holds:
             if features is not None:
-                features.check_model(self.model, allow_base_model=settings.allow_base_model)
+                features.check_model(
+                    self.model, allow_base_model=settings.allow_base_model, tokenizer=self.processing_class
+                )
             self._refuse_what_cannot_work(settings)
             if settings.penalised_tokens is not None:
                 self._build_token_penalty(settings)

@@ -4,6 +4,7 @@ How features read on a fixed set of texts, and how probable the target group is 
 Shape suffixes: B batch, T tokens of a text, V vocabulary, N tokens of all texts, P texts, D width, F features.
 """
 
+import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from ..hooks.record import record_sites
 from ..hooks.sites import Place
 from ..measure.generate import eval_mode
 from ..precision import widest_float
+
+logger = logging.getLogger(__name__)
 
 FEWEST_TEXTS = 4
 """Of the target and of the others: a direction is fitted on one half and tried on the other."""
@@ -56,7 +59,7 @@ class ProbeSet:
         batch_size: int,
     ) -> "ProbeSet":
         """
-        Tokenize rows and draw at most `max_texts` of each group, always the same ones.
+        Tokenize rows and draw at most `max_texts` different texts of each group, always the same ones.
 
         Raises:
             ValueError: If a column is missing, or the target or the others have fewer than four texts that count.
@@ -64,7 +67,14 @@ class ProbeSet:
         texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
         kept: list[Text] = []
         for group in sorted({text.group for text in texts}):
-            of_group = [text for text in texts if text.group == group and any(text.counted)]
+            counting = [text for text in texts if text.group == group and any(text.counted)]
+            of_group = list({text.key: text for text in counting}.values())  # copies would stand in both halves
+            if len(of_group) < len(counting):
+                logger.warning(
+                    "%d texts of %s in the probe set repeat others, up to case and spaces; one copy of each is read.",
+                    len(counting) - len(of_group),
+                    group,
+                )
             random.Random(0).shuffle(of_group)
             name = _TARGET if group in target_groups else _OTHERS
             kept += [Text(name, text.ids, text.counted) for text in of_group[:max_texts]]
@@ -127,7 +137,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
     Raises:
         ValueError: If the model has no such block or site.
     """
-    features = {place: feature_set.select(block=place[0], site=place[1]) for place in feature_set.places}
+    features = {place: feature_set.at(place) for place in feature_set.places}
     device = next(model.parameters()).device
     pre: dict[Place, list[Tensor]] = {place: [] for place in features}
     means: dict[Place, list[Tensor]] = {place: [] for place in features}

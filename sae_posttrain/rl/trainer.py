@@ -135,7 +135,9 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
             self._start_dynamic_sampling()
         if self._steering is not None and steers:
             assert feature_set is not None
-            feature_set.check_model(self.model, allow_base_model=self._steering.allow_base_model)
+            feature_set.check_model(
+                self.model, allow_base_model=self._steering.allow_base_model, tokenizer=self.processing_class
+            )
             refuse_settings(self._steering, self.model.generation_config, detects_loops=fault is None)
             refuse_sharded_resampling(self._steering, is_sharded=self._is_sharded())
             if self._is_vlm:
@@ -399,7 +401,7 @@ def _load_features(args: SteeredGRPOConfig, feature_set: FeatureSet | None) -> F
 def _strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
     strength: float | None = args.steer_strength
     if strength is None:
-        calibration = feature_set.notes.get("calibration") or {}
+        calibration = feature_set.calibration
         strength = calibration.get("strength")
         if not strength:
             found = "its calibration found none" if calibration else "it was not calibrated"

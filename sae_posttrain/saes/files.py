@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .foreign_files import LOOKED_AT, describe_foreign
 from .hub_repository import find_repository
 from .remote_file import NeedsWholeFile, RemoteFile
 from .safe_files import open_tensors
@@ -168,6 +169,8 @@ class SAEFiles:
             stored = file.read(MOST_CONFIG_BYTES + 1)
         if len(stored) > MOST_CONFIG_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration of an SAE is that large.")
+        if (foreign := describe_foreign(path, stored[:LOOKED_AT])) is not None:
+            raise ValueError(foreign)
         try:
             content = json.loads(stored.decode("utf-8"))
             json.dumps(content, ensure_ascii=False).encode()  # fails at halves of surrogate pairs, which JSON can hold

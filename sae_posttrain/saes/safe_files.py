@@ -8,6 +8,7 @@ asked of it.
 
 from pathlib import Path
 
+from .foreign_files import require_native
 from .npz_archive import open_npz
 from .safetensors_file import open_safetensors
 from .stored_tensor import StoredTensors, WeightFile
@@ -38,11 +39,14 @@ def open_tensors(path: str | WeightFile) -> StoredTensors:
         FileNotFoundError: If there is no such file.
         NeedsWholeFile: If the file is remote and cannot be read in parts.
         ValueError: If the file is truncated, is not what its name says, declares more than it holds, would run code
-            when unpickled, or holds anything but tensors and plain values.
+            when unpickled, or holds anything but tensors and plain values. Git LFS pointers and files of an old
+            torch.save are named as what they are.
     """
     file = Path(path) if isinstance(path, str) else path
     if isinstance(file, Path) and not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. Is the download complete?")
     if file.suffix not in OPENERS:
         raise ValueError(f"{file} is no known kind of weight file. Known: {', '.join(OPENERS)}.")
+    if isinstance(file, Path):
+        require_native(file)
     return OPENERS[file.suffix](file)

@@ -239,3 +239,25 @@ def test_model_writes_as_before_after_the_check(make_model, make_features):
     check_by_ablation(model, batches(texts, GROUPS, 4, 0), GROUPS, make_features())
     assert model(input_ids=inputs).logits.equal(before)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_check_takes_few_texts_a_pass_and_few_positions_a_tile(make_model, make_features, monkeypatch):
+    model, texts = make_model(), random_texts()
+    features = make_features()
+    whole = check_by_ablation(model, batches(texts, GROUPS, 6, 0), GROUPS, features)
+    vocab, longest = model.config.vocab_size, max(len(text.ids) for text in texts)
+    monkeypatch.setattr("sae_posttrain.features.causal._LOGITS_PER_PASS", 2 * longest * vocab)
+    monkeypatch.setattr("sae_posttrain.features.causal._LOGITS_PER_TILE", 3 * vocab)
+    passes, tiles = [], []
+
+    def watched(logits, *args, **kwargs):
+        tiles.append(len(logits))
+        return cross_entropy(logits, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    with model.register_forward_hook(lambda _model, _args, output: passes.append(len(output.logits))):
+        tiled = check_by_ablation(model, batches(texts, GROUPS, 6, 0), GROUPS, features)
+    assert max(passes) == 2 and max(tiles) == 3
+    for group in GROUPS:
+        assert tiled.loss[group] == pytest.approx(whole.loss[group], rel=1e-5)
+        assert tiled.loss_without[group] == pytest.approx(whole.loss_without[group], rel=1e-5)

@@ -209,7 +209,7 @@ def test_what_cannot_be_found_is_refused(find):
         find("probe", [row for row in ROWS if row["lang"] == "zh"])
     with pytest.raises(ValueError, match="block"):
         find("probe", blocks=[9])
-    same = [{"lang": group, "text": "qxzj"} for group in ALPHABETS for _ in range(3)]
+    same = [{"lang": group, "text": text} for group in ALPHABETS for text in ("qxzj", "jzxq", "zqxj")]
     with pytest.raises(ValueError, match="The means of the groups at resid_pre of block 0 are equal"):
         find("difference_of_means", same)
 

@@ -212,11 +212,11 @@ def test_groups_need_not_be_languages(model, tokenizer, find):
 
 
 def test_statistics_and_scores_are_those_of_the_naive_computation(model, tokenizer, find):
-    # The texts of a group are all the same, so that it does not matter which one is held out.
-    rows = [row for row in ROWS[:3] for _ in range(4)]
     sae = random_sae(1)
-    found = find(sae, rows, num_features=3)
-    read = group_residuals(model, rows[::4], tokenizer, 1)
+    found = find(sae, num_features=3)
+    kept, _ = split_held_out(tokenize(ROWS, tokenizer), 0.2, None, seed=0)
+    rows = [{"lang": text.group, "text": tokenizer.decode(text.ids)} for text in kept]
+    read = group_residuals(model, rows, tokenizer, 1)
     pre = {group: (residual @ sae.W_enc + sae.b_enc)[:, list(found.feature_ids)] for group, residual in read.items()}
     for column, group in enumerate(found.groups):
         torch.testing.assert_close(found.mean[:, column], pre[group].mean(dim=0), rtol=1e-4, atol=1e-4)
@@ -229,10 +229,12 @@ def test_statistics_and_scores_are_those_of_the_naive_computation(model, tokeniz
     torch.testing.assert_close(found.scores["firing_rate_elsewhere"], torch.maximum(rate["en"], rate["ko"]))
     norms = torch.cat([residual.norm(dim=1) for residual in read.values()])
     torch.testing.assert_close(found.residual_norms, norms.median().expand(3))
-    assert found.notes["num_texts"] == {"en": 3, "ko": 3, "zh": 3}
-    assert found.notes["num_held_out"] == {"en": 1, "ko": 1, "zh": 1}
-    # three texts of 36 bytes, of which the first does not count
-    assert found.notes["num_tokens"] == {"en": 105, "ko": 105, "zh": 105}
+    assert found.notes["num_texts"] == {"en": 8, "ko": 8, "zh": 8}
+    assert found.notes["num_held_out"] == {"en": 2, "ko": 2, "zh": 2}
+    assert found.notes["num_duplicates"] == {}
+    # the first byte of a text does not count
+    lengths = {group: [len(row["text"]) - 1 for row in rows if row["lang"] == group] for group in ALPHABETS}
+    assert found.notes["num_tokens"] == {group: sum(lengths[group]) for group in found.groups}
 
 
 def test_auroc_is_measured_on_the_mean_pre_activation_of_held_out_texts(model, tokenizer, find):
@@ -325,7 +327,11 @@ def test_warning_names_a_chosen_feature_that_fires_elsewhere(model, tokenizer, f
 
 def test_groups_of_one_vocabulary_have_no_output_score(tokenizer, model, find, caplog):
     # The two groups use the same letters equally often, in another order.
-    rows = [{"lang": group, "text": text * 20} for group, text in (("up", "abcd"), ("down", "dcba")) for _ in range(3)]
+    rows = [
+        {"lang": group, "text": text * times}
+        for group, text in (("up", "abcd"), ("down", "dcba"))
+        for times in (18, 20, 22)
+    ]
     sae = random_sae(1)
     found = find(sae, rows, target_group="up", num_features=1)
     assert found.scores["output"].isnan().all()

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -138,3 +139,21 @@ def test_sums_are_kept_in_what_the_device_has(make_features, monkeypatch):
     monkeypatch.setattr(metrics, "widest_float", lambda device: torch.float32)
     assert reading_sums(reading, torch.tensor(3)).dtype == torch.float32
     assert group_sums(torch.tensor(1), torch.tensor(3)).dtype == torch.float32
+def test_feature_that_was_not_measured_is_an_error_unless_nothing_of_it_is_needed(make_features):
+    features = make_features()
+    rows = torch.tensor([[0.0], [0.0], [math.nan], [0.0]])
+    partly = replace(features, mean=features.mean + rows, std=features.std + rows)
+    with pytest.raises(ValueError, match="'1.23' has no statistics of the groups. .*`measure_groups`"):
+        build(partly)
+    residuals, group_ids, mask = batch()
+    options = {"penalty": "zero", "unit": "raw"}
+    reading = build(partly, **options)(residuals, group_ids, mask)
+    assert reading.excess_sum == build(features, **options)(residuals, group_ids, mask).excess_sum > 0
+
+
+def test_features_that_share_a_name_are_held_alike_and_logged_apart(make_features):
+    shared = build(replace(make_features(), names=("a", "a", "a", "b")), hold={"a": "up"})
+    apart = build(replace(make_features(), names=("a", "b", "c", "d")), hold={"a": "up", "b": "up", "c": "up"})
+    assert shared.names == ("a (0.3)", "a (0.13)", "a (1.23)", "b")
+    residuals, group_ids, mask = batch()
+    assert shared(residuals, group_ids, mask).excess_sum == apart(residuals, group_ids, mask).excess_sum

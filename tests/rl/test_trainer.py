@@ -9,6 +9,7 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.features.calibrated_for import calibrated_features
 from sae_posttrain.rl import trainer as trainer_file
 
 from ..trained import logged, weights
@@ -260,6 +261,16 @@ def test_features_of_another_model_are_refused(train, make_model, make_features,
     assert train(model=model, feature_set=features, allow_base_model="mine", fit=False).steer_strength == 10.0
     with pytest.raises(ValueError, match="block 3, the model has blocks 0 to 1"):
         train(feature_set=make_features(blocks=(3,)))
+
+
+def test_strength_of_other_features_is_refused(train, make_model, make_loop_feature):
+    features = make_loop_feature(make_model())
+    features.notes["calibration"] = {"strength": 7.5, "features": calibrated_features(features)}
+    assert train(feature_set=features, steer_strength=None, fit=False).steer_strength == 7.5
+    other = replace(features, directions=-features.directions)
+    with pytest.raises(ValueError, match="was measured for .* run `calibrate` on this set, or set the strength"):
+        train(feature_set=other, steer_strength=None, fit=False)
+    assert train(feature_set=other, steer_strength=3.0, fit=False).steer_strength == 3.0
 
 
 def test_strength_comes_from_the_calibration(train, make_model, make_loop_feature, caplog):
