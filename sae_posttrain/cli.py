@@ -11,30 +11,29 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .cli_directions import add_find_directions
+from .cli_errors import in_one_line, in_options, is_ours, options_of
 from .cli_estimate import add_estimate
 from .cli_evaluate import add_evaluate
 from .cli_saes import add_convert, add_inspect
 from .cli_statistics import add_sample_size
+from .model_source import require_model
 from .sae_training.command import add_arguments as add_train_sae
+
+_MISTAKES = (ValueError, OSError, ImportError)
+"""What a mistake in the input raises: told in one line, without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. A mistake in the input of a search or an evaluation ends in one line and exit status 2."""
+    """Run a command. A mistake in what it was given ends in one line and exit status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["sft"]:  # its options are the fields of the configs, parsed by TRL's own parser
-        from .sft.script import main as train
-
-        train(arguments[1:])
-        return 0
-    if arguments[:1] == ["grpo"]:
-        from .rl.script import main as train_steered
-
-        train_steered(arguments[1:])
-        return 0
+    if arguments[:1] in (["sft"], ["grpo"]):  # their options are the fields of the configs, parsed by TRL's own parser
+        return _train(arguments[0], arguments[1:])
     parser = make_parser()
     parsed, more = parser.parse_known_args(arguments)
     if hasattr(parsed, "more"):  # fields of a recipe
@@ -45,10 +44,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed.words = arguments
     try:
         parsed.run(parsed)
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        print(f"sae-posttrain: {error}", file=sys.stderr)
-        return 2
+    except _MISTAKES as error:
+        return _mistake(in_options(in_one_line(error), options_of(parser, parsed.command)))
     return 0
+
+
+def _train(command: str, arguments: list[str]) -> int:
+    from .training.command import check_command, short_help
+
+    arguments = [
+        part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])
+    ]
+    if {"-h", "--help"} & set(arguments) and (text := short_help(command)) is not None:
+        print(text)
+        return 0
+    wants_all = {"-h", "--help", "--help-all"} & set(arguments)
+    try:
+        if not wants_all:
+            check_command(command, arguments)
+        script: Any = import_module(f".{'sft' if command == 'sft' else 'rl'}.script", __package__)
+        from .training.script import parse_settings, train_and_save
+
+        given = ["--help"] if wants_all else arguments
+        script_args, *settings = parse_settings(script.ARGUMENTS, f"sae-posttrain {command}", given)
+        trainer = script.make_trainer(script_args, *settings)
+    except _MISTAKES as error:
+        return _mistake(in_one_line(error))
+    try:
+        train_and_save(trainer, script_args)
+    except ValueError as error:
+        if not is_ours(error):
+            raise  # of a reward of the user's, or of a library: the place is needed
+        return _mistake(in_one_line(error))
+    return 0
+
+
+def _mistake(message: str) -> int:
+    print(f"sae-posttrain: {message}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,6 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL."
     )
+    parser.add_argument("--version", action="version", version=f"sae_posttrain {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands.add_parser("demo", help="see both methods at work on a small model that ships with this"))
     add_inspect(commands.add_parser("inspect", help="say what an SAE is, and how well it fits a model"))
@@ -172,6 +206,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
         for name in ("texts", "target_group"):
             if name not in options:
                 raise ValueError(f"--kind language needs --{name.replace('_', '-')}.")
+    require_model(arguments.model)
     from accelerate import PartialState
 
     from .features.picture import draw_features
@@ -275,6 +310,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     _require_ending(arguments.out)
+    require_model(arguments.model)
     from .features.calibrate import calibrate
     from .features.calibration_picture import draw_calibration
     from .features.directions import random_directions

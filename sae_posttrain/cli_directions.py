@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .model_source import require_model
+
 _TEXT_OPTIONS: dict[str, tuple[type, str]] = {
     "group_column": (str, "column with the group: a language or any other label (default: lang)"),
     "text_column": (str, "column with the text (default: text)"),
@@ -61,6 +63,7 @@ def _find_directions(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--{wrong[0].replace('_', '-')} belongs to --method probe, the method asked for is {arguments.method}."
         )
+    require_model(arguments.model)
     from accelerate import PartialState
 
     from .features.group_directions import find_directions

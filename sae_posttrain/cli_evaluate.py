@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .model_source import require_model
+
 _DATA_OPTIONS: dict[str, dict[str, Any]] = {
     "target_lang": {"help": "switches into this language count; 'any' counts all (default: zh)"},
     "lid": {
@@ -71,6 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{_flag(next(iter(given)))} needs --{needed}.")
     if hasattr(arguments, "margin") and arguments.compare is None:
         raise ValueError("--margin needs --compare, the evaluation against which a loss is counted.")
+    require_model(arguments.model)
     if arguments.tasks is not None:
         from .measure.harness import require_harness
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_source import require_model
+
 _FIT_OPTIONS: dict[str, tuple[type, str]] = {
     "base_model": (str, "model the SAE was trained on: measured too, and compared with"),
     "group_column": (str, "column with the group; rows may lack it (default: lang)"),
@@ -71,6 +73,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
             return
     if len(set(blocks)) < len(blocks):
         raise ValueError(f"--blocks names a block more than once: {blocks}.")
+    for model in (arguments.model, getattr(arguments, "base_model", None)):
+        if model is not None:
+            require_model(model)
     saes = [load_sae(arguments.sae, block=block, directions=True, **_source_options(arguments)) for block in blocks]
     described = [describe_sae(sae) for sae in saes]
     print("\n\n".join(map(str, described)))

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..model_source import require_model
+
 _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
 
 
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print what the SAEs reached on tokens that they were not trained on."""
+    require_model(arguments.model)
     from .folder import REPORT, read_report
     from .trainer import train_sae
 
