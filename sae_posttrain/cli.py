@@ -316,10 +316,12 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from .features.directions import random_directions
     from .features.feature_set import FeatureSet
     from .features.loading import load_model
+    from .features.texts import check_prompts
 
     feature_set = FeatureSet.from_pretrained(arguments.features)
     if arguments.names:
         feature_set = feature_set.select(names=arguments.names)
+    check_prompts(arguments.prompts)
     model, tokenizer = load_model(arguments.model, None)
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}

@@ -44,8 +44,8 @@ MAY_IMPORT = {
 }
 """For each room, the rooms (or single files of rooms) it may import."""
 
-OF_ALL_ROOMS = {"sites", "conversations", "row_checks"}
-"""Files that every room may import: the names of sites, and what rows of data look like."""
+OF_ALL_ROOMS = {"sites", "conversations", "row_checks", "renamed_settings"}
+"""Files that every room may import: the names of sites, what rows of data look like, names of settings."""
 
 
 def imports(file: Path) -> set[str]:

@@ -17,6 +17,7 @@ from ..measure.loops import MIN_TOKENS, find_loop
 from .answers import Prompts, Question, Sampling, answer_all, mean_answer_loss, read_questions
 from .feature_set import FeatureSet
 from .loading import load_model
+from .texts import check_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ def calibrate(
                 "one. Raise it, or give another `fault`."
             )
         fault = _is_endless
+    check_prompts(prompts)
     network, tokenizer = load_model(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model)
     questions = read_questions(prompts, tokenizer, chat_template=chat_template)

@@ -20,7 +20,7 @@ from .loading import load_model, load_saes, model_name, place_of, require_fit, r
 from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
 from .loop_texts import LoopSamples, benign_texts, collect_samples
 from .statistics import GroupSums, collect_statistics
-from .texts import Text, batches
+from .texts import Text, batches, check_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ def find_repetition_features(
         )
     sampling = Sampling(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
     normal_sampling = replace(sampling, temperature=normal_temperature)
+    check_prompts(prompts)
     network, tokenizer = load_model(model, tokenizer)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     for each in saes:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..conversations import read_row
+from ..measure.prompts import read_prompts
 from ..measure.rows import DATA_ENDINGS, is_data_file
 from ..measure.rows import read_rows as read_file_rows
 from ..row_checks import Copies, located, require_answer, require_columns, require_group
@@ -132,6 +133,20 @@ def check_texts(
         rows.append(row)
     copies.say(f"{texts}" if isinstance(texts, str | os.PathLike) else "The texts")
     return rows
+
+
+def check_prompts(prompts: Any) -> None:
+    """
+    Check every row of a file of prompts, before a model is loaded to answer them. Anything but a file or the id of a
+    dataset is left to be checked when it is read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there are no prompts, or one has nothing to answer; the message says in which row.
+    """
+    if isinstance(prompts, str | os.PathLike):
+        rows = [{**row, "id": number, "lang": "en"} for number, row in enumerate(read_rows(prompts))]
+        read_prompts(rows, group_column="lang", target_lang=None, source=f"{prompts}")
 
 
 def _require_form(row: Mapping[str, Any], text_column: str, where: str) -> None:

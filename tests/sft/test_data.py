@@ -51,11 +51,9 @@ def test_other_forms_train_on_the_same_tokens(build):
 
 def test_what_cannot_be_converted_is_refused_at_init(build):
     image = {"role": "user", "content": [{"type": "image", "text": None}]}
-    with pytest.raises(
-        ValueError, match="Row 1 of the train dataset: message 1 of `messages` has a part 1 of the typ"
-    ):
-        answer = lambda text: {"role": "assistant", "content": [{"type": "text", "text": text}]}  # noqa: E731
-        build(Dataset.from_list(rows(image, answer)))
+    given = rows(image, lambda text: {"role": "assistant", "content": [{"type": "text", "text": text}]})
+    with pytest.raises(ValueError, match="Row 1 of the train dataset: message 1 of `messages` has a part 1 of the"):
+        build(Dataset.from_list(given))
 
 
 @pytest.mark.parametrize("packing", [False, True])
