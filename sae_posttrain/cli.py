@@ -162,7 +162,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
 
 _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
     "language": {
-        "texts": (str, "JSONL file (or .gz, or folder of them) or `datasets` id; needed"),
+        "texts": (str, "data file (JSON, JSONL, CSV, Parquet; or folder of them) or `datasets` id; needed"),
         "target_group": (str, "the group to find features for, e.g. zh; needed"),
         "group_column": (str, "column with the group (default: lang)"),
         "text_column": (str, "column with the text (default: text)"),
@@ -172,8 +172,8 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
         "check": (bool, "remove the features and measure the loss of each group"),
     },
     "repetition": {
-        "prompts": (str, "JSONL file (or .gz) of prompts, answered until enough answers loop"),
-        "loops": (str, "JSONL file (or .gz) of texts that loop (default: the model's own)"),
+        "prompts": (str, "data file (JSON, JSONL, CSV, Parquet) of prompts, answered until enough answers loop"),
+        "loops": (str, "data file (JSON, JSONL, CSV, Parquet) of texts that loop (default: the model's own)"),
         "num_loops": (int, "loops to look for (default: 50)"),
         "num_prompts": (int, "prompts on which each candidate is pushed up, and down (default: 16)"),
         "strength": (float, "how far it is pushed, in median residual norms (default: 1.5)"),
@@ -289,7 +289,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Find the smallest steering strength at which answers loop as often as wanted."
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")
-    parser.add_argument("--prompts", required=True, help="JSONL file (or .gz) of prompts")
+    parser.add_argument("--prompts", required=True, help="data file (JSON, JSONL, CSV, Parquet) of prompts")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
     parser.add_argument("--names", nargs="+", help="push along these features of the set only (default: all at once)")
     parser.add_argument("--target", type=float, default=0.8, help="share of answers that shall loop (default: 0.8)")

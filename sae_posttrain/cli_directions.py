@@ -33,7 +33,9 @@ def add_find_directions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument(
-        "--texts", required=True, help="JSONL file (or .gz, or folder of them) of texts with a group, or `datasets` id"
+        "--texts",
+        required=True,
+        help="data file (JSON, JSONL, CSV, Parquet; or folder of them) of texts with a group, or `datasets` id",
     )
     parser.add_argument("--target-group", required=True, help="the group to find directions for, e.g. zh")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 _OTHER_NAMES = {
-    "find-features": {"chat_template": "plain", "sae": "sae", "normal_temperature": "normal_temperature"},
+    "find-features": {"chat_template": "plain"},
     "calibrate": {"feature_set": "features", "chat_template": "plain"},
-    "evaluate": {"output_dir": "out", "lid_languages": "lid", "chat_template": "plain", "model_kwargs": "dtype"},
-    "train-sae": {"output_dir": "out", "learning_rate": "lr", "l1_coefficient": "l1", "sae": "out"},
-    "inspect": {"texts": "data", "block": "block"},
+    "evaluate": {"output_dir": "out", "lid_languages": "lid", "chat_template": "plain"},
+    "train-sae": {"output_dir": "out", "learning_rate": "lr", "l1_coefficient": "l1"},
+    "inspect": {"texts": "data"},
     "demo": {"output_dir": "out"},
 }
 """For each command, arguments of the function it calls that its option has another name for."""
@@ -44,7 +44,8 @@ def in_options(message: str, options: dict[str, argparse.Action]) -> str:
             return shown
         return f"{shown} {' '.join(_WORDS.findall(value)) or value}"
 
-    return _QUOTED.sub(option, message)
+    message = _QUOTED.sub(option, message)
+    return re.sub(r"(--[\w-]+) \(`\1`\)", r"\1", message)  # of a message that names the option itself
 
 
 def in_one_line(error: BaseException) -> str:

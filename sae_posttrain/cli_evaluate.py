@@ -39,7 +39,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "With --tasks, measure capability with lm-evaluation-harness (pip install 'sae_posttrain[eval]')."
     )
     parser.add_argument("--model", required=True, help="causal language model or adapter: folder or Hub id")
-    parser.add_argument("--data", help="JSON or JSONL file (or .gz) of prompts with their language")
+    parser.add_argument("--data", help="data file (JSON, JSONL, CSV, Parquet) of prompts with their language")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks or groups, or own .yaml files")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--compare", type=Path, help="folder of another evaluation on the same prompts or tasks")

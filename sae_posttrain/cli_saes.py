@@ -40,7 +40,9 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file too")
     group = parser.add_argument_group("how well it fits a model")
     group.add_argument("--model", help="causal language model or adapter: folder or Hub id")
-    group.add_argument("--data", help="JSONL file (or .gz, or folder of them) of texts, or `datasets` id")
+    group.add_argument(
+        "--data", help="data file (JSON, JSONL, CSV, Parquet; or folder of them) of texts, or `datasets` id"
+    )
     for name, (of_type, help_text) in _FIT_OPTIONS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=of_type, default=argparse.SUPPRESS, help=help_text)
     parser.set_defaults(run=_inspect)

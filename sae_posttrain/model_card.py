@@ -140,7 +140,7 @@ class FeatureCard:
             file.write(f"\n\n{section}")
 
     def _name_local_model(self) -> None:
-        """TRL links the base model, and of one in a folder it writes a link to `None`: say the folder's name instead."""
+        """TRL links the base model, and of one in a folder it links `None`: say the folder's name instead."""
         card = Path(self.args.output_dir) / "README.md"
         if not self.is_world_process_zero() or not card.is_file():  # type: ignore[attr-defined]
             return

@@ -12,9 +12,9 @@ from .conversations import read_messages, shown
 logger = logging.getLogger(__name__)
 
 
-def located(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
-    """Rows with what errors call each."""
-    return ((f"Row {number} of {source}", row) for number, row in enumerate(rows, start=1))
+def located(rows: Iterable[Any], source: str, start: int = 1) -> Iterator[tuple[str, Any]]:
+    """Rows with what errors call each; `start` is the number of the first."""
+    return ((f"Row {number} of {source}", row) for number, row in enumerate(rows, start=start))
 
 
 def require_columns(row: Any, where: str) -> Mapping[str, Any]:

@@ -176,9 +176,20 @@ def test_other_commands_speak_of_their_options_and_name_the_row(refused, folder)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["find-features", "--sae", "s", "--blocks", "0", "--out", "f.safetensors", "--texts", "t", "--target-group", "zh"],
-        ["find-directions", "--method", "probe", "--blocks", "0", "--out", "f.safetensors", "--texts", "t"]
-        + ["--target-group", "zh"],
+        [
+            "find-features",
+            "--sae",
+            "s",
+            "--blocks",
+            "0",
+            "--out",
+            "f.safetensors",
+            "--texts",
+            "t",
+            "--target-group",
+            "zh",
+        ],
+        ["find-directions", "--method=probe", "--blocks=0", "--out=f.safetensors", "--texts=t", "--target-group=zh"],
         ["calibrate", "--features", "f", "--prompts", "p", "--out", "c.safetensors"],
         ["evaluate", "--data", "d.jsonl", "--out", "o"],
         ["train-sae", "--texts", "t", "--blocks", "0", "--out", "o"],

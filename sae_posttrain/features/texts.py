@@ -1,5 +1,6 @@
 """Texts with a group each, as batches of tokens that say which positions count."""
 
+import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from ..measure.prompts import read_prompts
 from ..measure.rows import DATA_ENDINGS, is_data_file
 from ..measure.rows import read_rows as read_file_rows
 from ..row_checks import Copies, located, require_answer, require_columns, require_group
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -266,6 +269,15 @@ def split_held_out(
         members = by_group.setdefault(text.group, [])
         if any(text.counted):
             members.append(text)
+    for group, members in by_group.items():
+        num_given = sum(text.group == group for text in texts)
+        if len(members) < num_given:
+            logger.warning(
+                "%d of %d texts of the group %r are left out: within `max_length` tokens none of theirs counts.",
+                num_given - len(members),
+                num_given,
+                group,
+            )
     kept, held_out = [], []
     for group, members in by_group.items():
         random.Random(seed).shuffle(members)

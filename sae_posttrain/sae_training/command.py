@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(pip install 'sae_posttrain[train]'), and measure it on held-out texts."
     )
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
-    parser.add_argument("--texts", required=True, help="JSONL file (or .gz, or folder of them) or `datasets` id")
+    parser.add_argument(
+        "--texts", required=True, help="data file (JSON, JSONL, CSV, Parquet; or folder of them) or `datasets` id"
+    )
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument("--out", required=True, type=Path, help="folder for the SAEs and training.json")
 

@@ -33,6 +33,7 @@ def load_file(name: str, split: str, check: CheckRows | None, *, streaming: bool
     memory; any other is mapped by `datasets`.
     """
     from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset
+    from datasets.exceptions import DatasetsError
 
     require_data_file(name)
     if check is not None:
@@ -40,12 +41,18 @@ def load_file(name: str, split: str, check: CheckRows | None, *, streaming: bool
     else:
         changed = any(read_row(row, where) is not row for where, row in located(read_rows(name), name))
     kind = "parquet" if name.endswith(".parquet") else "json"
-    if changed or name.removesuffix(".gz").endswith(".csv") or _begins_with_mark(name):
+    if not (changed or name.removesuffix(".gz").endswith(".csv") or _begins_with_mark(name)):
+        try:
+            return load_dataset(kind, data_files={split: name}, streaming=streaming)
+        except DatasetsError:
+            pass  # values of several types in a column, which reading into memory can bring together
+    try:
         dataset = Dataset.from_list(list(_converted(read_rows(name), name)))
-        if streaming:
-            return IterableDatasetDict({split: dataset.to_iterable_dataset()})
-        return DatasetDict({split: dataset})
-    return load_dataset(kind, data_files={split: name}, streaming=streaming)
+    except (ValueError, TypeError) as error:  # of Arrow
+        raise ValueError(f"{name}: a column holds values of several types ({error}). Give it one type.") from error
+    if streaming:
+        return IterableDatasetDict({split: dataset.to_iterable_dataset()})
+    return DatasetDict({split: dataset})
 
 
 def _converted(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[dict[str, Any]]:
@@ -62,8 +69,20 @@ def _begins_with_mark(name: str) -> bool:
 
 
 def checked(dataset: Any, source: str, check: CheckRows | None) -> Any:
-    """A dataset that was loaded, in TRL's form; every row checked, of a stream the first thousand."""
-    if check is not None and not check(dataset, source=source):
-        if hasattr(dataset, "__len__"):
-            return dataset
-    return with_messages(dataset, source)
+    """
+    A dataset that was loaded, in TRL's form; every row checked: of a stream the first thousand now, and each as it is
+    read.
+    """
+    if check is None:
+        return with_messages(dataset, source)
+    changed = check(dataset, source=source)
+    if hasattr(dataset, "__len__"):
+        return with_messages(dataset, source) if changed else dataset
+    return with_messages(
+        dataset.map(_check_streamed, with_indices=True, fn_kwargs={"check": check, "of": source}), source
+    )
+
+
+def _check_streamed(row: Mapping[str, Any], index: int, check: CheckRows, of: str) -> Mapping[str, Any]:
+    check([row], source=of, start=index + 1)
+    return row

@@ -29,6 +29,7 @@ def require_training_rows(
     group_column: str = "lang",
     *,
     source: str = "the training data",
+    start: int = 1,
     text_field: str = "text",
     check_group: Callable[[str], Any] | None = None,
 ) -> bool:
@@ -43,6 +44,8 @@ def require_training_rows(
             Column with each row's group. It may be missing in all rows; where it is there, each row has a text in it.
         source (`str`, *optional*):
             What errors call the dataset.
+        start (`int`, *optional*, defaults to `1`):
+            Number of the first row.
         text_field (`str`, *optional*, defaults to `"text"`):
             Column with texts that are trained on as they are (`dataset_text_field`).
         check_group (`Callable[[str], Any]`, *optional*):
@@ -54,7 +57,7 @@ def require_training_rows(
     Raises:
         ValueError: At the first row that cannot be trained on; the message says what it should hold.
     """
-    return _pass(rows, TrainingRows(group_column, text_field, check_group), source)
+    return _pass(rows, TrainingRows(group_column, text_field, check_group), source, start)
 
 
 def require_prompt_rows(
@@ -62,6 +65,7 @@ def require_prompt_rows(
     columns: Iterable[str] = (),
     *,
     source: str = "the prompts",
+    start: int = 1,
     check_language: Callable[[str], Any] | None = None,
 ) -> bool:
     """
@@ -75,6 +79,8 @@ def require_prompt_rows(
             Columns that must hold a text in each row.
         source (`str`, *optional*):
             What errors call the dataset.
+        start (`int`, *optional*, defaults to `1`):
+            Number of the first row.
         check_language (`Callable[[str], Any]`, *optional*):
             Raises a `ValueError` at a text in one of these columns that names no known language.
 
@@ -84,12 +90,12 @@ def require_prompt_rows(
     Raises:
         ValueError: At the first row that cannot be answered; the message says what it should hold.
     """
-    return _pass(rows, PromptRows(tuple(columns), check_language), source)
+    return _pass(rows, PromptRows(tuple(columns), check_language), source, start)
 
 
-def _pass(rows: Iterable[Any], check: Check, source: str) -> bool:
+def _pass(rows: Iterable[Any], check: Check, source: str, start: int) -> bool:
     copies, changed = Copies(), False
-    for where, row in located(rows if hasattr(rows, "__len__") else islice(rows, _limit(rows)), source):
+    for where, row in located(rows if hasattr(rows, "__len__") else islice(rows, _limit(rows)), source, start):
         changed = check(row, where) is not row or changed
         copies.add(row, where)
     if not copies.num_rows:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 
 from ..measure.rows import is_data_file
@@ -75,6 +75,8 @@ def load_data(
                 f"There is no file or folder {name} (`dataset_name`), and the Hub has no dataset of that name or "
                 f"cannot be reached ({_first_line(error)})."
             ) from error
+        except DatasetsError as error:
+            raise ValueError(f"{name} (`dataset_name`) cannot be read as a dataset: {_first_line(error)}") from error
     for split in dict.fromkeys([train, script_args.dataset_test_split]):
         if split in dataset:
             called = source if split == train else f"{source} (split {split})"
