@@ -11,31 +11,30 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .cli_directions import add_find_directions
+from .cli_errors import in_one_line, in_options, is_ours, options_of
 from .cli_estimate import add_estimate
 from .cli_evaluate import add_evaluate
 from .cli_output import add_overwrite, require_new
 from .cli_saes import add_convert, add_inspect
 from .cli_statistics import add_sample_size
+from .model_source import require_model
 from .sae_training.command import add_arguments as add_train_sae
+
+_MISTAKES = (ValueError, OSError, ImportError)
+"""What a mistake in the input raises: told in one line, without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. A mistake in the input of a search or an evaluation ends in one line and exit status 2."""
+    """Run a command. A mistake in what it was given ends in one line and exit status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["sft"]:  # its options are the fields of the configs, parsed by TRL's own parser
-        from .sft.script import main as train
-
-        train(arguments[1:])
-        return 0
-    if arguments[:1] == ["grpo"]:
-        from .rl.script import main as train_steered
-
-        train_steered(arguments[1:])
-        return 0
+    if arguments[:1] in (["sft"], ["grpo"]):  # their options are the fields of the configs, parsed by TRL's own parser
+        return _train(arguments[0], arguments[1:])
     parser = make_parser()
     parsed, more = parser.parse_known_args(arguments)
     if hasattr(parsed, "more"):  # fields of a recipe
@@ -46,10 +45,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed.words = arguments
     try:
         parsed.run(parsed)
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        print(f"sae-posttrain: {error}", file=sys.stderr)
-        return 2
+    except _MISTAKES as error:
+        return _mistake(in_options(in_one_line(error), options_of(parser, parsed.command)))
     return 0
+
+
+def _train(command: str, arguments: list[str]) -> int:
+    from .training.command import check_command, short_help
+
+    arguments = [
+        part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])
+    ]
+    if {"-h", "--help"} & set(arguments) and (text := short_help(command)) is not None:
+        print(text)
+        return 0
+    wants_all = {"-h", "--help", "--help-all"} & set(arguments)
+    try:
+        if not wants_all:
+            check_command(command, arguments)
+        script: Any = import_module(f".{'sft' if command == 'sft' else 'rl'}.script", __package__)
+        from .training.script import parse_settings, train_and_save
+
+        given = ["--help"] if wants_all else arguments
+        script_args, *settings = parse_settings(script.ARGUMENTS, f"sae-posttrain {command}", given)
+        trainer = script.make_trainer(script_args, *settings)
+    except _MISTAKES as error:
+        return _mistake(in_one_line(error))
+    try:
+        train_and_save(trainer, script_args)
+    except ValueError as error:
+        if not is_ours(error):
+            raise  # of a reward of the user's, or of a library: the place is needed
+        return _mistake(in_one_line(error))
+    return 0
+
+
+def _mistake(message: str) -> int:
+    print(f"sae-posttrain: {message}", file=sys.stderr)
+    return 2
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL."
     )
+    parser.add_argument("--version", action="version", version=f"sae_posttrain {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands.add_parser("demo", help="see both methods at work on a small model that ships with this"))
     add_inspect(commands.add_parser("inspect", help="say what an SAE is, and how well it fits a model"))
@@ -130,7 +164,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
 
 _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
     "language": {
-        "texts": (str, "JSONL file (or .gz, or folder of them) or `datasets` id; needed"),
+        "texts": (str, "data file (JSON, JSONL, CSV, Parquet; or folder of them) or `datasets` id; needed"),
         "target_group": (str, "the group to find features for, e.g. zh; needed"),
         "group_column": (str, "column with the group (default: lang)"),
         "text_column": (str, "column with the text (default: text)"),
@@ -140,8 +174,8 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
         "check": (bool, "remove the features and measure the loss of each group"),
     },
     "repetition": {
-        "prompts": (str, "JSONL file (or .gz) of prompts, answered until enough answers loop"),
-        "loops": (str, "JSONL file (or .gz) of texts that loop (default: the model's own)"),
+        "prompts": (str, "data file (JSON, JSONL, CSV, Parquet) of prompts, answered until enough answers loop"),
+        "loops": (str, "data file (JSON, JSONL, CSV, Parquet) of texts that loop (default: the model's own)"),
         "num_loops": (int, "loops to look for (default: 50)"),
         "num_prompts": (int, "prompts on which each candidate is pushed up, and down (default: 16)"),
         "strength": (float, "how far it is pushed, in median residual norms (default: 1.5)"),
@@ -175,6 +209,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
         for name in ("texts", "target_group"):
             if name not in options:
                 raise ValueError(f"--kind language needs --{name.replace('_', '-')}.")
+    require_model(arguments.model)
     from accelerate import PartialState
 
     from .features.picture import draw_features
@@ -265,7 +300,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Find the smallest steering strength at which answers loop as often as wanted."
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")
-    parser.add_argument("--prompts", required=True, help="JSONL file (or .gz) of prompts")
+    parser.add_argument("--prompts", required=True, help="data file (JSON, JSONL, CSV, Parquet) of prompts")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
     add_overwrite(parser)
     parser.add_argument("--names", nargs="+", help="push along these features of the set only (default: all at once)")
@@ -288,15 +323,18 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     _require_ending(arguments.out)
     require_new(arguments.out, arguments.overwrite, (".txt", ".json", ".png"))
+    require_model(arguments.model)
     from .features.calibrate import calibrate
     from .features.calibration_picture import draw_calibration
     from .features.directions import random_directions
     from .features.feature_set import FeatureSet
     from .features.loading import load_model
+    from .features.texts import check_prompts
 
     feature_set = FeatureSet.from_pretrained(arguments.features)
     if arguments.names:
         feature_set = feature_set.select(names=arguments.names)
+    check_prompts(arguments.prompts)
     model, tokenizer = load_model(arguments.model, None)
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_output import add_overwrite, require_new
+from .model_source import require_model
 
 _TEXT_OPTIONS: dict[str, tuple[type, str]] = {
     "group_column": (str, "column with the group: a language or any other label (default: lang)"),
@@ -33,7 +34,9 @@ def add_find_directions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument(
-        "--texts", required=True, help="JSONL file (or .gz, or folder of them) of texts with a group, or `datasets` id"
+        "--texts",
+        required=True,
+        help="data file (JSON, JSONL, CSV, Parquet; or folder of them) of texts with a group, or `datasets` id",
     )
     parser.add_argument("--target-group", required=True, help="the group to find directions for, e.g. zh")
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
@@ -65,6 +68,7 @@ def _find_directions(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--{wrong[0].replace('_', '-')} belongs to --method probe, the method asked for is {arguments.method}."
         )
+    require_model(arguments.model)
     from accelerate import PartialState
 
     from .features.group_directions import find_directions

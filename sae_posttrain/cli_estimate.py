@@ -19,6 +19,12 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
 
 
 def _estimate(arguments: argparse.Namespace) -> None:
+    from .model_source import require_model
+    from .training.command import command_of, read_settings
+
+    settings = read_settings(command_of(arguments.config), ["--config", str(arguments.config), *arguments.more])
+    if settings.get("model_name_or_path"):
+        require_model(str(settings["model_name_or_path"]), settings.get("model_revision"))
     from .estimate.recipe import estimate_memory
 
     print(

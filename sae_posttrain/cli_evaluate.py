@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .model_source import require_model
+
 _DATA_OPTIONS: dict[str, dict[str, Any]] = {
     "target_lang": {"help": "switches into this language count; 'any' counts all (default: zh)"},
     "lid": {
@@ -37,7 +39,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "With --tasks, measure capability with lm-evaluation-harness (pip install 'sae_posttrain[eval]')."
     )
     parser.add_argument("--model", required=True, help="causal language model or adapter: folder or Hub id")
-    parser.add_argument("--data", help="JSON or JSONL file (or .gz) of prompts with their language")
+    parser.add_argument("--data", help="data file (JSON, JSONL, CSV, Parquet) of prompts with their language")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks or groups, or own .yaml files")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--compare", type=Path, help="folder of another evaluation on the same prompts or tasks")
@@ -71,6 +73,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{_flag(next(iter(given)))} needs --{needed}.")
     if hasattr(arguments, "margin") and arguments.compare is None:
         raise ValueError("--margin needs --compare, the evaluation against which a loss is counted.")
+    require_model(arguments.model)
     if arguments.tasks is not None:
         from .measure.harness import require_harness
 

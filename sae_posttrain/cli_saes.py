@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_source import require_model
+
 _FIT_OPTIONS: dict[str, tuple[type, str]] = {
     "base_model": (str, "model the SAE was trained on: measured too, and compared with"),
     "group_column": (str, "column with the group; rows may lack it (default: lang)"),
@@ -38,7 +40,9 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file too")
     group = parser.add_argument_group("how well it fits a model")
     group.add_argument("--model", help="causal language model or adapter: folder or Hub id")
-    group.add_argument("--data", help="JSONL file (or .gz, or folder of them) of texts, or `datasets` id")
+    group.add_argument(
+        "--data", help="data file (JSON, JSONL, CSV, Parquet; or folder of them) of texts, or `datasets` id"
+    )
     for name, (of_type, help_text) in _FIT_OPTIONS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=of_type, default=argparse.SUPPRESS, help=help_text)
     parser.set_defaults(run=_inspect)
@@ -71,6 +75,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
             return
     if len(set(blocks)) < len(blocks):
         raise ValueError(f"--blocks names a block more than once: {blocks}.")
+    for model in (arguments.model, getattr(arguments, "base_model", None)):
+        if model is not None:
+            require_model(model)
     saes = [load_sae(arguments.sae, block=block, directions=True, **_source_options(arguments)) for block in blocks]
     described = [describe_sae(sae) for sae in saes]
     print("\n\n".join(map(str, described)))

@@ -24,6 +24,7 @@ from .measure.summary import format_evaluation
 
 logger = logging.getLogger(__name__)
 
+_NO_MODEL = "[None](https://huggingface.co/None)"
 _RATES = "### Measured rates"
 _CITATION = "### Citation of the method"
 
@@ -116,11 +117,13 @@ class FeatureCard:
             )
         if self.feature_set is None and not num_tokens:
             super().create_model_card(model_name, dataset_name, tags)  # type: ignore[misc]
+            self._name_local_model()
             return
         tags = [tags] if isinstance(tags, str) else list(tags or ())
         measured = [_table_of_rates(Path(evaluation))] if evaluation is not None else self._measured_rates()
         used = [*([self.card_tag] if self.feature_set is not None else []), *(["token-penalty"] if num_tokens else [])]
         super().create_model_card(model_name, dataset_name, [*tags, *used])  # type: ignore[misc]
+        self._name_local_model()
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
         unused = self._unused_settings()
@@ -135,6 +138,17 @@ class FeatureCard:
             section = feature_section(self.feature_set, METHODS[self.card_tag], settings, measured, tokens)
         with (Path(self.args.output_dir) / "README.md").open("a", encoding="utf-8") as file:
             file.write(f"\n\n{section}")
+
+    def _name_local_model(self) -> None:
+        """TRL links the base model, and of one in a folder it links `None`: say the folder's name instead."""
+        card = Path(self.args.output_dir) / "README.md"
+        if not self.is_world_process_zero() or not card.is_file():  # type: ignore[attr-defined]
+            return
+        name = str(getattr(self.model.config, "_name_or_path", "") or "")
+        text = card.read_text(encoding="utf-8")
+        if _NO_MODEL in text:
+            said = f"{code(recorded_name(name))}, a model in a local folder" if name else "a model without a name"
+            card.write_text(text.replace(f"of {_NO_MODEL}", f"of {said}"), encoding="utf-8")
 
     def _moved_settings(self) -> dict[str, Any]:
         """What training itself has set, beside the settings it was given."""

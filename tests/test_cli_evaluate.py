@@ -18,6 +18,7 @@ def calls(monkeypatch):
     monkeypatch.setattr("sae_posttrain.measure.summary.format_evaluation", lambda _result: "answers")
     monkeypatch.setattr("sae_posttrain.measure.task_summary.format_tasks", lambda _result: "capability")
     monkeypatch.setattr("sae_posttrain.measure.harness.require_harness", lambda: None)
+    monkeypatch.setattr("sae_posttrain.cli_evaluate.require_model", lambda _model: None)
     return calls
 
 

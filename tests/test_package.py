@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "hooks": set(),
     "measure": set(),
     "features": {"saes", "hooks", "measure"},
-    "sae_training": {"saes", "hooks", "features", "measure"},
+    "sae_training": {"saes", "hooks", "features", "measure", "model_source"},
     "penalty": {
         "hooks",
         "features.feature_set",
@@ -25,15 +25,16 @@ MAY_IMPORT = {
         "measure.scripts",
         "rewritten",
     },
-    "sft": {"penalty", "features.feature_set", "checkpoints", "model_card"},
+    "training": {"measure", "model_source"},
+    "sft": {"penalty", "training", "features.feature_set", "checkpoints", "model_card", "model_source"},
     "rl": {
         "hooks",
         "features.feature_set",
         "measure",
-        "sft.rows",
-        "sft.script",
+        "training",
         "checkpoints",
         "model_card",
+        "model_source",
         "rewritten",
     },
     "baselines": {"hooks", "features.feature_set", "measure"},
@@ -42,6 +43,9 @@ MAY_IMPORT = {
     "lab": {"saes", "hooks", "measure", "features", "sft", "rl"},
 }
 """For each room, the rooms (or single files of rooms) it may import."""
+
+OF_ALL_ROOMS = {"sites", "languages", "precision", "conversations", "row_checks", "renamed_settings"}
+"""Files that every room may import: sites, languages, widths of numbers, what rows look like, names of settings."""
 
 
 def imports(file: Path) -> set[str]:
@@ -73,7 +77,7 @@ def test_rooms_import_only_what_lies_before_them(room):
             if not name.startswith("sae_posttrain."):
                 continue
             other = name.removeprefix("sae_posttrain.")
-            allowed = {room, "sites", "languages", "precision", *MAY_IMPORT[room]}  # what all rooms share
+            allowed = {room, *OF_ALL_ROOMS, *MAY_IMPORT[room]}
             assert other.split(".")[0] in allowed or other in allowed, f"{file.name} imports {other}"
 
 

@@ -24,7 +24,7 @@ from trl import TrlParser
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.cli import main
-from sae_posttrain.sft.rows import require_prompt_rows, require_training_rows
+from sae_posttrain.training.gate import require_prompt_rows, require_training_rows
 
 from .recipe_files import command_in, load_script, script_of
 

@@ -11,8 +11,8 @@ from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.rl.script import SteeredGRPOScriptArguments, load_rewards
-from sae_posttrain.sft.rows import require_prompt_rows
-from sae_posttrain.sft.script import load_data
+from sae_posttrain.training.gate import require_prompt_rows
+from sae_posttrain.training.script import load_data
 
 ARGUMENTS = (SteeredGRPOScriptArguments, SteeredGRPOConfig, ModelConfig, DatasetMixtureConfig)
 

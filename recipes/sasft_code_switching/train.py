@@ -10,8 +10,8 @@ Any field of the four dataclasses may stand in the YAML or on the command line; 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config
 
 from sae_posttrain import SASFTConfig, SASFTTrainer
-from sae_posttrain.sft.rows import require_training_rows
-from sae_posttrain.sft.script import load_data
+from sae_posttrain.training.gate import require_training_rows
+from sae_posttrain.training.script import load_data
 
 ARGUMENTS = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
 

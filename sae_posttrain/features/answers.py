@@ -112,7 +112,10 @@ def read_questions(prompts: Prompts, tokenizer: Any, *, chat_template: bool | No
     rows = [{"prompt": each} if isinstance(each, str) else each for each in given]
     # Here the answer's language does not matter, and an id may come again.
     read = read_prompts(
-        [{**row, "id": i, "lang": "en"} for i, row in enumerate(rows)], group_column="lang", target_lang=None
+        [{**row, "id": i, "lang": "en"} for i, row in enumerate(rows)],
+        group_column="lang",
+        target_lang=None,
+        source=f"{prompts}" if isinstance(prompts, str | os.PathLike) else "the prompts",
     )
     template = bool(getattr(tokenizer, "chat_template", None)) if chat_template is None else chat_template
     tokenized = tokenize_prompts(tokenizer, read, template, {})

@@ -18,6 +18,7 @@ from .answers import Prompts, Question, Sampling, answer_all, mean_answer_loss, 
 from .calibrated_for import calibrated_features
 from .feature_set import FeatureSet
 from .loading import load_model
+from .texts import check_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +222,7 @@ def calibrate(
                 "one. Raise it, or give another `fault`."
             )
         fault = _is_endless
+    check_prompts(prompts)
     network, tokenizer = load_model(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     questions = read_questions(prompts, tokenizer, chat_template=chat_template)

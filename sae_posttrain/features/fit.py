@@ -24,7 +24,7 @@ from ..measure.generate import eval_mode
 from ..precision import widest_float
 from ..saes.frozen import COMPARING, FrozenSAE
 from .loading import load_model, model_name, place_of
-from .texts import Text, TextBatch, batches, read_rows, tokenize
+from .texts import Text, TextBatch, batches, check_texts, tokenize
 
 _TILE_ELEMENTS = 1 << 24  # tokens × features of one dense tile of activations: 64 MB
 _NORMS_KEPT = 200_000  # for the median
@@ -159,10 +159,11 @@ def measure_fit(
         raise ValueError("Give one SAE for each block and site.")
     for sae in saes:
         _require_encodes(sae)
+    rows = check_texts(texts, split, group_column=None, text_column=text_column)
     loaded, tokenizer = load_model(model, tokenizer)
     for sae in saes:
         require_width(loaded, place_of(sae), sae.d_model, "The SAE reads", "was it trained on this model?")
-    chosen = _draw(read_rows(texts, split), tokenizer, group_column, text_column, max_texts, max_length, seed)
+    chosen = _draw(rows, tokenizer, group_column, text_column, max_texts, max_length, seed)
     groups = sorted({text.group for text in chosen})
     device = next(loaded.parameters()).device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

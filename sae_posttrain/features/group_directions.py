@@ -112,7 +112,7 @@ def find_directions(
         )
     if not blocks or len(set(blocks)) < len(blocks):
         raise ValueError(f"`blocks` must name decoder blocks, counted from 0, each once; got {list(blocks)}.")
-    rows = read_group_rows(texts, [target_group], group_column=group_column, split=split)
+    rows = read_group_rows(texts, [target_group], group_column=group_column, text_column=text_column, split=split)
     network, tokenizer = load_model(model, tokenizer)
     places = [(block, site) for block in blocks]
     for place in places:

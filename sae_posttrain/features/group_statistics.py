@@ -76,7 +76,9 @@ def measure_groups(
         ValueError: If a target group is absent, the features do not fit the model, or a group has too few texts.
     """
     targets = (target_group,) if isinstance(target_group, str) else tuple(target_group or feature_set.target_groups)
-    rows = read_group_rows(texts, targets, group_column=group_column, split=split, needs_others=False)
+    rows = read_group_rows(
+        texts, targets, group_column=group_column, text_column=text_column, split=split, needs_others=False
+    )
     network, tokenizer = load_model(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     divided = GroupedTexts.divide(

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from .duplicates import num_duplicates
-from .texts import Text, TextBatch, batches, read_rows, split_held_out, tokenize
+from .texts import Text, TextBatch, batches, check_texts, split_held_out, tokenize
 
 
 def read_group_rows(
@@ -16,6 +16,7 @@ def read_group_rows(
     target_groups: Sequence[str],
     *,
     group_column: str = "lang",
+    text_column: str = "text",
     split: str = "train",
     needs_others: bool = True,
 ) -> list[Mapping[str, Any]]:
@@ -29,23 +30,20 @@ def read_group_rows(
             Groups that must occur.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column with the group.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column with the text.
         split (`str`, *optional*, defaults to `"train"`):
             Split of a `datasets` id.
         needs_others (`bool`, *optional*, defaults to `True`):
             Whether some group that is no target must occur too.
 
     Raises:
-        ValueError: If there are no rows, no such column, or a group is missing.
+        ValueError: If there are no rows, a row has no group or no text, or a group is missing.
     """
-    rows = read_rows(texts, split)
+    rows = check_texts(texts, split, group_column=group_column, text_column=text_column)
     if not rows:
         raise ValueError("There are no texts.")
-    groups = {str(row[group_column]) for row in rows if row.get(group_column) is not None}
-    if not groups:
-        raise ValueError(
-            f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. "
-            "Name the right one with `group_column`."
-        )
+    groups = {row[group_column] for row in rows}
     absent = [group for group in target_groups if group not in groups]
     if absent:
         raise ValueError(

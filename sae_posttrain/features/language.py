@@ -130,7 +130,7 @@ def find_features(
         raise ValueError(f"`rank_by` must be one of {', '.join(map(repr, RANKINGS))}, got {rank_by!r}.")
     if num_features < 1 or not 0 < held_out < 1:
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
-    rows = read_group_rows(texts, [target_group], group_column=group_column, split=split)
+    rows = read_group_rows(texts, [target_group], group_column=group_column, text_column=text_column, split=split)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     require_one_width(saes)
     network, tokenizer = load_model(model, tokenizer)

@@ -100,7 +100,7 @@ def matched_random_features(
     if num_neighbours < 1:
         raise ValueError(f"`num_neighbours` must be 1 or more, got {num_neighbours}.")
     targets = feature_set.target_groups
-    rows = read_group_rows(texts, targets, group_column=group_column, split=split)
+    rows = read_group_rows(texts, targets, group_column=group_column, text_column=text_column, split=split)
     saes = _saes_of(feature_set, sae, k=k, format=format, revision=revision)
     network, tokenizer = load_model(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)

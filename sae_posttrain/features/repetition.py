@@ -21,7 +21,7 @@ from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
 from .loop_texts import LoopSamples, benign_texts, collect_samples
 from .model_identity import found_on
 from .statistics import GroupSums, collect_statistics
-from .texts import Text, batches
+from .texts import Text, batches, check_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ def find_repetition_features(
         )
     sampling = Sampling(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
     normal_sampling = replace(sampling, temperature=normal_temperature)
+    check_prompts(prompts)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     network, tokenizer = load_model(model, tokenizer)
     for each in saes:

@@ -1,12 +1,14 @@
 """Prompts to evaluate on: rows of a file, a dataset or a list, each checked and with the language of its answer."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ..conversations import read_messages, read_row, text_of
 from ..languages import language_hint
+from ..row_checks import Copies, located, require_columns, require_question, require_text
 from .rows import read_rows
 from .scripts import can_measure, same_language, target_scripts_of
 
@@ -38,29 +40,34 @@ class Prompt:
     reference: str | None
 
 
-def read_prompts(data: Any, *, group_column: str, target_lang: str | None, limit: int | None = None) -> list[Prompt]:
+def read_prompts(
+    data: Any, *, group_column: str, target_lang: str | None, limit: int | None = None, source: str | None = None
+) -> list[Prompt]:
     """
     Reads and checks prompts; [`evaluate`] says what a row can hold.
 
     Args:
         data (path or iterable of `Mapping`):
-            A `.json` or `.jsonl` file (`.gz` or plain), or the rows themselves.
+            A file that [`read_rows`] reads, or the rows themselves.
         group_column (`str`):
             Column that holds the language the answer should be in.
         target_lang (`str`, *optional*):
             Language that answers may switch into; at least one prompt must be able to show it. `None` for any script.
         limit (`int`, *optional*):
             Read the first so many rows only.
+        source (`str`, *optional*):
+            What errors call the data; by default the file's name.
 
     Raises:
         ValueError: If there are no rows, or one has no prompt, no known language, or the id of another.
     """
-    source = f"{data}" if isinstance(data, (str, os.PathLike)) else "the data"
-    raw_rows = read_rows(data) if isinstance(data, (str, os.PathLike)) else data
-    prompts = [
-        _read_prompt(raw, index, group_column, f"Row {index} of {source}")
-        for index, raw in enumerate(islice(raw_rows, limit))
-    ]
+    is_file = isinstance(data, (str, os.PathLike))
+    source = source or (f"{data}" if is_file else "the data")
+    prompts, copies = [], Copies()
+    for index, (where, raw) in enumerate(located(islice(read_rows(data) if is_file else data, limit), source)):
+        prompts.append(_read_prompt(raw, index, group_column, where))
+        copies.add({name: value for name, value in raw.items() if name != "id"}, where)
+    copies.say(source)
     if not prompts:
         raise ValueError(f"No prompts in {source}: it holds no rows.")
 
@@ -86,49 +93,51 @@ def read_prompts(data: Any, *, group_column: str, target_lang: str | None, limit
 
 
 def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{where} is a {type(raw).__name__}, not a dictionary of columns.")
-    lang = raw.get(group_column)
-    if lang is None:
+    row = read_row(require_columns(raw, where), where)
+    lang = _language(row, group_column, where)
+    reference = _text(row.get("reference") or row.get("completion"), "completion", where)
+    name = "messages" if row.get("prompt") is None else "prompt"
+    asked = row.get(name)
+    if asked is None:
+        raise ValueError(
+            f"{where} has nothing to answer: it needs a column `prompt` (text or messages) or `messages`. It has: "
+            f"{', '.join(map(str, row))}."
+        )
+    if not isinstance(asked, str):
+        asked = [dict(message) for message in read_messages(asked, f"{where}: ", name)]
+        if name == "messages":  # its closing answer is known, and never sent
+            known: list[Message] = []
+            while asked and asked[-1]["role"] == "assistant":
+                known.insert(0, asked.pop())
+            if not asked:
+                raise ValueError(f"{where} has nothing to answer: its `messages` are the assistant's alone.")
+            reference = reference or text_of(known) or None
+    require_question(asked, name, where)
+    messages = None if isinstance(asked, str) else asked
+    text = asked if isinstance(asked, str) else text_of(asked)
+    row_id = row.get("id")
+    row_id = index if row_id is None else row_id
+    return Prompt(row_id if isinstance(row_id, (str, int)) else str(row_id), lang, text, messages, reference)
+
+
+def _language(row: Mapping[str, Any], group_column: str, where: str) -> str:
+    if group_column not in row:
         raise ValueError(
             f"{where} does not say the language of its answer: no column `{group_column}`. It has: "
-            f"{', '.join(map(str, raw))}. Name another column with `group_column`."
+            f"{', '.join(map(str, row))}. Name another column with `group_column`."
         )
+    lang = require_text(row, group_column, where)
     try:
         can_measure(lang, None)
     except ValueError:
         raise ValueError(
             f"{where} has the unknown language {lang!r} in `{group_column}`. {language_hint(lang)}"
         ) from None
-
-    reference = _content(raw.get("reference") or raw.get("completion"), where)
-    prompt = raw.get("prompt")
-    messages = raw.get("messages") if prompt is None else prompt
-    text = ""
-    if isinstance(messages, str):
-        text, messages = messages, None
-    elif isinstance(messages, Sequence) and messages:
-        messages = [dict(message) for message in messages]
-        if messages[-1].get("role") == "assistant" and prompt is None:
-            reference = reference or _content([messages.pop()], where)
-        text = _content(messages, where) or ""
-    else:
-        raise ValueError(
-            f"{where} has nothing to answer: it needs a column `prompt` (text or messages) or `messages`. It has: "
-            f"{', '.join(map(str, raw))}."
-        )
-    if not text.strip():
-        raise ValueError(f"{where} has an empty prompt.")
-    row_id = raw.get("id")
-    row_id = index if row_id is None else row_id
-    return Prompt(row_id if isinstance(row_id, (str, int)) else str(row_id), lang, text, messages, reference)
+    return lang
 
 
-def _content(value: Any, where: str) -> str | None:
-    """The text of a string or of all messages of a list."""
+def _text(value: Any, column: str, where: str) -> str | None:
+    """The text of a string or of all messages of a list; `None` of nothing."""
     if value is None or isinstance(value, str):
         return value
-    contents: list[Any] = [message.get("content") if isinstance(message, Mapping) else message for message in value]
-    if not all(isinstance(content, str) for content in contents):
-        raise ValueError(f"{where} has a message whose `content` is not text; only text can be evaluated.")
-    return "\n".join(contents)
+    return text_of(read_messages(value, f"{where}: ", column)) or None

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..renamed_settings import use_new_names
+
 OF_FEATURES: tuple[str, ...] = (
     *("allow_base_model", "penalty_weight", "penalty_target", "penalty_max_loss_increase", "penalty_unit"),
     *("margin", "penalty", "penalty_positions", "hold", "unknown_group"),
@@ -180,6 +182,7 @@ class FeaturePenaltyArguments:
     )
 
     def __post_init__(self):
+        use_new_names(self)
         getattr(super(), "__post_init__", lambda: None)()  # of the trainer's own config
         _require_number("penalty_weight", self.penalty_weight)
         _require_number("margin", self.margin)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..conversations import datasets_with_messages
 from ..features.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
@@ -119,6 +120,8 @@ class FeaturePenaltyMixin:
             self._build_penalty(settings, features)
         if "feature_set" in inspect.signature(super().__init__).parameters:
             kwargs["feature_set"] = feature_set
+        if settings is not None and kwargs.get("formatting_func") is None:
+            kwargs = datasets_with_messages(kwargs)
         super().__init__(*args, **kwargs)
         if settings is not None and self._holds:
             if features is not None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
+from ..renamed_settings import use_new_names
+
 
 @dataclass
 class SteeredGRPOConfig(GRPOConfig):
@@ -190,6 +192,7 @@ class SteeredGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        use_new_names(self)
         super().__post_init__()
         _require_integer("num_steered", self.num_steered, 0)
         _require_integer("max_resamples", self.max_resamples, 1)

@@ -5,21 +5,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-from trl import (
-    DatasetMixtureConfig,
-    ModelConfig,
-    ScriptArguments,
-    TrlParser,
-    get_peft_config,
-    get_quantization_config,
-)
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
-from ..sft.rows import require_prompt_rows
-from ..sft.script import load_data, loading_arguments, take_split, train_and_save
+from ..model_source import require_model
+from ..training.command import rows_of_rewards
+from ..training.gate import require_prompt_rows
+from ..training.script import (
+    load_data,
+    loading_arguments,
+    parse_settings,
+    require_template,
+    take_split,
+    train_and_save,
+)
 from .config import SteeredGRPOConfig
 from .rewards import EndlessRepetitionReward, LanguageConsistencyReward
 from .trainer import SteeredGRPOTrainer
@@ -75,11 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Command line: `--config FILE.yaml` and any field of [`ARGUMENTS`]; `sys.argv` by default.
 
     Raises:
-        ValueError: If a setting does not fit.
-        FileNotFoundError: If `dataset_name` names a local file that does not exist.
+        ValueError: If a setting or a row of the data does not fit.
+        FileNotFoundError: If the data, the model or the features are not there.
     """
-    parser = TrlParser(ARGUMENTS, prog="sae-posttrain grpo")
-    run(*parser.parse_args_and_config(args=arguments))
+    run(*parse_settings(ARGUMENTS, "sae-posttrain grpo", arguments))
 
 
 def run(
@@ -89,23 +91,40 @@ def run(
     dataset_args: DatasetMixtureConfig,
 ) -> SteeredGRPOTrainer:
     """Train with the parsed settings and return the trainer."""
-    reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
-    dataset = load_data(script_args, dataset_args)
+    trainer = make_trainer(script_args, training_args, model_args, dataset_args)
+    train_and_save(trainer, script_args)
+    return trainer
+
+
+def make_trainer(
+    script_args: SteeredGRPOScriptArguments,
+    training_args: SteeredGRPOConfig,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> SteeredGRPOTrainer:
+    """The trainer of the parsed settings: all rows of the data are checked before the model is loaded."""
+    columns, check_language = rows_of_rewards(script_args.reward_funcs)
+    check = partial(require_prompt_rows, columns=columns, check_language=check_language)
+    dataset = load_data(script_args, dataset_args, check)
     train_dataset = take_split(dataset, script_args, "dataset_train_split")
-    require_prompt_rows(train_dataset, ["lang"] if "language_consistency" in script_args.reward_funcs else [])
-    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     with_eval = training_args.eval_strategy != "no"
-    trainer = SteeredGRPOTrainer(
-        model_args.model_name_or_path,
+    eval_dataset = take_split(dataset, script_args, "dataset_test_split") if with_eval else None
+    name: Any = model_args.model_name_or_path
+    if name:
+        require_model(name, model_args.model_revision)
+    reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
+    options = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+    require_template(AutoTokenizer.from_pretrained(name, **options), training_args, train_dataset, ("prompt",))
+    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
+    return SteeredGRPOTrainer(
+        name,
         reward_funcs,
         training_args,
         train_dataset=train_dataset,
-        eval_dataset=take_split(dataset, script_args, "dataset_test_split") if with_eval else None,
+        eval_dataset=eval_dataset,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
     )
-    train_and_save(trainer, script_args)
-    return trainer
 
 
 def load_rewards(

@@ -9,6 +9,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from ..checkpoints import CompleteCheckpoints
+from ..conversations import datasets_with_messages
 from ..features.feature_set import FeatureSet
 from ..hooks.steer import Steerer
 from ..model_card import FeatureCard
@@ -128,6 +129,8 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
         elif self._steering is None:
             _require_nothing_to_steer(args, feature_set)
 
+        if self._steering is not None:
+            kwargs = datasets_with_messages(kwargs)
         super().__init__(model, reward_funcs, args, **kwargs)
 
         if self._steering is not None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..model_source import require_model
+
 _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
 
 
@@ -15,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(pip install 'sae_posttrain[train]'), and measure it on held-out texts."
     )
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
-    parser.add_argument("--texts", required=True, help="JSONL file (or .gz, or folder of them) or `datasets` id")
+    parser.add_argument(
+        "--texts", required=True, help="data file (JSON, JSONL, CSV, Parquet; or folder of them) or `datasets` id"
+    )
     parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
     parser.add_argument("--out", required=True, type=Path, help="folder for the SAEs and training.json")
 
@@ -47,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and print what the SAEs reached on tokens that they were not trained on."""
+    require_model(arguments.model)
     from .folder import REPORT, read_report
     from .trainer import train_sae
 

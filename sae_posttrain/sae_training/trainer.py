@@ -13,7 +13,7 @@ from torch import nn
 
 from ..features.fit import measure_fit
 from ..features.loading import load_model, model_name
-from ..features.texts import Text, read_rows, tokenize
+from ..features.texts import Text, check_texts, tokenize
 from ..hooks.sites import Place, describe_place, find_site
 from ..measure.generate import eval_mode
 from ..saes.loading import load_sae
@@ -134,7 +134,7 @@ def train_sae(
     if PartialState().num_processes > 1:
         raise ValueError("An SAE is trained in one process: start this without `accelerate launch`.")
 
-    rows = read_rows(texts, split)
+    rows = check_texts(texts, split, group_column=None, text_column=text_column)
     network, tokenizer = load_model(model, tokenizer)
     for place in hook_names:
         width = find_site(network, place).width

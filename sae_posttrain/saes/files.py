@@ -213,6 +213,11 @@ def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None
             f"{place} is neither a local folder nor the name of a Hub repository (`owner/repository`, or "
             "`owner/repository/sub/folder`)."
         )
+    there = next(parent for parent in folder.parents if parent.is_dir())  # the working directory, at the latest
+    if len(there.parts) >= 2:  # a folder of the name of the repository: it is the rest of the path that is wrong
+        missing = folder.relative_to(there).parts[0]
+        held = ", ".join(sorted(each.name for each in there.iterdir() if each.is_dir())[:10]) or "no folder"
+        raise FileNotFoundError(f"There is no folder {place}: {there} has no {missing} in it; it has {held}.")
     return _hub_files(place.rstrip("/"), revision)
 
 

@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 
 from ..checkpoints import CompleteCheckpoints
+from ..conversations import with_messages
 from ..features.feature_set import FeatureSet
 from ..model_card import FeatureCard
 from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
@@ -22,6 +23,7 @@ from ..penalty.groups import (
     require_penalised_tokens,
 )
 from ..penalty.mixin import FeaturePenaltyMixin
+from ..training.dropped import count_groups, say_dropped
 from .config import SASFTConfig
 
 logger = logging.getLogger(__name__)
@@ -133,6 +135,8 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         formatting_func: Callable[[dict], str] | None,
         dataset_name: str,
     ) -> Dataset | IterableDataset:
+        if formatting_func is None and not self._is_vision_dataset:  # also what `evaluate` is given later
+            dataset = with_messages(dataset, f"the {dataset_name} dataset")
         if not self._holds:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         groups = self._groups_for(args, dataset)
@@ -153,7 +157,10 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
                 raise ValueError("When packing is enabled, `max_length` can't be `None`.")
         else:
             unpacked = args
+        given = dataset
         dataset = super()._prepare_dataset(dataset, processing_class, unpacked, False, formatting_func, dataset_name)
+        if isinstance(dataset, Dataset) and isinstance(given, Dataset):
+            _say_dropped(given, dataset, column, dataset_name, args.max_length, packing=packing)
         map_kwargs: dict[str, Any] = {}
         if isinstance(dataset, Dataset):
             map_kwargs = {"num_proc": args.dataset_num_proc, "desc": f"Adding groups to {dataset_name} dataset"}
@@ -195,6 +202,20 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
                 "With `completion_only_loss=False` the penalty would fall on the prompts. Leave it unset, or set it "
                 "to `True`."
             )
+
+
+def _say_dropped(
+    given: Dataset, prepared: Dataset, column: str | None, name: str, max_length: int | None, *, packing: bool
+) -> None:
+    """Say what the length limit leaves out; packing cuts later than this, so its rows are counted as they will be."""
+    if max_length is None:
+        return
+    before = count_groups(given[column] if column else None, len(given))
+    groups = prepared[column] if column else [""] * len(prepared)
+    if packing:
+        answered = (any(label != -100 for label in labels[:max_length]) for labels in prepared["labels"])
+        groups = [group for group, held in zip(groups, answered) if held]
+    say_dropped(before, Counter(map(str, groups)), name, max_length)
 
 
 def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: bool) -> None:

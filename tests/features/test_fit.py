@@ -201,7 +201,7 @@ def test_fit_is_json(make_model, tokenizer):
         ([dataclasses.replace(perfect(), features=tuple(range(64)))], {}, "Only 64 features were loaded"),
         ([perfect()], {"texts": []}, "There are no texts"),
         ([perfect()], {"texts": [{"text": "a"}, {"text": "ab"}]}, "No token counts"),
-        ([perfect()], {"text_column": "body"}, "no text in the column 'body'"),
+        ([perfect()], {"text_column": "body"}, "no text in the column `body`"),
         ([perfect()], {"max_texts": 0}, "`max_texts` must be 1 or more"),
     ],
 )

@@ -109,7 +109,7 @@ def test_what_cannot_be_measured_is_refused(make_model, make_features, tokenizer
 
     with pytest.raises(ValueError, match="No text belongs to the target group 'ja'; the groups are en, ko, zh"):
         measure(target_group="ja")
-    with pytest.raises(ValueError, match="The texts have no group column 'language'; their columns are lang, text"):
+    with pytest.raises(ValueError, match="Row 1 of the texts has no group column `language`; it has lang, text"):
         measure(group_column="language")
     with pytest.raises(ValueError, match="There are no texts"):
         measure(rows=[])

@@ -420,13 +420,13 @@ def test_batch_size_does_not_change_the_result(model, tokenizer, find):
     ("settings", "message"),
     [
         ({"target_group": "fr"}, "No text belongs to the target group 'fr'; the groups are en, ko, zh"),
-        ({"group_column": "language"}, "no group column 'language'; their columns are lang, text.*`group_column`"),
+        ({"group_column": "language"}, "no group column `language`; it has lang, text.*`group_column`"),
         (
             {"texts": [row for row in ROWS if row["lang"] == "zh"]},
             "All texts belong to 'zh'. Add texts of other groups",
         ),
         ({"texts": []}, "There are no texts"),
-        ({"text_column": "body"}, "no text in the column 'body'"),
+        ({"text_column": "body"}, "no text in the column `body`"),
         ({"rank_by": "luck"}, "`rank_by` must be one of 'monolinguality', 'auroc', 'output', got 'luck'"),
         ({"num_features": 0}, "`num_features` must be 1 or more"),
         ({"held_out": 1.0}, "`held_out` in \\(0, 1\\), got 2, 1.0"),

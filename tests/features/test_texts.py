@@ -71,17 +71,23 @@ def test_long_texts_are_cut(tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a"}, "Row 2 has no text in the group column 'lang'; its columns are text. Name the right one with"),
-        ({"lang": 3, "text": "a"}, "Row 2 has no text in the group column 'lang'"),
+        ({"text": "a"}, "Row 2 of the texts has no group column `lang`; it has text. Name the right one with"),
+        ({"lang": 3, "text": "a"}, "Row 2 of the texts: `lang` must be a text that is not empty, got 3"),
         (
             {"lang": "en", "body": "a"},
-            "Row 2 has no text in the column 'text', nor `messages`.*body, lang.*`text_column`",
+            "Row 2 of the texts has no text in the column `text`, nor `messages`.*body, lang.*`text_column`",
         ),
-        ({"lang": "en", "text": ["a"]}, "Row 2 has no text in the column 'text'"),
+        ({"lang": "en", "text": ["a"]}, "Row 2 of the texts has no text in the column `text`"),
         ({"lang": "en", "prompt": "a"}, "nor `prompt` and `completion`"),
-        ({"lang": "en", "messages": [{"role": "assistant", "content": "a"}]}, "Row 2: .* answer alone. Add the turn"),
-        ({"lang": "en", "messages": []}, "Row 2: the last of its `messages` must be the assistant's"),
-        ({"lang": "en", "messages": [{"role": "user", "content": "a"}]}, "Row 2: the last of its `messages`"),
+        (
+            {"lang": "en", "messages": [{"role": "assistant", "content": "a"}]},
+            "Row 2 of the texts: .* answer alone. Add the turn",
+        ),
+        ({"lang": "en", "messages": []}, "Row 2 of the texts: `messages` must be a list of messages, got"),
+        (
+            {"lang": "en", "messages": [{"role": "user", "content": "a"}]},
+            "Row 2 of the texts: the last message of `messages` is the user's",
+        ),
     ],
 )
 def test_row_that_cannot_be_read_is_named_with_its_columns(tokenizer, row, message):
@@ -121,10 +127,10 @@ def test_anything_that_yields_rows_will_do():
 def test_bad_line_is_named_by_file_and_number(tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text('{"lang": "en"}\n{"lang": \n')
-    with pytest.raises(ValueError, match=r"texts\.jsonl, line 2"):
+    with pytest.raises(ValueError, match=r"Row 2 of .*texts\.jsonl: not JSON"):
         read_rows(file)
     file.write_text('{"lang": "en"}\n["en"]\n')
-    with pytest.raises(ValueError, match=r"texts\.jsonl, line 2.*object.*list"):
+    with pytest.raises(ValueError, match=r"Row 2 of .*texts\.jsonl must be a JSON object, got list"):
         read_rows(file)
 
 

@@ -23,13 +23,45 @@ def test_conversation_ends_before_the_answer_that_serves_as_reference():
     assert read([{"lang": "en", "prompt": turns, "completion": "习近平"}]) == expected
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "习近平"}]},
+        {"messages": [{"role": "human", "content": "Who?"}, {"role": "gpt", "content": "习近平"}]},
+        {"messages": [{"role": "user", "content": "Who?"}, {"role": "model", "content": "习近平"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Who?"}]},
+                {"from": "gpt", "value": "习近平"},
+            ]
+        },
+        {"prompt": [{"from": "human", "value": "Who?"}], "completion": [{"from": "gpt", "value": "习近平"}]},
+    ],
+)
+def test_the_known_answer_is_never_sent(row):
+    sent = [{"role": "user", "content": "Who?"}]
+    assert read([{"lang": "en", **row}]) == [Prompt(0, "en", "Who?", sent, "习近平")]
+
+
+def test_a_tool_call_without_content_is_taken_and_one_that_closes_is_no_reference():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    user, tool = {"role": "user", "content": "Who?"}, {"role": "tool", "content": "1"}
+    assert read([{"lang": "en", "messages": [user, call, tool]}])[0].messages == [user, call, tool]
+    assert read([{"lang": "en", "messages": [user, call]}]) == [Prompt(0, "en", "Who?", [user], None)]
+
+
+def test_exact_copies_are_counted_and_said(caplog):
+    read([{"lang": "ko", "prompt": "가", "id": i} for i in range(3)])
+    assert "the data: 2 of 3 rows are exact copies" in caplog.text
+
+
 def test_prompts_of_a_file(prompt_rows, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, prompt_rows)) + "\nnot JSON", encoding="utf-8")
     prompts = read(path, limit=5)
     assert prompts == read(prompt_rows) == read(str(path), limit=5)
     assert read(path, limit=2) == prompts[:2]
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 6: not JSON"):
+    with pytest.raises(ValueError, match=r"Row 6 of .*rows\.jsonl: not JSON"):
         read(path)
 
 
@@ -54,11 +86,25 @@ def test_one_id_in_several_languages_is_allowed():
             [{"lang": "ko", "text": "a"}],
             r"a column `prompt` \(text or messages\) or `messages`. It has: lang, text",
         ),
-        ([{"lang": "ko", "prompt": " "}], "Row 0 of the data has an empty prompt"),
+        ([{"lang": "ko", "prompt": " "}], "Row 1 of the data has an empty prompt"),
+        ([{"lang": None, "prompt": "a"}], "Row 1 of the data: `lang` is null"),
         ([{"lang": "tlh", "prompt": "a"}], "unknown language 'tlh' in `lang`. Known: .*zh"),
         ([{"lang": "ko", "prompt": "a", "id": 7}] * 2, "id 7 occurs twice with the language 'ko'"),
-        (["text"], "Row 0 of the data is a str"),
-        ([{"lang": "ko", "prompt": [{"role": "user", "content": [{"type": "image"}]}]}], "`content` is not text"),
+        (["text"], "Row 1 of the data is a str"),
+        (
+            [{"lang": "ko", "prompt": [{"role": "user", "content": [{"type": "image"}]}]}],
+            "Row 1 of the data: message 1 of `prompt` has a part 1 of the type 'image'",
+        ),
+        ([{"lang": "ko", "prompt": [{"role": "user", "content": None}]}], "message 1 of `prompt` has no text"),
+        (
+            [{"lang": "ko", "prompt": [{"role": "narrator", "content": "a"}]}],
+            "message 1 of `prompt` has the role 'narr",
+        ),
+        (
+            [{"lang": "ko", "prompt": [{"role": "gpt", "content": "a"}]}],
+            "the last message of `prompt` is the assistant's",
+        ),
+        ([{"lang": "ko", "messages": [{"role": "gpt", "content": "a"}]}], "nothing to answer.*the assistant's alone"),
         ("missing.jsonl", "no data file missing.jsonl"),
     ],
 )

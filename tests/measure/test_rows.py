@@ -1,6 +1,7 @@
 import gzip
 import json
 
+import datasets
 import pytest
 
 from sae_posttrain.measure.rows import read_rows
@@ -18,6 +19,24 @@ def test_rows_of_every_kind_of_file(name, tmp_path):
     assert list(read_rows(str(tmp_path / name))) == ROWS
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.jsonl.gz", "rows.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(name, tmp_path):
+    text = "id,text\n0,저장\n" if name == "rows.csv" else json.dumps(ROWS[:1] if name == "rows.json" else ROWS[0])
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt", encoding="utf-8-sig") as file:
+        file.write(text)
+    (row,) = read_rows(tmp_path / name)
+    assert (int(row["id"]), row["text"], list(row)) == (0, "저장", ["id", "text"])
+
+
+def test_rows_of_csv_and_parquet(tmp_path):
+    (tmp_path / "rows.csv").write_text('id,text\n0,"a, ""b""\nc"\n1,저장\n', encoding="utf-8")
+    assert list(read_rows(tmp_path / "rows.csv")) == [{"id": "0", "text": 'a, "b"\nc'}, {"id": "1", "text": "저장"}]
+    rows = [{"id": i, "messages": [{"role": "user", "content": f"{i}"}]} for i in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    assert list(read_rows(tmp_path / "rows.parquet")) == rows
+
+
 def test_rows_before_a_broken_line_can_be_read(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": 0}\n{"id": ', encoding="utf-8")
     assert next(read_rows(tmp_path / "rows.jsonl")) == {"id": 0}
@@ -26,18 +45,30 @@ def test_rows_before_a_broken_line_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl", b'{"id": 0}\n\n{"id": ', r"rows\.jsonl, line 3: not JSON \(Expecting value"),
-        ("rows.jsonl", b'{"id": 0}\n[1]', r"rows\.jsonl, line 2: a row must be a JSON object, got list"),
-        ("rows.jsonl", b"[" * 100_000, r"rows\.jsonl, line 1: not JSON \("),
-        ("rows.jsonl", b"9" * 5_000, r"rows\.jsonl, line 1: not JSON \(Exceeds the limit"),
+        (
+            "rows.jsonl",
+            b'{"id": 0}\n\n{"id": ',
+            r"Row 2 of .*rows\.jsonl \(line 3\): not JSON \(Exp.* character 8",
+        ),
+        ("rows.jsonl", b'{"id": 0}\n[1]', r"Row 2 of .*rows\.jsonl must be a JSON object, got list"),
+        ("rows.jsonl", b"[" * 100_000, r"Row 1 of .*rows\.jsonl: not JSON \("),
+        ("rows.jsonl", b"9" * 5_000, r"Row 1 of .*rows\.jsonl: not JSON \(Exceeds the limit"),
         ("rows.jsonl", b'{"text": "\xff"}', r"rows\.jsonl is not readable as UTF-8 text"),
         ("rows.jsonl.gz", b'{"id": 0}', r"rows\.jsonl\.gz is not readable as gzipped UTF-8 text"),
         ("rows.jsonl.gz", gzip.compress(b'{"id": 0}' * 99)[:-9], r"rows\.jsonl\.gz is not readable as gzipped"),
         ("rows.json", b'{"id": 0}\n{"id": 1}', r"rows\.json: not JSON .* one object a line ends in \.jsonl"),
         ("rows.json", b"[" * 100_000, r"rows\.json: not JSON \("),
         ("rows.json", b'{"id": 0}', r"rows\.json holds a dict, not a list of rows"),
-        ("rows.json", b'[{"id": 0}, "text"]', r"rows\.json, row 1: a row must be a JSON object, got str"),
-        ("rows.csv", b"id,text", r"rows\.csv is not a \.json, \.jsonl.*load_dataset"),
+        ("rows.json", b'[{"id": 0}, "text"]', r"Row 2 of .*rows\.json must be a JSON object, got str"),
+        (
+            "rows.csv",
+            b"id,text\n1,a,b",
+            r"Row 1 of .*rows\.csv has more values than .* columns \(id, text",
+        ),
+        ("rows.csv", b"id,text\n1,a\n2", r"Row 2 of .*rows\.csv has fewer values"),
+        ("rows.csv", b'id,text\n1,"a', r"Row 1 of .*rows\.csv: not CSV"),
+        ("rows.parquet", b"PAR1 no", r"rows\.parquet is not readable as Parquet"),
+        ("rows.xlsx", b"", r"rows\.xlsx is not a \.json, \.jsonl, \.csv.* or \.parquet file"),
     ],
 )
 def test_broken_file_is_refused_with_the_place(name, content, message, tmp_path):

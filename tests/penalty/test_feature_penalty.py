@@ -139,6 +139,8 @@ def test_sums_are_kept_in_what_the_device_has(make_features, monkeypatch):
     monkeypatch.setattr(metrics, "widest_float", lambda device: torch.float32)
     assert reading_sums(reading, torch.tensor(3)).dtype == torch.float32
     assert group_sums(torch.tensor(1), torch.tensor(3)).dtype == torch.float32
+
+
 def test_feature_that_was_not_measured_is_an_error_unless_nothing_of_it_is_needed(make_features):
     features = make_features()
     rows = torch.tensor([[0.0], [0.0], [math.nan], [0.0]])

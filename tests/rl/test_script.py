@@ -6,11 +6,13 @@ import pickle
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
 from trl import TrlParser
 
+from sae_posttrain import EndlessRepetitionReward, SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.cli import main
-from sae_posttrain.rl.script import ARGUMENTS, REWARDS, end_token_ids, load_rewards, run
+from sae_posttrain.rl.script import ARGUMENTS, REWARDS, end_token_ids, load_rewards, make_trainer, run
 
 OTHER_END = 7
 
@@ -164,3 +166,26 @@ short = Short()
 def test_mistake_is_refused_before_training(write_yaml, changes, message):
     with pytest.raises(ValueError, match=message):
         run(*parse(write_yaml(**changes)))
+
+
+def test_prompts_in_other_forms_are_sent_as_trls(folder, write_yaml):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    turns = ([{"role": "human", "content": "a\nb"}], [{"from": "user", "value": "a\nb"}])
+    for messages in (*turns, [{"role": "user", "content": parts}]):
+        (folder / "train.jsonl").write_text((json.dumps({"prompt": messages, "lang": "en"}) + "\n") * 4)
+        trainer = make_trainer(*parse(write_yaml()))
+        assert trainer.train_dataset[3]["prompt"] == [{"role": "user", "content": "a\nb"}]
+
+
+def test_the_trainer_converts_the_prompts_of_a_dataset_or_refuses_them(folder, make_model, tokenizer, tmp_path):
+    def build(content):
+        data = Dataset.from_list([{"prompt": [{"role": "user", "content": content}]}] * 4)
+        args = SteeredGRPOConfig(str(tmp_path / "run"), use_cpu=True, bf16=False, num_steered=0, num_generations=2)
+        options = {"train_dataset": data, "eval_dataset": data, "processing_class": tokenizer}
+        return SteeredGRPOTrainer(make_model(), EndlessRepetitionReward(1), args, **options)
+
+    trainer = build([{"type": "text", "text": "a"}])
+    for dataset in (trainer.train_dataset, trainer.eval_dataset):
+        assert dataset[0]["prompt"] == [{"role": "user", "content": "a"}]
+    with pytest.raises(ValueError, match="Row 1 of the train dataset: message 1 of `prompt` has a part 1 of the type"):
+        build([{"type": "audio"}])

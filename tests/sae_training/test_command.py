@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from sae_posttrain.sae_training import trainer
+from sae_posttrain.sae_training import command, trainer
 from sae_posttrain.sae_training.command import add_arguments, format_figures, run
 
 FIGURES = {"fvu": 0.123, "l0": 31.96, "dead_features": 0.25, "loss_recovered": 0.98765, "num_tokens": 5000}
@@ -27,6 +27,7 @@ def test_options_reach_the_function_under_its_names(tmp_path, monkeypatch, capsy
         return [out / "blocks.2.hook_resid_post"]
 
     monkeypatch.setattr(trainer, "train_sae", train_sae)
+    monkeypatch.setattr(command, "require_model", lambda _model: None)
     arguments = parse("--num-tokens", "2e6", "--lr", "1e-3", "--k", "32", "--expansion", "4", "--site", "mlp_out")
     arguments.out = tmp_path
     run(arguments)

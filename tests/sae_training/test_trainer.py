@@ -142,7 +142,7 @@ def test_without_saelens_it_says_what_to_install(tmp_path, make_model, tokenizer
         ({"k": 65}, "`k` is 65, but an SAE has only 64 features"),
         ({"held_out": 0.0}, "`held_out` must be in \\(0, 1\\), got 0.0"),
         ({"max_length": 0}, "`max_length` must be 1 or more"),
-        ({"text_column": "body"}, "no text in the column 'body'"),
+        ({"text_column": "body"}, "no text in the column `body`"),
         ({"max_length": 20}, "The held-out texts hold 38 tokens that count, too few"),
         ({"batch_size": 5000, "num_tokens": 5000, "buffer_tokens": 10_000}, "fewer than a batch of 5000"),
     ],

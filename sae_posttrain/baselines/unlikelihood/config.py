@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+from ...renamed_settings import use_new_names
+
 
 @dataclass
 class UnlikelihoodConfig(SFTConfig):
@@ -23,6 +25,7 @@ class UnlikelihoodConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        use_new_names(self)
         super().__post_init__()
         weight = self.unlikelihood_weight
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):

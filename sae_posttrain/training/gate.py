@@ -1,0 +1,204 @@
+"""The gate for training data: every row is read and checked before a model is loaded."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from ..conversations import read_messages, read_row
+from ..row_checks import (
+    Copies,
+    located,
+    require_answer,
+    require_columns,
+    require_group,
+    require_question,
+    require_text,
+)
+
+ROWS_READ_FROM_A_STREAM = 1000
+"""Rows of a stream that are checked beforehand; the rest are checked as they are read."""
+
+LAYOUTS = ("messages", "prompt", "input_ids")
+
+Check = Callable[[Mapping[str, Any], str], Any]
+"""Raises a `ValueError` at a row that does not fit; takes the row and what errors call it."""
+
+
+def require_training_rows(
+    rows: Iterable[Mapping[str, Any]],
+    group_column: str = "lang",
+    *,
+    source: str = "the training data",
+    start: int = 1,
+    text_field: str = "text",
+    check_group: Callable[[str], Any] | None = None,
+) -> bool:
+    """
+    Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`, or
+    `input_ids`. Exact copies are counted, and said.
+
+    Args:
+        rows (`Iterable[Mapping]`):
+            The dataset, or the rows of a file. Of a stream the first thousand are read.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            Column with each row's group. It may be missing in all rows; where it is there, each row has a text in it.
+        source (`str`, *optional*):
+            What errors call the dataset.
+        start (`int`, *optional*, defaults to `1`):
+            Number of the first row.
+        text_field (`str`, *optional*, defaults to `"text"`):
+            Column with texts that are trained on as they are (`dataset_text_field`).
+        check_group (`Callable[[str], Any]`, *optional*):
+            Raises a `ValueError` at a group that cannot be used, e.g. one without statistics.
+
+    Returns:
+        `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
+
+    Raises:
+        ValueError: At the first row that cannot be trained on; the message says what it should hold.
+    """
+    return _pass(rows, TrainingRows(group_column, text_field, check_group), source, start)
+
+
+def require_prompt_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Iterable[str] = (),
+    *,
+    source: str = "the prompts",
+    start: int = 1,
+    check_language: Callable[[str], Any] | None = None,
+) -> bool:
+    """
+    Check every row of a dataset for RL: a `prompt`, a text or messages, and the columns that rewards read. Exact
+    copies are counted, and said.
+
+    Args:
+        rows (`Iterable[Mapping]`):
+            The dataset, or the rows of a file. Of a stream the first thousand are read.
+        columns (`Iterable[str]`, *optional*):
+            Columns that must hold a text in each row.
+        source (`str`, *optional*):
+            What errors call the dataset.
+        start (`int`, *optional*, defaults to `1`):
+            Number of the first row.
+        check_language (`Callable[[str], Any]`, *optional*):
+            Raises a `ValueError` at a text in one of these columns that names no known language.
+
+    Returns:
+        `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
+
+    Raises:
+        ValueError: At the first row that cannot be answered; the message says what it should hold.
+    """
+    return _pass(rows, PromptRows(tuple(columns), check_language), source, start)
+
+
+def _pass(rows: Iterable[Any], check: Check, source: str, start: int) -> bool:
+    copies, changed = Copies(), False
+    for where, row in located(rows if hasattr(rows, "__len__") else islice(rows, _limit(rows)), source, start):
+        changed = check(row, where) is not row or changed
+        copies.add(row, where)
+    if not copies.num_rows:
+        raise ValueError(f"{source[:1].upper()}{source[1:]}: the dataset holds no row.")
+    copies.say(source)
+    return changed
+
+
+def _limit(rows: Any) -> int | None:
+    """How many rows to read: all of a file's, and of a stream the first ones."""
+    return ROWS_READ_FROM_A_STREAM if hasattr(rows, "map") else None
+
+
+class TrainingRows:
+    """Checks row by row what [`require_training_rows`] says, and returns the row as it is trained on."""
+
+    def __init__(self, group_column: str, text_field: str, check_group: Callable[[str], Any] | None):
+        self.group_column, self.text_field, self.check_group = group_column, text_field, check_group
+        self._layout: tuple[str, str] | None = None  # of the first row, and what errors call it
+        self._grouped: bool | None = None
+        self._groups: set[str] = set()
+
+    def __call__(self, row: Any, where: str) -> Mapping[str, Any]:
+        row = read_row(require_columns(row, where), where)
+        self._check_layout(row, where)
+        if self._grouped is None:
+            self._grouped = self.group_column in row
+        if self._grouped:
+            self._check_group(row, where)
+        elif row.get(self.group_column) is not None:
+            raise ValueError(
+                f"{where} has a `{self.group_column}`, and the rows before it have none. Give it to all rows, or to "
+                "none."
+            )
+        return row
+
+    def _check_layout(self, row: Mapping[str, Any], where: str) -> None:
+        layouts = (*LAYOUTS, self.text_field)
+        layout = next((name for name in layouts if row.get(name) is not None), None)
+        if layout is None:
+            null = next((name for name in layouts if name in row), None)
+            if null is not None:
+                raise ValueError(f"{where}: `{null}` is null. Give it, or leave the row out.")
+            raise ValueError(
+                f"{where} has the columns {', '.join(map(str, row))}, and none of {', '.join(layouts)}. Write "
+                '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}], "lang": …}.'
+            )
+        if layout == "messages":
+            require_answer(read_messages(row["messages"], f"{where}: ", "messages"), "messages", where)
+        elif layout == "prompt":
+            if row.get("completion") is None:
+                raise ValueError(f"{where} has a `prompt` and no `completion`, its answer.")
+            if isinstance(row["prompt"], str) != isinstance(row["completion"], str):
+                kinds = ["a text" if isinstance(row[name], str) else "messages" for name in ("prompt", "completion")]
+                raise ValueError(
+                    f"{where}: `prompt` is {kinds[0]} and `completion` is {kinds[1]}. Give both in one form."
+                )
+            require_answer(row["completion"], "completion", where)
+        elif layout == self.text_field:
+            require_text(row, self.text_field, where)
+        elif not len(row["input_ids"]):
+            raise ValueError(f"{where}: `input_ids` is empty. Leave the row out.")
+        if self._layout is None:
+            self._layout = (layout, where)
+        elif self._layout[0] != layout:
+            raise ValueError(
+                f"{where} holds `{layout}`, and {self._layout[1]} holds `{self._layout[0]}`. Give all rows in one "
+                "form."
+            )
+
+    def _check_group(self, row: Mapping[str, Any], where: str) -> None:
+        group = require_group(row, self.group_column, where)
+        if group in self._groups or self.check_group is None:
+            return
+        try:
+            self.check_group(group)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        self._groups.add(group)
+
+
+class PromptRows:
+    """Checks row by row what [`require_prompt_rows`] says, and returns the row as it is answered."""
+
+    def __init__(self, columns: tuple[str, ...], check_language: Callable[[str], Any] | None):
+        self.columns, self.check_language = columns, check_language
+
+    def __call__(self, row: Any, where: str) -> Mapping[str, Any]:
+        row = read_row(require_columns(row, where), where)
+        if "prompt" not in row:
+            raise ValueError(
+                f"{where} has the columns {', '.join(map(str, row))}, and no `prompt`: a text, or messages."
+            )
+        if row["prompt"] is None:
+            raise ValueError(f"{where}: `prompt` is null. Give it, or leave the row out.")
+        require_question(row["prompt"], "prompt", where)
+        for column in self.columns:
+            if column not in row:
+                raise ValueError(f"{where} has no `{column}`, which a reward reads.")
+            language = require_text(row, column, where)
+            if self.check_language is not None:
+                try:
+                    self.check_language(language)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
+        return row
