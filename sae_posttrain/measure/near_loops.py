@@ -68,28 +68,29 @@ def near_loop_at_end(ids: np.ndarray, min_periods: int, min_tokens: int) -> tupl
     lags = np.arange(1, num_lags + 1)
     states = unit - 1 - lags  # of equal scores the shorter lag
     shifts = SHIFT * unit * lags
-    gain = np.array([CHANGE, MATCH]) * unit
     free = MATCH * (min_periods - 2)
     best_above, best_score, num_aligned, lag = 0, 0, 0, 0
     for i in range(num - 1):
         last = states
-        states = last + gain[(backwards[i + 1 : i + 1 + num_lags] == backwards[i]).view(np.int8)]
+        repeats = backwards[i + 1 : i + 1 + num_lags] == backwards[i]
+        states = last + repeats * ((MATCH - CHANGE) * unit)
         # a token that the cycle before lacks: the lag of what comes earlier is one less
-        np.maximum(states[:-1], last[1:] + (CHANGE + SHIFT) * unit, out=states[:-1])
+        np.maximum(states[:-1], last[1:] + SHIFT * unit, out=states[:-1])
         # tokens that only the cycle before has: the lag grows by as many
         states -= shifts
         np.maximum.accumulate(states, out=states)
-        states += shifts
+        states += CHANGE * unit + shifts
         scores = states >> _LAG_BITS
-        above = scores - free * np.maximum(lags, unit - 1 - (states & (unit - 1)))
-        highest = int(above.argmax())
-        if above[highest] > best_above:
-            best_above, best_score = int(above[highest]), int(scores[highest])
-            num_aligned, lag = i + 1, highest + 1
-        fallen = scores < -MAX_DROP
-        if fallen.all():
+        top = scores.max()
+        if top < -MAX_DROP:
             break
-        states[fallen] = _OUT
+        if top - free > best_above:
+            above = scores - free * np.maximum(lags, unit - 1 - (states & (unit - 1)))
+            highest = int(above.argmax())
+            if above[highest] > best_above:
+                best_above, best_score = int(above[highest]), int(scores[highest])
+                num_aligned, lag = i + 1, highest + 1
+        np.putmask(states, scores < -MAX_DROP, _OUT)
     span = num_aligned + lag
     if best_above < MATCH * BEGUN or best_score < SCORE_PER_TOKEN * min_tokens or span < min_tokens:
         return 0, 0.0
