@@ -162,7 +162,7 @@ def train_arm(
     )
     trainer = REPLACED.get(negative, SteeredGRPOTrainer)(
         model,
-        [EndlessRepetitionReward(tokenizer.eos_token_id), *rewards],
+        [EndlessRepetitionReward(tokenizer.eos_token_id, inexact=0), *rewards],
         args,
         feature_set=feature_set,
         train_dataset=Dataset.from_list([{"prompt": e["prompt"]} for e in short]),

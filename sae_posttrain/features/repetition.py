@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import check_length, eval_mode
+from ..measure.loops import MIN_TOKENS
 from ..saes.frozen import FrozenSAE
 from .answers import Prompts, Question, Sampling, read_questions
 from .directions import random_directions
 from .feature_set import FeatureSet
 from .loading import load_model, load_saes, place_of, require_fit, require_one_width
 from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
-from .loop_texts import LoopSamples, benign_texts, collect_samples
+from .loop_texts import MIN_TEXTS, LoopSamples, benign_texts, collect_samples
 from .model_identity import found_on
 from .statistics import GroupSums, collect_statistics
 from .texts import Text, batches, check_prompts
@@ -98,7 +99,8 @@ def find_repetition_features(
         strength (`float`, *optional*, defaults to `1.5`):
             How far, in median residual norms of normal text.
         max_new_tokens (`int`, *optional*, defaults to `256`):
-            Longest answer, in tokens. A loop is 64 or more.
+            Longest answer, in tokens. A loop is 64 or more, so 64 is the least where loops are generated or counted:
+            always, unless `loops` are given and `rank_by` is `"increase"`.
         temperature (`float`, *optional*, defaults to `0.0`):
             Of the answers in which loops are looked for. Greedy answers loop most.
         normal_temperature (`float`, *optional*, defaults to `0.7`):
@@ -139,6 +141,11 @@ def find_repetition_features(
             "`rank_by='increase'`."
         )
     sampling = Sampling(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
+    if max_new_tokens < MIN_TOKENS and (loops is None or rank_by == "causal"):
+        raise ValueError(
+            f"A loop is {MIN_TOKENS} tokens or longer, `max_new_tokens` is {max_new_tokens}: no answer could show "
+            f"one. Set it to {MIN_TOKENS} or more, or give `loops` and set `rank_by='increase'`."
+        )
     normal_sampling = replace(sampling, temperature=normal_temperature)
     check_prompts(prompts)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
@@ -149,6 +156,11 @@ def find_repetition_features(
     questions = None if prompts is None else read_questions(prompts, tokenizer, chat_template=chat_template)
     if questions:
         check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)
+        if loops is None and len(questions) < min(MIN_TEXTS, num_loops):
+            raise ValueError(
+                f"{len(questions)} prompts are answered once each; at least {min(MIN_TEXTS, num_loops)} of the "
+                "answers have to loop. Give more prompts, or texts that loop as `loops`."
+            )
 
     with eval_mode(network):
         samples = collect_samples(

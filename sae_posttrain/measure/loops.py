@@ -4,11 +4,12 @@ Where an answer repeats itself: endless loops, loops that ended again, and loops
 It reads token ids, so it needs no tokenizer and treats all languages alike.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from .near_loops import BEGUN, near_loop_at_end
 
 MIN_PERIODS = 4
 """Periods that a loop covers at least."""
@@ -16,25 +17,14 @@ MIN_PERIODS = 4
 MIN_TOKENS = 64
 """Tokens that a loop covers at least."""
 
-NEAR_LIMITS: dict[int, tuple[float, float]] = {512: (0.76, 5.5), 256: (0.65, 4.1), 128: (0.60, 3.4)}
-"""
-The rep-4 and the zlib ratio above which the last so many tokens are a near loop.
-The longest window that fits the answer counts.
-
-Frozen: the 99.9th percentiles over 3,074, 8,784 and 21,077 windows of these lengths, rounded up to two digits. The
-windows are those without an exact loop of 8,297 software-help pages in five languages, tokenized with a vocabulary of
-8,192 (`benchmarks/help/loop_thresholds.py`; raw output in `results/loop_thresholds.json` beside it). The few that lie
-above are people's own near loops: lists of commands in which one word changes. Other kinds of text (code, tables of
-numbers) were not measured.
-"""
-
 
 @dataclass(frozen=True)
 class Loop:
     """
     What [`find_loop`] found in one answer.
 
-    A loop is an exact one: a stretch in which every token equals the one `period` tokens before it.
+    A loop is an exact one: a stretch in which every token equals the one `period` tokens before it. A near loop is one
+    in which a little changes each time.
 
     Attributes:
         endless (`bool`):
@@ -44,8 +34,10 @@ class Loop:
         loop_any (`bool`):
             There is a loop somewhere; the answer may have found its way out.
         near_loop (`bool`):
-            There is no loop, but the end of the answer repeats more than ordinary text does (`NEAR_LIMITS`), as when
-            only a counter changes. Never of an answer below 128 tokens.
+            The answer was cut in a loop that is not, or not yet, an exact one of `min_periods` periods: a counter,
+            a name or a number changes, lines grow, or a long passage is in its fourth copy. An exact loop earlier in
+            the answer does not matter. Never of an answer that the model ended: a table, a calendar or a refrain that
+            comes to its end is structure, and no tokens tell it from a loop except the end.
         onset (`int` or `None`):
             Index of the first token of the loop. Of several, the one at the end is meant, else the longest.
         period (`int` or `None`):
@@ -54,6 +46,11 @@ class Loop:
             Tokens in the loop, the first cycle among them; 0 without one.
         num_tokens (`int`):
             Tokens of the answer.
+        tail_repetition (`float`):
+            Share of the tokens of the loop or near loop at the answer's end that repeat what stood a cycle before,
+            from 0 to 1. For an exact loop of `n` cycles it is `(n - 1) / n`. 0 if there is neither.
+        near_span (`int`):
+            Tokens in the near loop, the first cycle among them; 0 without one.
     """
 
     endless: bool
@@ -64,6 +61,8 @@ class Loop:
     period: int | None
     span: int
     num_tokens: int
+    tail_repetition: float
+    near_span: int
 
     @property
     def share(self) -> float:
@@ -79,10 +78,11 @@ def find_loop(
     min_tokens: int = MIN_TOKENS,
 ) -> Loop:
     """
-    Finds the loop of an answer, exact and of any period.
+    Find the loop of an answer, exact and of any period; of a cut answer also a loop with changes at its end.
 
-    A stretch counts if it is at least `min_periods` periods and at least `min_tokens` tokens long. It may begin and
-    end within a cycle.
+    A stretch counts as a loop if it is at least `min_periods` periods and at least `min_tokens` tokens long. It may
+    begin and end within a cycle. A near loop goes round more than `min_periods - 1` times, and its tokens repeat more
+    than they change ([`near_loop_at_end`]); its cycles have up to 512 tokens, or any number if nothing changes.
 
     Args:
         token_ids (`Sequence[int]`):
@@ -111,62 +111,43 @@ def find_loop(
             "Tokenize text first; give the answers of a batch one by one, without padding."
         )
     num_tokens = len(ids)
-    tail = _longest_tail(ids.tolist(), min_periods, min_tokens)
+    tail, begun = _longest_tails(ids.tolist(), min_periods, min_tokens)
     loop = tail or _longest_run(ids, min_periods, min_tokens)
     onset, period, span = loop or (None, None, 0)
+    near_span, tail_repetition = 0, 0.0
+    if tail is not None:
+        tail_repetition = (tail[2] - tail[1]) / tail[2]
+    elif not finished:
+        near_span, tail_repetition = near_loop_at_end(ids, min_periods, min_tokens)
+        if begun is not None and begun[2] - begun[1] > near_span * tail_repetition:
+            near_span, tail_repetition = begun[2], (begun[2] - begun[1]) / begun[2]
     return Loop(
         endless=tail is not None and not finished,
         loop_tail=tail is not None,
         loop_any=loop is not None,
-        near_loop=loop is None and _is_near_loop(ids),
+        near_loop=near_span > 0,
         onset=onset,
         period=period,
         span=span,
         num_tokens=num_tokens,
+        tail_repetition=tail_repetition,
+        near_span=near_span,
     )
 
 
-def repetition(token_ids: "Sequence[int] | np.ndarray") -> tuple[float, float]:
+def _longest_tails(ids: list[int], min_periods: int, min_tokens: int) -> list[tuple[int, int, int] | None]:
     """
-    How much tokens repeat, by two measures that a change in every cycle does not fool.
+    (onset, period, span) of two loops that reach the last token, in linear time.
 
-    - rep-4: `1 - distinct 4-grams / 4-grams` (https://huggingface.co/papers/1908.04319).
-    - zlib ratio: size over compressed size. Tokens are numbered by their first occurrence and packed into two bytes,
-      so that neither the vocabulary's size nor its order matters.
-
-    Args:
-        token_ids (`Sequence[int]`):
-            At most 65536 tokens. The ratio of ordinary text grows with their number.
-
-    Returns:
-        `tuple[float, float]`: rep-4, from 0 to 1, and the zlib ratio.
-    """
-    ids = np.asarray(token_ids).tolist()
-    grams = list(zip(ids, ids[1:], ids[2:], ids[3:]))
-    number: dict[int, int] = {}
-    packed = np.array([number.setdefault(token, len(number)) for token in ids], dtype="<u2").tobytes()
-    rep_4 = 1 - len(set(grams)) / len(grams) if grams else 0.0
-    return rep_4, len(packed) / len(zlib.compress(packed))
-
-
-def _is_near_loop(ids: np.ndarray) -> bool:
-    for window, (max_rep_4, max_zlib_ratio) in NEAR_LIMITS.items():
-        if len(ids) >= window:
-            rep_4, zlib_ratio = repetition(ids[-window:])
-            return rep_4 > max_rep_4 or zlib_ratio > max_zlib_ratio
-    return False
-
-
-def _longest_tail(ids: list[int], min_periods: int, min_tokens: int) -> tuple[int, int, int] | None:
-    """
-    (onset, period, span) of the longest loop that reaches the last token, in linear time.
+    The first is the longest of at least `min_periods` periods, the second the longest in which the last of these has
+    begun, by `BEGUN` tokens.
 
     The prefix function (Knuth, Morris, Pratt) of the reversed answer: a stretch of `m` tokens whose longest proper
     border has `b` tokens has `m - b` as its smallest period.
     """
     ids = ids[::-1]
     borders = [0] * len(ids)
-    border, longest = 0, 0
+    border, whole, begun = 0, 0, 0
     for last in range(1, len(ids)):
         token = ids[last]
         while border and token != ids[border]:
@@ -174,11 +155,15 @@ def _longest_tail(ids: list[int], min_periods: int, min_tokens: int) -> tuple[in
         if token == ids[border]:
             border += 1
         borders[last] = border
-        if border * min_periods >= (last + 1) * (min_periods - 1):  # span >= min_periods * period
-            longest = last + 1
-    if longest < min_tokens:
-        return None
-    return len(ids) - longest, longest - borders[longest - 1], longest
+        span = last + 1
+        # span - BEGUN >= (min_periods - 1) * period, and the same of min_periods
+        if border * (min_periods - 1) >= span * (min_periods - 2) + BEGUN:
+            begun = span
+        if border * min_periods >= span * (min_periods - 1):
+            whole = span
+    return [
+        (len(ids) - span, span - borders[span - 1], span) if span >= min_tokens else None for span in (whole, begun)
+    ]
 
 
 def _longest_run(ids: np.ndarray, min_periods: int, min_tokens: int) -> tuple[int, int, int] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .code_switching import THRESHOLDS
 from .intervals import paired_difference, wilson
-from .loops import MIN_TOKENS, NEAR_LIMITS
+from .loops import MIN_TOKENS
 
 Answer = Mapping[str, Any]
 """A line of `answers.jsonl`."""
@@ -204,9 +204,8 @@ def _explain_endless(overall: Mapping[str, Any], max_new_tokens: int) -> str:
     if max_new_tokens < MIN_TOKENS:
         return f"endless: no answer of {max_new_tokens} tokens can show it, a loop has {MIN_TOKENS} or more."
     anywhere = f"a loop anywhere: {_format_rate(overall['loop_any'], interval=False)} % of all"
-    if max_new_tokens >= min(NEAR_LIMITS):
-        anywhere += f", a near loop instead: {_format_rate(overall['near_loop'], interval=False)} %"
-    return f"endless: an exact loop up to where the answer was cut; {anywhere}."
+    near = f"cut in a loop in which something changes: {_format_rate(overall['near_loop'], interval=False)} %"
+    return f"endless: an exact loop up to where the answer was cut; {anywhere}, {near}."
 
 
 def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:

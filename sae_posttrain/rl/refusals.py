@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .rewards import EndlessRepetitionReward
+
 if TYPE_CHECKING:
     from .config import SteeredGRPOConfig
 
@@ -71,6 +73,29 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             f"{SMALLEST_COMPLETION} tokens: no rollout would show the fault. Set it to {SMALLEST_COMPLETION} or more."
         )
     _refuse_generation(args, generation_config)
+
+
+def refuse_short_completions(reward_funcs: Any, max_completion_length: int | None) -> None:
+    """
+    Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does.
+
+    Args:
+        reward_funcs (`Any`):
+            The rewards as the trainer got them: one, or a list.
+        max_completion_length (`int`, *optional*):
+            Longest completion, in tokens. `None` has no limit.
+
+    Raises:
+        ValueError: If such a reward needs longer loops.
+    """
+    for reward in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
+        least = reward.min_tokens if isinstance(reward, EndlessRepetitionReward) else 0
+        if max_completion_length is not None and max_completion_length < least:
+            raise ValueError(
+                f"`EndlessRepetitionReward` counts loops of {least} tokens or more, `max_completion_length` is "
+                f"{max_completion_length}: the reward would always be 0. Set `max_completion_length` to {least} or "
+                "more, or give the reward a smaller `min_tokens`."
+            )
 
 
 def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) -> None:

@@ -20,7 +20,13 @@ from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampling
 from .metrics import loss_shares, loss_sums, pass_means, pass_sums, rollout_metrics
-from .refusals import refuse_arguments, refuse_settings, refuse_several_turns, refuse_sharded_resampling
+from .refusals import (
+    refuse_arguments,
+    refuse_settings,
+    refuse_several_turns,
+    refuse_sharded_resampling,
+    refuse_short_completions,
+)
 from .resume import ResumableGRPO
 from .rollouts import (
     Fault,
@@ -106,6 +112,7 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SteeredGRPOConfig(f"{str(name).split('/')[-1] or 'model'}-SteeredGRPO")
         self._steering: SteeredGRPOConfig | None = args if isinstance(args, SteeredGRPOConfig) else None
+        refuse_short_completions(reward_funcs, getattr(args, "max_completion_length", None))
         self._fault = fault or endless_repetition
         self._steerer: Steerer | None = None
         self._strength = 0.0

@@ -220,11 +220,17 @@ def test_too_few_loops_say_how_many_and_what_to_do(make_model, sae, tokenizer, m
         ({"prompts": [[5, 6], "text"]}, "Give the prompts as texts and rows, or all of them as token ids, not both"),
         ({"prompts": "none.jsonl"}, "There is no file none.jsonl"),
         ({"max_new_tokens": 0}, "`max_new_tokens` and `batch_size` must be 1 or more, got 0"),
+        ({"max_new_tokens": 32}, "A loop is 64 tokens or longer, `max_new_tokens` is 32: no answer could show one"),
+        ({"max_new_tokens": 63, "loops": [[7, 8] * 60] * 8}, "Set it to 64 or more, or give `loops` and"),
+        ({"prompts": PROMPTS[:7]}, "7 prompts are answered once each; at least 8 of the answers have to loop"),
         ({"max_new_tokens": 300}, "do not fit the 256 positions of the model"),
         ({"blocks": [0]}, r"Give one SAE for each block of \[0\]; these read block 1"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(model, tokenizer, options, message):
+def test_settings_that_cannot_work_are_refused_before_anything_is_generated(
+    model, tokenizer, options, message, monkeypatch
+):
+    monkeypatch.setattr(model, "generate", lambda *args, **kwargs: pytest.fail("the model was asked"))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         find(model, planted(model, torch.ones(32)), tokenizer, **options)
 

@@ -47,7 +47,7 @@ COUNTER = "".join(f"{letter} is the next line. " for letter in "abcdefghijklmnop
 def test_loops_are_counted(run, answer_with):
     answers = {
         "저장": LOOP,
-        "파일 열기": f"{LOOP}and then it goes on",
+        "파일 열기": f"{LOOP}and then it says what nobody has read so far",
         "Файл": COUNTER,
         "保存": "请点击保存",
         "Open a file": LOOP,
@@ -62,18 +62,18 @@ def test_loops_are_counted(run, answer_with):
     assert (ko["endless"]["rate"], ko["loop_any"]["rate"], ko["near_loop"]["rate"]) == (0.5, 1, 0)
     assert zh["endless"]["n"] == 1  # every language can loop, the target too
     table = format_evaluation(result)
-    assert "a loop anywhere: 60.0 % of all, a near loop instead: 20.0 %." in table
+    assert "a loop anywhere: 60.0 % of all, cut in a loop in which something changes: 20.0 %." in table
     assert "40.00 [11.76, 76.93]" in next(line for line in table.splitlines() if line.startswith("all"))
 
     answer_with(answers, finished=True)
     ended = run(folder="ended")["overall"]
-    assert (ended["endless"]["count"], ended["loop_any"]["count"], ended["near_loop"]["count"]) == (0, 3, 1)
+    assert (ended["endless"]["count"], ended["loop_any"]["count"], ended["near_loop"]["count"]) == (0, 3, 0)
 
 
 def test_table_says_when_answers_are_too_short_to_loop(run):
     assert "no answer of 63 tokens can show it, a loop has 64 or more" in format_evaluation(run(max_new_tokens=63))
     table = format_evaluation(run(folder="longer", max_new_tokens=64))
-    assert "a loop anywhere" in table and "near loop" not in table
+    assert "a loop anywhere" in table and "in which something changes" in table
 
 
 def test_comparison_pairs_endless_loops(run, answer_with, tmp_path, prompt_rows):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import GenerationConfig
 
+from sae_posttrain import EndlessRepetitionReward
 from sae_posttrain.rl.refusals import refuse_settings, refuse_sharded_resampling
 
 REFUSED = [
@@ -67,6 +68,14 @@ def test_arguments_that_undo_steering_are_refused(train, argument, message):
 )
 def test_without_steered_rollouts_nothing_is_refused(train, settings):
     train(fit=False, num_steered=0, feature_set=None, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_steered": 0, "feature_set": None}], ids=["steered", "plain"])
+def test_completions_too_short_for_the_reward_to_see_a_loop_are_refused(train, settings):
+    message = "counts loops of 64 tokens or more, `max_completion_length` is 12: the reward would always be 0"
+    with pytest.raises(ValueError, match=message):
+        train(fit=False, rewards=[EndlessRepetitionReward(2)], **settings)
+    train(fit=False, rewards=[EndlessRepetitionReward(2, min_tokens=12)], **settings)
 
 
 def test_the_models_own_generation_settings_are_looked_at_too(train, make_model):

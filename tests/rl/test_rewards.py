@@ -10,12 +10,37 @@ from sae_posttrain.rl.blind_reward import sees_repetition
 END = 2
 LOOP = [5, 6, 7, 8] * 20
 TEXT = list(range(10, 90))
+COUNTING = [token for number in range(100, 130) for token in (5, 6, 7, number)]  # three of four tokens repeat
 
 
 def test_endless_loop_costs_one_and_anything_else_nothing():
     reward = EndlessRepetitionReward(END)
     answers = [LOOP, TEXT + LOOP, [*LOOP, END], TEXT, [*TEXT, END], LOOP + TEXT, LOOP[:60], []]
     assert reward(completion_ids=answers) == [-1, -1, 0, 0, 0, 0, 0, 0]
+
+
+def test_loop_in_which_something_changes_costs_the_share_that_repeats_unless_it_ended():
+    reward = EndlessRepetitionReward(END)
+    line = list(range(5, 20))
+    numbered = [token for number in range(100, 115) for token in (number, *line)]
+    # 30 rounds of 4 tokens: of 120, 3 in each of 29 rounds repeat
+    assert reward(completion_ids=[COUNTING]) == [pytest.approx(-29 * 3 / 120, abs=0.02)]
+    # 15 rounds of 16 tokens: 15 in each of 14 rounds
+    assert reward(completion_ids=[numbered]) == [pytest.approx(-14 * 15 / 240, abs=0.02)]
+    assert reward(completion_ids=[[*COUNTING, END], [*numbered, END]]) == [0, 0]
+
+
+def test_weight_of_inexact_loops_can_be_set():
+    full, half, none = (EndlessRepetitionReward(END, inexact=weight) for weight in (1, 0.5, 0))
+    answers = [COUNTING, LOOP]
+    (graded, exact), (halved, same) = full(completion_ids=answers), half(completion_ids=answers)
+    assert (halved, same, exact) == (graded / 2, -1, -1)
+    assert none(completion_ids=answers) == [0, -1]
+    by_share = EndlessRepetitionReward(END, kind="share")(completion_ids=[TEXT + COUNTING])
+    assert by_share == [pytest.approx(graded * 120 / 200, abs=0.01)]
+    for weight in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="`inexact` is the weight of loops .* from 0 to 1; got"):
+            EndlessRepetitionReward(END, inexact=weight)
 
 
 def test_any_of_several_end_tokens_ends_an_answer():
