@@ -21,6 +21,7 @@ from .dynamic_sampling import DynamicSampling
 from .metrics import loss_shares, loss_sums, pass_means, pass_sums, rollout_metrics
 from .refusals import refuse_arguments, refuse_settings, refuse_several_turns, refuse_sharded_resampling
 from .resume import ResumableGRPO
+from .rewards import tell_template
 from .rollouts import (
     Fault,
     Rollouts,
@@ -129,6 +130,7 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
 
         super().__init__(model, reward_funcs, args, **kwargs)
 
+        tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
         if self._steering is not None:
             self._blind_reward = BlindRewardCheck(self._steering.blind_reward_patience, self.reward_func_names)
             self._start_dynamic_sampling()
