@@ -21,9 +21,9 @@ def drop_switched(
     """
     The rows whose answers hold no unexpected switch, as [`find_switches`] tells them.
 
-    What a switch is excused by is excused here too: code, URLs, LaTeX, short quotations and glosses, text copied from
-    what was asked. Rows in which a switch cannot show (answers in the target language, or in one of its script) are
-    kept. A warning says how many rows of which language went; also when none did.
+    What a switch is excused by is excused here too: code, formulas, addresses, quoted terms and glosses, text
+    copied from what was asked. Rows in which a switch cannot show (answers in the target language, or in one of its
+    script) are kept. A warning says how many rows of which language went; also when none did.
 
     Args:
         dataset (`datasets.Dataset`):

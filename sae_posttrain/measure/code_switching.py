@@ -3,70 +3,44 @@ Where an answer leaves its language, by script: spans, counts, and the two rules
 
 - `any`: the published rule of SASFT (https://huggingface.co/papers/2507.14894, `cs_detect.py`): one character of
   another script anywhere in the response is enough; nothing is excused.
-- `unexpected`: the same, less what stands there for a reason: code, URLs, LaTeX, short quotations and glosses, text
-  copied from the prompt or found in the reference. Excused spans are kept, with their reason.
+- `unexpected`: the same, less what stands there for a reason: code, formulas, markup, addresses and paths, quoted
+  terms and glosses, text copied from the prompt or found in the reference. Excused spans are kept, with their reason.
 """
 
-import unicodedata
-from bisect import bisect_right
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import regex
 
+from .areas import areas_of, plain_areas
+from .chinese_in_japanese import chinese_stretches, has_chinese_character
+from .clauses import Limits, is_clause
+from .copied_text import Sources
+from .quotations import MAX_QUOTE_CHARS, Pair, brackets_of, marks_title, quotations_of
 from .scripts import (
     ScannedText,
     has_chinese_only_form,
+    known_language,
     letters_of,
     own_scripts,
     primary_code,
     scripts_allowed,
     scripts_counted,
 )
+from .segments import segment_at, segments_of
+from .signs import draws_face, is_symbol
+from .words import count_words, own_share
 
 THRESHOLDS: tuple[int, ...] = (1, 2, 5)
 """Numbers of foreign characters at which rates are reported: a stray character is not a switched paragraph."""
 
-MAX_QUOTE_CHARS = 30
-"""Longest quotation or gloss that is excused, in characters between the marks."""
-
 # In Japanese text without any kana, this many Han characters are taken for Chinese.
 _KANA_FREE_HAN = 8
 
+_CHINESE = ("zh", "yue")
+
 _MARKUP_BEFORE_GLOSS = " \t\u00a0*_~\"'”’»」』`"
-
-_THINK = regex.compile(r"<think>(.*?)(?:</think>|\Z)", regex.DOTALL)
-
-# The leftmost opening wins, so a `$` inside code is code. A fence, like `<think>`, may be left open: the answer was
-# cut.
-# Other letters belong to a URL behind a separator only: in `…/file然后` the text goes on without a space.
-# Lengths are bounded where an opening that never closes would be looked for through the whole answer, each time.
-_EXCUSED_AREA = regex.compile(
-    r"""
-      (?P<code> ^[ \t>]*(?P<fence>`{3,}|~{3,}) .*? (?:^[ \t>]*(?P=fence)[`~]*(?=\s)|\Z)
-              | (?<!`)(?P<ticks>`+)(?!`) [^\n]{1,2000}? (?<!`)(?P=ticks)(?!`) )
-    | (?P<latex> \$\$ .{1,2000}? \$\$
-              | \\\[ .{1,2000}? \\\]
-              | \\\( [^\n]{1,2000}? \\\)
-              | \\begin\{(?P<name>[a-zA-Z]+\*?)\} .{0,4000}? \\end\{(?P=name)\}
-              | (?<![\\$\w]) \$(?![\s\d$]) [^$\n]+ (?<![\s\\])\$(?![\d$])
-              | (?<![\\$\w]) \$(?=\d[^$\n]*[\\^_=+{]) [^$\n]+ (?<![\s\\])\$(?![\d$]) )
-    | (?P<url> (?: \b(?:https?|ftp)://[a-zA-Z0-9.\-:@%_]+ | \bwww\.[a-zA-Z0-9.\-]+ )
-               (?: [/?\#] (?: [!\#-'+-;=?-Z\\^_a-z|~]           # ASCII without quotes, brackets and stars
-                            | \([^\s()]*\)
-                            | (?<=[/?\#=&\-_.~%+:]|[^\x00-\x7F]) [^\x00-\x7F\s，。；：！？、（）「」『』《》【】“”]
-                          )* )? )
-    """,
-    regex.VERBOSE | regex.DOTALL | regex.MULTILINE,
-)
-
-QUOTED = regex.compile(
-    r"""  “[^“”\n]*” | ‘[^‘’\n]*’ | „[^„“”\n]*[“”] | "[^"\n]*" | (?<!\w)'[^'\n]*' | «[^«»\n]*» | ‹[^‹›\n]*›
-        | 「[^「」\n]*」 | 『[^『』\n]*』 | 《[^《》\n]*》 | 〈[^〈〉\n]*〉 | ＂[^＂\n]*＂ """,
-    regex.VERBOSE,
-)
-BRACKETED = regex.compile(r"\([^()\n]*\) | （[^（）\n]*） | \[[^\[\]\n]*\](?!\() | 〔[^〔〕\n]*〕", regex.VERBOSE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +60,8 @@ class Span:
         segment (`str`):
             `"think"` inside `<think>…</think>`, otherwise `"answer"`.
         excused (`str` or `None`):
-            Why it is expected: `"code"`, `"url"`, `"latex"`, `"symbol"` (a lone Greek letter), `"prompt"`,
+            Why it is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`, `"symbol"`
+            (Greek in a formula), `"reading"` (Bopomofo in Chinese), `"face"`, `"name"` (Han in Japanese), `"prompt"`,
             `"reference"`, `"quote"` or `"bracket"`; `None` if it is unexpected.
     """
 
@@ -178,6 +153,7 @@ def find_switches(
     target_scripts: Iterable[str] | None = None,
     allowed_scripts: Iterable[str] | None = None,
     max_quote_chars: int = MAX_QUOTE_CHARS,
+    think_opened: bool = False,
 ) -> Switches:
     """
     Finds the runs of an answer that are written in a script its language does not use.
@@ -186,15 +162,27 @@ def find_switches(
     Three pairs need more than the script:
 
     - *Han in Japanese*: a run counts if it holds a form that Japanese does not have (one that cp932 cannot encode,
-      such as 习 in 习近平). It misses Chinese that is written in forms Japanese has too, such as 習近平: a lower
-      bound.
+      such as 习 in 习近平), or stands in a sentence or clause that goes on to its end without kana and has the grammar
+      of Chinese (我們明天早上八點出發). Nouns in forms that both have, such as 習近平, do not show: a lower bound.
     - *Han in Korean* counts; the usual gloss, 조국(祖國), is excused as a bracket.
     - *Kana in Chinese* counts.
 
-    A run is excused, in this order, inside code, a URL or LaTeX; as a lone Greek letter; if it occurs in the prompt or
-    the reference; in quotation marks, if the rest of the line has text the language allows; in brackets behind a word
-    the language allows (a gloss). Quotations and glosses above `max_quote_chars` are not excused. A prompt that asks
-    for another language is not recognised: give that language as `lang`, or the scripts as `allowed_scripts`.
+    A run is excused, in this order:
+
+    - in code, LaTeX, markup (an attribute, an element with `lang=`, ruby), an e-mail address, a URL or domain, a path
+      or file name, a hashtag or mention. A clause glued behind one of the last four is none of it:
+      `https://example.com/help/然后点击`;
+    - as Greek letters of a formula, Bopomofo in Chinese, a letter of a face such as (ﾟДﾟ), or, in Japanese, Han of a
+      name that Japanese lacks, as in 深圳;
+    - if it occurs in the prompt or the reference, be it in simplified, traditional or Japanese form, another case or
+      width, or with other spaces;
+    - in quotation marks, if the rest of the line has text the language allows; in brackets behind a word that the
+      language allows or that is excused itself (a gloss). A clause is no quotation: one that says *then*, *click* or
+      *please*, more than 12 characters of Han and kana, or more than 18 of another script, unless it begins with a
+      capital as a title does, or stands between 《 and 》.
+
+    A prompt that asks for another language is not recognised: give that language as `lang`, or the scripts as
+    `allowed_scripts`.
 
     Args:
         answer (`str`):
@@ -214,6 +202,9 @@ def find_switches(
             Scripts the answer may use, in place of those of `lang`; then `lang` may be any string.
         max_quote_chars (`int`, *optional*, defaults to `30`):
             Longest quotation or gloss that is excused, in characters. 0 excuses none.
+        think_opened (`bool`, *optional*, defaults to `False`):
+            Whether the prompt, as the model got it, ends in an opened `<think>`, as with the templates of R1 and QwQ.
+            Then the answer is thinking up to `</think>`, and all of it if it was cut before.
 
     Returns:
         [`Switches`]: the spans, with both rules and all counts.
@@ -224,155 +215,169 @@ def find_switches(
     """
     allowed = scripts_allowed(lang, allowed_scripts)
     counted = scripts_counted(lang, allowed, target_lang, target_scripts)
+    code = known_language(lang) if allowed_scripts is None else primary_code(lang)
 
-    foreign: list[tuple[int, str, str, int]] = []
-    japanese_han = primary_code(lang) == "ja" and "Han" in counted and "Han" in allowed
-    scanned = ScannedText(answer)
-    for start, text, script, num_chars in scanned.runs(counted):
-        if not (japanese_han and script == "Han" and not has_chinese_only_form(text)):
-            foreign.append((start, text, script, num_chars))
+    runs = ScannedText(answer)
+    foreign: list[tuple[int, str, str, int, bool]] = []
+    japanese_han = code == "ja" and "Han" in counted and "Han" in allowed
+    stretches = chinese_stretches(answer) if japanese_han else []
+    for start, text, script, num_chars in runs.runs(counted):
+        in_chinese = japanese_han and script == "Han" and _within(stretches, start)
+        if not japanese_han or script != "Han" or in_chinese or has_chinese_only_form(text):
+            foreign.append((start, text, script, num_chars, in_chinese))
 
     spans: tuple[Span, ...] = ()
     if foreign:
-        context = _Context(answer, allowed, prompt, reference, max_quote_chars)
+        context = _Context(answer, code, allowed, Sources(prompt, reference), max_quote_chars, think_opened)
         spans = tuple(
-            Span(start, text, script, num_chars, context.segment(start), context.excuse(start, text, script))
-            for start, text, script, num_chars in foreign
+            Span(
+                start, text, script, num_chars, context.segment(start), context.excuse(start, text, script, in_chinese)
+            )
+            for start, text, script, num_chars, in_chinese in foreign
         )
-    return Switches(spans=spans, script_counts=scanned.counts(), num_replacement_chars=answer.count("\ufffd"))
+    return Switches(spans=spans, script_counts=runs.counts(), num_replacement_chars=answer.count("\ufffd"))
 
 
-def right_language(answer: str, *, lang: str) -> bool | None:
+def right_language(answer: str, *, lang: str, think_opened: bool = False) -> bool | None:
     """
     Whether the answer is written in the script of its language.
 
-    True if at least half of its letters belong to the language's own script: Han for `zh`, Hangul for `ko`, Latin for
-    `en` and `es`. Names and terms in Latin are thus free in a Korean answer until they outweigh it. Code, URLs, LaTeX
-    and `<think>…</think>` are left out. Japanese needs kana as well, unless it is a few Han characters without a
-    Chinese form. It is a test of script: it cannot tell English from Spanish, nor Russian from Ukrainian.
+    True if at least half of its words are of the language's own script: Han for `zh`, Hangul for `ko`, Latin for `en`
+    and `es`. Two characters of Han or kana, and four of Thai, count as a word. Beside another script, names in Latin
+    count for nothing: words with a digit, an inner capital or a joint (`iPhone`, `Qwen3-1.7B`, `from_pretrained`), and
+    capitalised words that no small letters follow. An answer with no word of its own language is judged by these too,
+    so that "Click Save" is wrong where Chinese is due. Code, LaTeX, markup, addresses, paths, numbers and
+    `<think>…</think>` are left out. Japanese needs kana as well, unless it is a few Han characters without a Chinese
+    form. It is a test of script: it cannot tell English from Spanish, nor Russian from Ukrainian.
 
     Args:
         answer (`str`):
             The whole response.
         lang (`str`):
             Language the answer should be in, as an ISO 639 code.
+        think_opened (`bool`, *optional*, defaults to `False`):
+            Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
 
     Returns:
-        `bool` or `None`: `None` if the answer has no letters to judge.
+        `bool` or `None`: `None` if the answer has no words to judge.
 
     Raises:
         ValueError: If the language is unknown.
     """
-    own = own_scripts(lang)
+    code = known_language(lang)
+    own = {*own_scripts(lang), *(["Bopomofo"] if code in _CHINESE else [])}
     areas = [
-        area
-        for start, end, segment in segments_of(answer)
+        answer[area_start:area_end]
+        for start, end, segment in segments_of(answer, think_opened=think_opened)
         if segment == "answer"
-        for area in plain_areas(answer, start, end)
+        for area_start, area_end in plain_areas(answer, start, end)
     ]
-    scanned = [ScannedText(answer[start:end]) for start, end in areas]
-    counts: Counter[str] = Counter()
-    for text in scanned:
-        counts.update(text.counts())
-    if not counts.total():
+    words = count_words(areas)
+    share = own_share(words, own)
+    if share is None:
         return None
-    num_own = sum(counts[script] for script in own)
-    if primary_code(lang) == "ja" and num_own == counts["Han"]:
-        han = (run for text in scanned for _, run, _, _ in text.runs(frozenset({"Han"})))
-        if num_own >= _KANA_FREE_HAN or any(map(has_chinese_only_form, han)):
+    if code == "ja" and words.by_script["Han"] and not (words.by_script["Hiragana"] or words.by_script["Katakana"]):
+        runs = [run for area in areas for run in ScannedText(area).runs(frozenset({"Han"}))]
+        if sum(run[3] for run in runs) >= _KANA_FREE_HAN or any(has_chinese_character(run[1]) for run in runs):
             return False
-    return 2 * num_own >= counts.total()
+    return share >= 0.5
 
 
-class _Places:
-    """Stretches of the answer that do not overlap, each with the reason why a run within it is excused."""
-
-    def __init__(self, places: Iterable[tuple[int, int, str]]) -> None:
-        self.places = sorted(places)
-        self.starts = [start for start, _, _ in self.places]
-
-    def around(self, start: int, end: int) -> str | None:
-        """The reason of the stretch that holds `start` to `end` whole, if there is one."""
-        index = bisect_right(self.starts, start) - 1
-        return self.places[index][2] if index >= 0 and end <= self.places[index][1] else None
+def _within(stretches: list[tuple[int, int]], place: int) -> bool:
+    index = bisect_right(stretches, place, key=lambda stretch: stretch[0]) - 1
+    return index >= 0 and place < stretches[index][1]
 
 
 class _Context:
-    """What stands around the foreign runs of one answer, worked out only when there are any."""
+    """What stands around the foreign runs of one answer, worked out only when there are any; asked in their order."""
 
     def __init__(
-        self, answer: str, allowed: frozenset[str], prompt: str, reference: str | None, max_quote_chars: int
+        self,
+        answer: str,
+        lang: str,
+        allowed: frozenset[str],
+        sources: Sources,
+        max_quote_chars: int,
+        think_opened: bool,
     ) -> None:
         self.answer = answer
+        self.lang = lang
         self.allowed = letters_of(allowed)
-        self.sources = [("prompt", unicodedata.normalize("NFC", prompt))]
-        if reference:
-            self.sources.append(("reference", unicodedata.normalize("NFC", reference)))
-        self.segments = segments_of(answer)
-        self.areas = _Places(
-            (found.start(), found.end(), str(found.lastgroup))
-            for start, end, _ in self.segments
-            for found in _EXCUSED_AREA.finditer(answer, start, end)
-        )
-        self.glosses = [
-            _Places(
-                (found.start() + 1, found.end() - 1, reason)
-                for found in pattern.finditer(answer)
-                if found.end() - found.start() - 2 <= max_quote_chars and explains(found.start(), found.end())
-            )
-            for pattern, reason, explains in (
-                (QUOTED, "quote", self._is_quotation),
-                (BRACKETED, "bracket", self._is_gloss),
-            )
-        ]
+        self.sources = sources
+        self.segments = segments_of(answer, think_opened=think_opened)
+        self.areas = [area for start, end, _ in self.segments for area in areas_of(answer, start, end)]
+        self.max_quote_chars = max_quote_chars
+        self.quotations = quotations_of(answer, max_quote_chars)
+        self.brackets = brackets_of(answer, max_quote_chars)
+        self.own_letters: list[int] = []
+        self.line_breaks: list[int] = []
+        if self.quotations:
+            self.own_letters = [found.start() for found in self.allowed.finditer(answer)]
+            self.line_breaks = [found.start() for found in regex.finditer("\n", answer)]
+        self.excused_ends: set[int] = set()  # of runs, so that a gloss may follow a word that is excused itself
 
     def segment(self, start: int) -> str:
-        return next(name for segment_start, end, name in self.segments if segment_start <= start < end)
+        return segment_at(self.segments, start)
 
-    def excuse(self, start: int, text: str, script: str) -> str | None:
-        end = start + len(text)
-        if area := self.areas.around(start, end):
-            return area
-        if script == "Greek" and len(text) == 1:
+    def excuse(self, start: int, text: str, script: str, in_chinese: bool) -> str | None:
+        reason = self._reason(start, start + len(text), text, script, in_chinese)
+        if reason is not None:
+            self.excused_ends.add(start + len(text))
+        return reason
+
+    def _reason(self, start: int, end: int, text: str, script: str, in_chinese: bool) -> str | None:
+        index = bisect_right(self.areas, start, key=lambda area: area[0]) - 1
+        if index >= 0 and end <= self.areas[index][1]:
+            return self.areas[index][2]
+        if script == "Greek" and is_symbol(self.answer, start, end):
             return "symbol"
-        composed = unicodedata.normalize("NFC", text)
-        for name, source in self.sources:
-            if composed in source:
-                return name
-        return next((reason for places in self.glosses if (reason := places.around(start, end))), None)
+        if script == "Bopomofo" and self.lang in _CHINESE:
+            return "reading"
+        if draws_face(self.answer, start, end):
+            return "face"
+        if script == "Han" and self.lang == "ja" and not in_chinese and not has_chinese_character(text):
+            return "name"
+        if source := self.sources.holding(text):
+            return source
+        for pair in _around(self.quotations, start, end, self.max_quote_chars):
+            if self._is_quotation(pair) and not self._is_clause(pair):
+                return "quote"
+        for pair in _around(self.brackets, start, end, self.max_quote_chars):
+            if self._is_gloss(pair) and not self._is_clause(pair):
+                return "bracket"
+        return None
 
-    def _is_quotation(self, start: int, end: int) -> bool:
-        line_start = self.answer.rfind("\n", 0, start) + 1
-        line_end = self.answer.find("\n", end)
-        line_end = len(self.answer) if line_end < 0 else line_end
-        return bool(
-            self.allowed.search(self.answer, line_start, start) or self.allowed.search(self.answer, end, line_end)
+    def _is_quotation(self, pair: Pair) -> bool:
+        """Whether the line says something besides."""
+        start, end, _ = pair
+        line = bisect_left(self.line_breaks, start)
+        line_start = self.line_breaks[line - 1] if line else -1
+        line_end = self.line_breaks[line] if line < len(self.line_breaks) else len(self.answer)
+        before, behind = bisect_left(self.own_letters, start), bisect_left(self.own_letters, end)
+        return (before > 0 and self.own_letters[before - 1] > line_start) or (
+            behind < len(self.own_letters) and self.own_letters[behind] < line_end
         )
 
-    def _is_gloss(self, start: int, _end: int) -> bool:
-        before = self.answer[max(0, start - 20) : start].rstrip(_MARKUP_BEFORE_GLOSS)  # stops at a line break
-        return bool(before) and (before[-1].isdigit() or bool(self.allowed.match(before[-1])))
+    def _is_gloss(self, pair: Pair) -> bool:
+        """Whether a word stands before it: of the language, a number, or one that is excused itself."""
+        start = pair[0]
+        window = self.answer[max(0, start - 20) : start]
+        before = window.rstrip(_MARKUP_BEFORE_GLOSS)  # stops at a line break
+        if not before:
+            return False
+        place = start - len(window) + len(before)
+        return before[-1].isdigit() or bool(self.allowed.match(before[-1])) or place in self.excused_ends
+
+    def _is_clause(self, pair: Pair) -> bool:
+        """Whether what is foreign between the marks is more than a term."""
+        foreign = self.allowed.sub(" ", self.answer[pair[0] + 1 : pair[1] - 1])
+        return is_clause(" ".join(foreign.split()), Limits(), title=marks_title(pair[2]))
 
 
-def segments_of(answer: str) -> list[tuple[int, int, str]]:
-    """(start, end, name) of the thinking and the answer, in order, without gaps; tags belong to the thinking."""
-    segments = []
-    position = 0
-    first_open, first_close = answer.find("<think>"), answer.find("</think>")
-    if first_close >= 0 and not 0 <= first_open < first_close:  # the chat template had opened it
-        position = first_close + len("</think>")
-        segments.append((0, position, "think"))
-    for found in _THINK.finditer(answer, position):
-        segments.append((position, found.start(), "answer"))
-        segments.append((found.start(), found.end(), "think"))
-        position = found.end()
-    segments.append((position, len(answer), "answer"))
-    return segments
-
-
-def plain_areas(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
-    """(start, end) of what lies between code, URLs and LaTeX."""
-    for found in _EXCUSED_AREA.finditer(answer, start, end):
-        yield start, found.start()
-        start = found.end()
-    yield start, end
+def _around(pairs: list[Pair], start: int, end: int, max_chars: int) -> Iterable[Pair]:
+    """The pairs that hold `start` to `end` between their marks, the innermost first."""
+    index = bisect_left(pairs, start, key=lambda pair: pair[0]) - 1
+    while index >= 0 and pairs[index][0] >= start - max_chars - 1:
+        if end < pairs[index][1]:
+            yield pairs[index]
+        index -= 1

@@ -41,6 +41,7 @@ from .line_language import check_suspects, line_languages, recorded_rule, suspec
 from .loops import find_loop
 from .prompts import Prompt, read_prompts
 from .scripts import can_measure
+from .segments import prompt_opens_thinking
 from .summary import compare_answers, summarise
 
 if TYPE_CHECKING:
@@ -266,7 +267,8 @@ def _write_answers(
             )
             for (index, sample), ids, ended in zip(batch, answers, finished):
                 answer = tokenizer.decode(ids, skip_special_tokens=True)
-                judged = _judge(prompts[index], sample, answer, ids, ended, settings)
+                think_opened = prompt_opens_thinking(tokenizer, tokenized[index])
+                judged = _judge(prompts[index], sample, answer, ids, ended, settings, think_opened)
                 file.write(json.dumps(judged, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(batch))
@@ -277,7 +279,13 @@ def _batch_seed(seed: int, batch: int) -> int:
 
 
 def _judge(
-    prompt: Prompt, sample: int, answer: str, ids: list[int], finished: bool, settings: Mapping[str, Any]
+    prompt: Prompt,
+    sample: int,
+    answer: str,
+    ids: list[int],
+    finished: bool,
+    settings: Mapping[str, Any],
+    think_opened: bool,
 ) -> dict[str, Any]:
     target_lang = settings["target_lang"]
     loop = find_loop(ids, finished=finished)
@@ -295,13 +303,18 @@ def _judge(
         "num_unexpected": None,
         "num_unexpected_in_think": None,
         "num_replacement_chars": answer.count("\ufffd"),
-        "right_language": right_language(answer, lang=prompt.lang),
+        "right_language": right_language(answer, lang=prompt.lang, think_opened=think_opened),
         "spans": [],
         "loop": {name: getattr(loop, name) for name in _LOOP_RECORD},
     }
     if can_measure(prompt.lang, target_lang):
         switches = find_switches(
-            answer, lang=prompt.lang, prompt=prompt.text, reference=prompt.reference, target_lang=target_lang
+            answer,
+            lang=prompt.lang,
+            prompt=prompt.text,
+            reference=prompt.reference,
+            target_lang=target_lang,
+            think_opened=think_opened,
         )
         judged.update(
             any=switches.any,
@@ -312,15 +325,24 @@ def _judge(
             spans=[asdict(span) for span in switches.spans],
         )
     if settings["lid"] is not None:
-        judged["lines"] = _judge_lines(prompt, answer, settings["lid"]["languages"])
+        judged["lines"] = _judge_lines(prompt, answer, settings["lid"]["languages"], think_opened)
     return judged
 
 
-def _judge_lines(prompt: Prompt, answer: str, lid_languages: Sequence[str]) -> dict[str, Any] | None:
+def _judge_lines(
+    prompt: Prompt, answer: str, lid_languages: Sequence[str], think_opened: bool
+) -> dict[str, Any] | None:
     suspects = suspects_of(prompt.lang, lid_languages)
     if not suspects:
         return None
-    lines = line_languages(answer, lang=prompt.lang, suspects=suspects, prompt=prompt.text, reference=prompt.reference)
+    lines = line_languages(
+        answer,
+        lang=prompt.lang,
+        suspects=suspects,
+        prompt=prompt.text,
+        reference=prompt.reference,
+        think_opened=think_opened,
+    )
     foreign = [asdict(line) for line in lines if line.is_foreign(prompt.lang)]
     return {
         "line_pass": not foreign if lines else None,

@@ -9,17 +9,14 @@ This is a measure of its own: nothing of it enters the switches of [`find_switch
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any
 
-import regex
-
-from .code_switching import BRACKETED, MAX_QUOTE_CHARS, QUOTED, plain_areas, segments_of
-from .scripts import can_measure, known_language, letters_of, own_scripts, same_language
+from .line_units import masked_answer, units_of
+from .scripts import can_measure, known_language, own_scripts, same_language
 
 MIN_WORDS = 5
 """Fewest words that are judged, names and masked stretches not counted."""
@@ -29,17 +26,6 @@ MIN_PROBABILITY = 0.9
 Probability from which on a line is said to be in a language; below, its language is unknown. Measured on software help
 in English and Spanish only (`benchmarks/help/line_language.py`).
 """
-
-# Two characters of a script that is written without spaces are about a word.
-_WORD = regex.compile(
-    r"(?:[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*){1,2}"
-    r"|[\p{L}\p{M}]+(?:['’\-][\p{L}\p{M}]+)*"
-)
-_SENTENCE_END = regex.compile(r"""[.!?…]+["'”’»)\]*_]*\s+(?=[¿¡"'“‘«(\[*_]*\p{Lu})|[。！？]+""")
-_AROUND_WORDS = "\"'“”‘’„«»‹›()[]{}*_~,;:.!?…¿¡"
-
-# A capital, a digit or a joint within a token: `fileName`, `A4`, `com.sun.star`, `Ctrl+S`, `UNO`.
-_NOT_A_WORD = regex.compile(r"[\p{L}\d]\p{Lu}|\d|_|[./\\=#$<>@&+]\p{L}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +41,8 @@ class LineLanguage:
         language (`str` or `None`):
             The language it is in, the expected one or a suspect; `None` if it cannot be told.
         probability (`float`):
-            Of the likeliest language, from 1 / (number of languages to choose from) to 1. It is the model's own, not
-            a measured one.
+            Of the likeliest language, from 1 / (number of languages to choose from) to 1; of lines that were judged
+            together, of them all. It is the model's own, not a measured one.
     """
 
     start: int
@@ -83,14 +69,19 @@ def line_languages(
     reference: str | None = None,
     min_words: int = MIN_WORDS,
     min_probability: float = MIN_PROBABILITY,
+    think_opened: bool = False,
 ) -> list[LineLanguage]:
     """
     Language of each line of an answer that is long enough to have one.
 
     A line that holds several sentences of `min_words` words is judged sentence by sentence; a shorter sentence goes
-    with the one before it. A switch within a sentence shows only if it takes up most of it.
+    with the one before it. A switch within a sentence shows only if it takes up most of it. Lines that are too short,
+    as bullets are, titles and lines in capitals are judged together with those beside them, and each gets the verdict;
+    a single short line is judged with the other single ones of the answer. In titles and capitals every word counts,
+    if a small word (*the*, *de*) shows that they are no list of names.
 
-    Not looked at: `<think>…</think>`, code, URLs, LaTeX, quotations and brackets of at most 30 characters, names (a
+    Not looked at: `<think>…</think>`, code, LaTeX, markup, addresses, paths and tags, quotations and brackets of at
+    most 30 characters, a longer quotation (an error message) in a line that says something itself, names (a
     capitalised word that opens no sentence; anything with a digit, or with a capital, a dot, a slash or the like
     inside), scripts that neither `lang` nor a suspect is written in, and lines that stand in the prompt or the
     reference word for word. Code without code marks is looked at, and its keywords are English. German nouns pass
@@ -107,12 +98,14 @@ def line_languages(
         prompt (`str`, *optional*, defaults to `""`), reference (`str`, *optional*):
             What was asked, and a correct answer; whole lines copied from them are not judged.
         min_words (`int`, *optional*, defaults to `5`):
-            Fewest words of a line or sentence that is judged.
+            Fewest words that are judged, of a line, a sentence or several short lines.
         min_probability (`float`, *optional*, defaults to `0.9`):
             Probability below which the language counts as unknown.
+        think_opened (`bool`, *optional*, defaults to `False`):
+            Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
 
     Returns:
-        `list[LineLanguage]`: the judged lines in order; empty if none is long enough.
+        `list[LineLanguage]`: the judged lines in order; empty if there are too few words.
 
     Raises:
         ValueError: If no suspect is given but `lang` itself, a language is unknown, or a number is out of range.
@@ -125,15 +118,20 @@ def line_languages(
     suspects = suspects if isinstance(suspects, str) else list(suspects)
     languages = _languages(lang, suspects)
     identifier = _identifier(languages)
-    letters = letters_of(frozenset(script for language in (lang, *suspects) for script in own_scripts(language)))
+    scripts = frozenset(script for language in (lang, *suspects) for script in own_scripts(language))
     sources = [" ".join(source.split()) for source in (prompt, reference) if source]
+    masked = masked_answer(answer, think_opened)
+
+    def is_copied(start: int, end: int) -> bool:
+        text = " ".join(answer[start:end].split())
+        return any(text in source for source in sources)
+
     judged = []
-    for start, end, words in _lines(answer, letters, min_words):
-        text = answer[start:end]
-        if any(" ".join(text.split()) in source for source in sources):
-            continue
-        language, probability = identifier.classify(" ".join(words))
-        judged.append(LineLanguage(start, text, language if probability >= min_probability else None, probability))
+    for unit in units_of(masked, languages, scripts, min_words, is_copied):
+        language, probability = identifier.classify(" ".join(unit.words))
+        language = language if probability >= min_probability else None
+        judged += [LineLanguage(start, answer[start:end], language, probability) for start, end in unit.places]
+    judged.sort(key=lambda line: line.start)
     return judged
 
 
@@ -146,6 +144,7 @@ def line_pass(
     reference: str | None = None,
     min_words: int = MIN_WORDS,
     min_probability: float = MIN_PROBABILITY,
+    think_opened: bool = False,
 ) -> bool | None:
     """
     Whether no line of an answer is known to be in a suspect's language; arguments are those of [`line_languages`].
@@ -154,7 +153,7 @@ def line_pass(
     share of answers that pass, but there an unknown line fails.
 
     Returns:
-        `bool` or `None`: `None` if no line is long enough to be judged.
+        `bool` or `None`: `None` if there are too few words to judge.
 
     Raises:
         ValueError, ImportError: As [`line_languages`].
@@ -167,6 +166,7 @@ def line_pass(
         reference=reference,
         min_words=min_words,
         min_probability=min_probability,
+        think_opened=think_opened,
     )
     return not any(line.is_foreign(lang) for line in judged) if judged else None
 
@@ -243,51 +243,3 @@ def _model() -> Any:
             "Telling languages of one script apart needs py3langid: pip install 'sae_posttrain[lid]'."
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def _lines(answer: str, letters: "regex.Pattern[str]", min_words: int) -> Iterator[tuple[int, int, list[str]]]:
-    """(start, end, words) of every line or sentence that has enough words."""
-    masked = _masked(answer)
-    for line in regex.finditer(r"[^\n]+", masked):
-        ends = [found.end() for found in _SENTENCE_END.finditer(masked, *line.span())]
-        pieces: list[tuple[int, int, list[str]]] = []
-        for start, end in pairwise(dict.fromkeys([line.start(), *ends, line.end()])):
-            words = _words(masked[start:end], letters)
-            if pieces and min(len(words), len(pieces[-1][2])) < min_words:
-                before = pieces.pop()
-                start, words = before[0], before[2] + words
-            pieces.append((start, end, words))
-        for start, end, words in pieces:
-            if len(words) >= min_words:
-                text = masked[start:end]
-                yield start + len(text) - len(text.lstrip()), start + len(text.rstrip()), words
-
-
-def _words(sentence: str, letters: "regex.Pattern[str]") -> list[str]:
-    """The words of a sentence that begin with such a letter, without names."""
-    words: list[str] = []
-    opens = True
-    for token in sentence.split():
-        token = token.strip(_AROUND_WORDS)
-        found = _WORD.findall(token)
-        if found and not _NOT_A_WORD.search(token) and (opens or not found[0][0].isupper()):
-            words += filter(letters.match, found)
-        opens = opens and not found
-    return words
-
-
-def _masked(answer: str) -> str:
-    """The answer at its length, with spaces for all that is not looked at; its line breaks stay."""
-    characters = [character if character == "\n" else " " for character in answer]
-    for segment_start, segment_end, name in segments_of(answer):
-        for start, end in plain_areas(answer, segment_start, segment_end) if name == "answer" else ():
-            characters[start:end] = answer[start:end]
-    masked = "".join(characters)
-    for pattern in (QUOTED, BRACKETED):
-        masked = pattern.sub(_blank_if_short, masked)
-    return masked
-
-
-def _blank_if_short(found: "regex.Match[str]") -> str:
-    text: str = found.group()
-    return " " * len(text) if len(text) - 2 <= MAX_QUOTE_CHARS else text

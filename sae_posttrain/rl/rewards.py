@@ -14,6 +14,7 @@ from ..measure.code_switching import find_switches, right_language
 from ..measure.line_language import check_suspects, line_pass, suspects_of
 from ..measure.loops import MIN_PERIODS, MIN_TOKENS, find_loop
 from ..measure.scripts import OWN_SCRIPTS, can_measure, same_language
+from ..measure.segments import opens_thinking, template_opens_thinking
 
 KINDS = ("endless", "share")
 
@@ -117,13 +118,15 @@ class LanguageConsistencyReward:
     """
     1 for an answer in the language of its row, without an unexpected switch; 0 for any other.
 
-    Told by script, as [`find_switches`] and [`evaluate`] do: most letters of the answer are of the language's own
-    script, and no character of a foreign one stands there without a reason (code, URLs, LaTeX, short quotations and
-    glosses, text copied from the prompt; Latin is free everywhere). So English in a Spanish answer is not seen, unless
-    `lid_languages` has its lines looked at as well: then an answer with a line in another of them gets 0.
+    Told by script, as [`find_switches`] and [`evaluate`] do: half of the answer's words or more are of the language's
+    own script, names and code not counted, and no character of a foreign one stands there without a reason (code,
+    addresses, paths, formulas, quoted terms, text copied from the prompt; Latin is free everywhere). So English in a
+    Spanish answer is not seen, unless `lid_languages` has its lines looked at as well: then an answer with a line in
+    another of them gets 0.
 
     `None`, which TRL leaves out of the sum, where it cannot be told: the row names no language, the answer has no
-    letters, or the answer's language is written in the script of `target_lang` and no line of it was looked at.
+    words outside its thinking (all of it, if it was cut before `</think>`), or the answer's language is written in the
+    script of `target_lang` and no line of it was looked at.
 
     Args:
         lang_column (`str`, *optional*, defaults to `"lang"`):
@@ -134,6 +137,10 @@ class LanguageConsistencyReward:
         lid_languages (`Sequence[str]`, *optional*):
             Languages that lines may slip into without their script showing it, e.g. `["en", "es"]`, as in
             [`evaluate`]. Needs the extra `lid`.
+        think_opened (`bool`, *optional*):
+            Whether the chat template ends prompts in `<think>`, as those of R1 and QwQ do, so that an answer begins
+            with its thinking. By default it is told by the end of prompts that are text, and for messages by
+            `read_template`, which [`SteeredGRPOTrainer`] calls; with another trainer, call it or set this.
 
     Raises:
         ValueError: If `target_lang` is unknown or shows in no other language, as English does not; if `lid_languages`
@@ -158,6 +165,7 @@ class LanguageConsistencyReward:
         lang_column: str = "lang",
         target_lang: str | None = None,
         lid_languages: Sequence[str] | None = None,
+        think_opened: bool | None = None,
     ):
         if target_lang is not None and not any(can_measure(lang, target_lang) for lang in OWN_SCRIPTS):
             raise ValueError(
@@ -169,6 +177,20 @@ class LanguageConsistencyReward:
             check_suspects(lid_languages, lid_languages)
         self.target_lang = target_lang
         self.lid_languages = lid_languages
+        self.think_opened = think_opened
+        self._template_opens = False
+
+    def read_template(self, tokenizer: Any, **template_kwargs: Any) -> None:
+        """
+        Learns from the chat template whether prompts of messages end in `<think>`; `think_opened`, if given, decides.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`):
+                The tokenizer of the trainer.
+            **template_kwargs:
+                What the trainer renders prompts with: its `chat_template_kwargs`.
+        """
+        self._template_opens = template_opens_thinking(tokenizer, **template_kwargs)
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **kwargs: Any) -> list[float | None]:
         """
@@ -188,28 +210,47 @@ class LanguageConsistencyReward:
                 f"are: {', '.join(columns) or 'none'}. Name the right one by `lang_column`."
             )
         return [
-            self._reward(_text(prompt), _text(completion, only="assistant"), lang)
+            self._reward(_text(prompt), _text(completion, only="assistant"), lang, self._opens_thinking(prompt))
             for prompt, completion, lang in zip(prompts, completions, kwargs[self.lang_column])
         ]
 
-    def _reward(self, prompt: str, answer: str, lang: str | None) -> float | None:
+    def _opens_thinking(self, prompt: Any) -> bool:
+        if self.think_opened is not None:
+            return self.think_opened
+        return opens_thinking(prompt) if isinstance(prompt, str) else self._template_opens
+
+    def _reward(self, prompt: str, answer: str, lang: str | None, think_opened: bool) -> float | None:
         if lang is None:
             return None
-        right = right_language(answer, lang=lang)
+        right = right_language(answer, lang=lang, think_opened=think_opened)
         if not right:
             return None if right is None else 0.0
-        passes = self._line_pass(prompt, answer, lang)
+        passes = self._line_pass(prompt, answer, lang, think_opened)
         if passes is False:
             return 0.0
         if not can_measure(lang, self.target_lang):
             into_own = self.target_lang is not None and same_language(lang, self.target_lang)
             return 1.0 if passes or into_own else None
-        switches = find_switches(answer, lang=lang, prompt=prompt, target_lang=self.target_lang)
+        switches = find_switches(
+            answer, lang=lang, prompt=prompt, target_lang=self.target_lang, think_opened=think_opened
+        )
         return 0.0 if switches.unexpected else 1.0
 
-    def _line_pass(self, prompt: str, answer: str, lang: str) -> bool | None:
+    def _line_pass(self, prompt: str, answer: str, lang: str, think_opened: bool) -> bool | None:
         suspects = suspects_of(lang, self.lid_languages or ())
-        return line_pass(answer, lang=lang, suspects=suspects, prompt=prompt) if suspects else None
+        if not suspects:
+            return None
+        return line_pass(answer, lang=lang, suspects=suspects, prompt=prompt, think_opened=think_opened)
+
+
+def tell_template(
+    reward_funcs: Sequence[Any], tokenizer: Any, chat_template: str | None, template_kwargs: Any
+) -> None:
+    """Has those of the rewards that judge by the language learn what the trainer's chat template does."""
+    for reward_func in reward_funcs:
+        if isinstance(reward_func, LanguageConsistencyReward):
+            chosen = {"chat_template": chat_template} if chat_template else {}
+            reward_func.read_template(tokenizer, **chosen, **template_kwargs)
 
 
 def _end_ids(given: Any) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from .refusals import (
     refuse_short_completions,
 )
 from .resume import ResumableGRPO
+from .rewards import tell_template
 from .rollouts import (
     Fault,
     Rollouts,
@@ -140,6 +141,7 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
             kwargs = datasets_with_messages(kwargs)
         super().__init__(model, reward_funcs, args, **kwargs)
 
+        tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
         if self._steering is not None:
             self._blind_reward = BlindRewardCheck(self._steering.blind_reward_patience, self.reward_func_names)
             self._start_dynamic_sampling()

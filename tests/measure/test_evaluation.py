@@ -59,6 +59,19 @@ def test_what_the_reference_has_is_excused(row, run, answer_with, read_answers):
     assert read_answers("run")[0]["spans"][0]["excused"] == "reference"
 
 
+def test_cut_thinking_that_the_template_opened_is_no_answer(run, answer_with, read_answers, tokenizer, monkeypatch):
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}{% if think %}<think>\n{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    row = {"id": 0, "lang": "ko", "prompt": "저장"}
+    for folder, think in (("open", True), ("closed", False)):
+        answer_with({"저장": "用户想要保存", "저장<think>\n": "用户想要保存"}, finished=False)
+        run(folder, [row], chat_template_kwargs={"think": think})
+    judged = {folder: read_answers(folder)[0] for folder in ("open", "closed")}
+    assert [judged[folder]["unexpected"] for folder in judged] == [False, True]
+    assert [judged[folder]["right_language"] for folder in judged] == [None, False]
+    assert judged["open"]["any"] and judged["open"]["num_unexpected_in_think"] == 6
+
+
 def test_data_can_be_a_file(run, tmp_path, prompt_rows):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, prompt_rows)), encoding="utf-8")

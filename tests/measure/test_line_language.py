@@ -74,6 +74,68 @@ def test_what_is_no_running_text_is_not_judged(line):
     assert line_pass(line, lang="en", suspects=["es"]) is None
 
 
+LISTS = {
+    "bullets": ("es", "- Open the menu\n- Choose a font\n- Press the key\n- Close it", False),
+    "numbered": ("es", "1. Open the menu\n2. Choose a font\n3. Press the key", False),
+    "own bullets": ("es", "- Abra el menú\n- Elija una fuente\n- Pulse la tecla\n- Ciérrelo ya", True),
+    "bullets of another in the middle of the own": (
+        "es",
+        "\n".join(
+            ["- Abra el menú\n- Elija una fuente\n- Pulse la tecla\n- Cierre la ventana"]
+            + ["- Open the menu\n- Choose the font\n- Press the key\n- Close the window"] * 2
+        ),
+        False,
+    ),
+    "short lines between long ones": ("es", f"{SPANISH}\nOpen the menu\n{SPANISH}\nChoose the font", False),
+    "title": ("es", f"# How To Save The Document\n{SPANISH}", False),
+    "titles": ("es", f"## Opening The File\n{SPANISH}\n## Closing The Window\n{SPANISH}", False),
+    "own titles": ("en", f"## Opening The File\n{ENGLISH}\n## Closing The Window\n{ENGLISH}", True),
+    "capitals": ("es", f"{SPANISH}\nPLEASE WAIT UNTIL THE COPY IS DONE", False),
+    "short capitals": ("es", f"{SPANISH}\nPRESS THE KEY\n{SPANISH}\nCLOSE THE WINDOW", False),
+    "own capitals": ("es", f"{SPANISH}\nESPERE HASTA QUE LA COPIA ESTÉ LISTA", True),
+    "spanish in english": ("en", "- Abra el menú\n- Elija una fuente\n- Pulse la tecla", False),
+    "ukrainian in russian": ("ru", "- Відкрийте меню та\n- Виберіть шрифт і\n- Натисніть цю клавішу", False),
+    "english in chinese": ("zh", "- Open the menu\n- Choose a font\n- Press the key", False),
+    "names": ("es", f"{SPANISH}\n- Microsoft Word\n- Google Docs\n- Mozilla Firefox\n- Adobe Reader\n- Skype", True),
+    "acronyms": ("es", f"{SPANISH}\n- HTML\n- JSON UTF ASCII\n- PDF XML\n- CSS PHP SQL", True),
+    "too little": ("es", "- Open\n- Save it", None),
+}
+
+
+@pytest.mark.parametrize("case", LISTS.values(), ids=LISTS.keys())
+def test_short_lines_titles_and_capitals_are_judged_together(case):
+    lang, answer, expected = case
+    suspect = {"en": "es", "ru": "uk"}.get(lang, "en")
+    assert line_pass(answer, lang=lang, suspects=[suspect]) is expected
+    lines = line_languages(answer, lang=lang, suspects=[suspect])
+    assert all(answer[line.start : line.end] == line.text and "\n" not in line.text for line in lines)
+    assert [line.start for line in lines] == sorted({line.start for line in lines})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Aparece el mensaje «This file is open in another window and cannot be changed» al guardar el archivo.",
+        'Si ve "The server did not answer in time, please try again later", espere un momento y repita.',
+        "El error 'No space is left on the device you are writing to' dice que el disco está lleno.",
+        "El programa dice: “You do not have the rights to open this folder” y se cierra después.",
+    ],
+)
+def test_message_that_a_line_quotes_is_no_foreign_line(line):
+    assert line_pass(line, lang="es", suspects=["en"]) is True
+
+
+def test_line_that_is_nothing_but_a_quotation_is_judged():
+    assert (
+        line_pass("«This file is open in another window and cannot be changed»", lang="es", suspects=["en"]) is False
+    )
+
+
+def test_thinking_that_the_template_opened_is_not_judged():
+    assert found(SPANISH, think_opened=True) == []
+    assert found(f"{SPANISH}</think>{ENGLISH}", think_opened=True) == [("en", ENGLISH)]
+
+
 def test_lines_copied_from_the_prompt_or_the_reference_are_not_judged():
     assert found(f"{ENGLISH}\n{SPANISH}", prompt=f"Translate: {SPANISH}") == [("en", ENGLISH)]
     assert found(f"{ENGLISH}\n{SPANISH}", reference=SPANISH) == [("en", ENGLISH)]

@@ -6,6 +6,7 @@ import pytest
 
 from sae_posttrain import EndlessRepetitionReward, LanguageConsistencyReward
 from sae_posttrain.rl.blind_reward import sees_repetition
+from sae_posttrain.rl.rewards import tell_template
 
 END = 2
 LOOP = [5, 6, 7, 8] * 20
@@ -104,6 +105,27 @@ def test_no_reward_where_the_language_cannot_be_told():
     answers = ["123", "", "파일을 엽니다", "Відкрийте файл", "打开文件"]
     langs = ["ko", "ko", None, "uk", "uk"]  # Ukrainian and Russian share their script; Chinese is wrong in any case
     assert reward(prompts=["?"] * 5, completions=answers, lang=langs) == [None, None, None, None, 0]
+
+
+def test_no_reward_for_thinking_that_was_cut():
+    cut, whole = "用户想要打开文件", "用户想要打开文件</think>파일을 엽니다"
+    question = [{"role": "user", "content": "?"}]
+    rows = {"completions": [cut, whole], "lang": ["ko", "ko"]}
+    # by the prompt's end, if it is text; by the template, if it is messages
+    assert LanguageConsistencyReward()(prompts=["<|user|>?<|assistant|><think>\n"] * 2, **rows) == [None, 1]
+    reward = LanguageConsistencyReward()
+    assert reward(prompts=[question] * 2, **rows) == [0, 1]
+    template = type("Tokenizer", (), {"chat_template": "…", "apply_chat_template": lambda *_, **__: "…<think>\n"})()
+    tell_template([print, reward], template, None, {})
+    assert reward(prompts=[question] * 2, **rows) == [None, 1]
+    assert reward(prompts=["?"] * 2, **rows) == [0, 1]  # text goes past the template
+    assert LanguageConsistencyReward(think_opened=True)(prompts=["?"] * 2, **rows) == [None, 1]
+
+
+def test_names_and_addresses_do_not_make_an_answer_foreign():
+    answers = ["请在 iPad 上打开 Google Maps。", "Click Save", "写信给 me@example.com。", "me@example.com"]
+    rewards = LanguageConsistencyReward()(prompts=["?"] * 4, completions=answers, lang=["zh"] * 4)
+    assert rewards == [1, 0, 1, None]
 
 
 def test_missing_language_column_is_an_error_that_names_those_there_are():

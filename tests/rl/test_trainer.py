@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
-from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain import LanguageConsistencyReward, SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.features.calibrated_for import calibrated_features
 from sae_posttrain.rl import trainer as trainer_file
 
@@ -205,6 +205,18 @@ def test_groups_whose_only_signal_is_the_steered_rollout_are_counted(train):
 
 
 # Refused and warned --------------------------------------------------------------------------------------------------
+
+
+def test_language_reward_learns_from_the_template_whether_it_opens_the_thinking(
+    train, tokenizer, sees_loops, monkeypatch
+):
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}{% if think %}<think>\n{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    question, cut = [{"role": "user", "content": "?"}], [{"role": "assistant", "content": "用户想要保存"}]
+    for think, expected in ((True, None), (False, 0)):
+        reward = LanguageConsistencyReward()
+        train(rewards=[sees_loops, reward], fit=False, chat_template_kwargs={"think": think})
+        assert reward(prompts=[question], completions=[cut], lang=["ko"]) == [expected]
 
 
 def test_plain_config_trains_plainly_with_a_warning(train, caplog):

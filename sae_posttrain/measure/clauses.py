@@ -1,0 +1,85 @@
+"""
+Whether foreign text is a term or a clause: a name or a word is quoted, a clause is said.
+
+A clause shows by words that no name has (*then*, *click*, *please*) or by its length. The limits are in characters,
+for scripts that write several words in so many: 12 of Han and kana are about six words, 18 of an alphabet
+two or three.
+"""
+
+from dataclasses import dataclass
+
+import regex
+
+SHORT_DENSE, LONG_DENSE = 6, 12
+SHORT_SPACED, LONG_SPACED = 10, 18
+"""Up to the short length a quoted text is a term; above the long one it is a clause; between, its words decide."""
+
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
+_DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_CAPITAL = regex.compile(r"\P{L}*\p{Lu}")
+_MAX_TITLE_WORDS = 5
+
+# Words that join or open a clause, or tell the reader what to do. No name of a thing, page or file has them.
+_SAYS = regex.compile(
+    r"""然[后後] | 之[后後] | 接[着著] | 随后 | 隨後 | [请請](?![求假愿願柬教]) | [点點单單双雙][击擊] | 按下
+      | 如果 | 因[为為] | 所以 | 但是 | [并並]且 | 而且 | 或者 | 即可 | 就可以 | 就能 | [我他她][们們] | [你您]
+      | ください | 下さい | ましょう | します | しました | して(?:から|、) | クリックし | 押して
+      | それから | その後 | 次に
+      | \b(?: затем | потом | нажмите | щ[её]лкните | выберите | откройте | сохраните | пожалуйста | чтобы | если
+            | потім | натисніть | виберіть | щоб | якщо )\b
+      | 그런\ ?다음 | 그리고 | 클릭 | 하세요 | 하십시오 | 합니다 | 눌러 | 누르
+      | \b(?: ثم | انقر | اضغط | بعد\ ذلك | يرجى | إذا | سپس | کلیک | لطفا )\b
+      | फिर | क्लिक | कृपया | करें | अगर | จากนั้น | คลิก | กรุณา | แล้ว | ถ้า | \b(?: לאחר\ מכן | לחץ | אנא )\b """,
+    regex.VERBOSE | regex.IGNORECASE,
+)
+# Grammar of Chinese and Japanese that one title may hold, but not often twice.
+_GRAMMAR = regex.compile(
+    r"[的了是在把被将將会會我你他她它这這那吗嗎吧呢就也都很]|可以|需要|[をにでがは](?=[^\p{Hiragana}])"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    How long a term may be, in characters.
+
+    Attributes:
+        short (`tuple[int, int]`):
+            Up to which nothing is looked at: of Han and kana, and of any other script.
+        long (`tuple[int, int]`):
+            Above which it is no term, whatever it says.
+    """
+
+    short: tuple[int, int] = (SHORT_DENSE, SHORT_SPACED)
+    long: tuple[int, int] = (LONG_DENSE, LONG_SPACED)
+
+
+def says_something(text: str) -> bool:
+    """Whether the text holds a word that only a clause has."""
+    return _SAYS.search(text) is not None
+
+
+def is_clause(text: str, limits: Limits, *, title: bool = False) -> bool:
+    """
+    Whether foreign text is more than a term.
+
+    Args:
+        text (`str`):
+            The foreign text alone, without the words of the answer's own language beside it.
+        limits ([`Limits`]):
+            How long a term may be here.
+        title (`bool`, *optional*, defaults to `False`):
+            Whether it stands as a title, as between 《 and 》: then only its words count.
+    """
+    dense = _DENSE.search(text) is not None
+    length = sum(1 for _ in _LETTER.finditer(text)) if dense else len(text.strip())
+    side = 0 if dense else 1
+    if length <= limits.short[side]:
+        return False
+    if says_something(text):
+        return True
+    if title:
+        return False
+    if length > limits.long[side]:
+        return dense or not _CAPITAL.match(text) or len(text.split()) > _MAX_TITLE_WORDS
+    return dense and sum(1 for _ in _GRAMMAR.finditer(text)) > 1

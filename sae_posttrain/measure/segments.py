@@ -1,0 +1,80 @@
+"""The thinking of an answer and the answer itself: `<think>…</think>`, also where the chat template opened it."""
+
+from bisect import bisect_right
+from typing import Any
+
+import regex
+
+_OPEN = "<think>"
+_CLOSE = "</think>"
+_THINK = regex.compile(r"<think>(.*?)(?:</think>|\Z)", regex.DOTALL)
+
+_NUM_LAST_TOKENS = 16  # more than an opened `<think>` and its line break take, of any vocabulary
+
+
+def opens_thinking(rendered: str) -> bool:
+    """
+    Whether a prompt, as the model gets it, ends in the `<think>` that its answer then goes on from.
+
+    The chat templates of R1 and QwQ end that way. One that ends in `<think></think>` has closed it again.
+
+    Args:
+        rendered (`str`):
+            The prompt after the chat template, special tokens and all; its end is enough.
+    """
+    return rendered.rstrip().endswith(_OPEN)
+
+
+def prompt_opens_thinking(tokenizer: Any, prompt_ids: list[int]) -> bool:
+    """The same of a prompt's token ids."""
+    return opens_thinking(tokenizer.decode(prompt_ids[-_NUM_LAST_TOKENS:], skip_special_tokens=False))
+
+
+def template_opens_thinking(tokenizer: Any, **template_kwargs: Any) -> bool:
+    """
+    Whether the chat template opens the thinking of an answer to a plain question; `False` without a template.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            Its template is rendered once.
+        **template_kwargs:
+            What the prompts are rendered with, e.g. `enable_thinking=False`.
+    """
+    if not (getattr(tokenizer, "chat_template", None) or template_kwargs.get("chat_template")):
+        return False
+    question = [{"role": "user", "content": "?"}]
+    return opens_thinking(
+        tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False, **template_kwargs)
+    )
+
+
+def segments_of(answer: str, *, think_opened: bool = False) -> list[tuple[int, int, str]]:
+    """
+    (start, end, name) of the thinking and the answer, in order, without gaps; tags belong to the thinking.
+
+    Args:
+        answer (`str`):
+            The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
+        think_opened (`bool`, *optional*, defaults to `False`):
+            Whether the prompt had opened the thinking: then all is thinking up to `</think>`, or to the end if the
+            answer was cut before it.
+    """
+    segments = []
+    position = 0
+    first_open, first_close = answer.find(_OPEN), answer.find(_CLOSE)
+    if think_opened and first_close < 0:
+        return [(0, len(answer), "think")]
+    if first_close >= 0 and (think_opened or not 0 <= first_open < first_close):
+        position = first_close + len(_CLOSE)
+        segments.append((0, position, "think"))
+    for found in _THINK.finditer(answer, position):
+        segments.append((position, found.start(), "answer"))
+        segments.append((found.start(), found.end(), "think"))
+        position = found.end()
+    segments.append((position, len(answer), "answer"))
+    return segments
+
+
+def segment_at(segments: list[tuple[int, int, str]], place: int) -> str:
+    """Name of the segment that holds this place."""
+    return segments[bisect_right(segments, place, key=lambda segment: segment[0]) - 1][2]
