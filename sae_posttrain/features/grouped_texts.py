@@ -1,13 +1,17 @@
 """Texts of several groups, read and divided once: those that are measured, and those held out to judge by."""
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
 
+from ..languages import language_key, names_of_targets
 from .texts import Text, TextBatch, batches, read_rows, split_held_out, tokenize
+
+logger = logging.getLogger(__name__)
 
 
 def read_group_rows(
@@ -25,7 +29,7 @@ def read_group_rows(
         texts (`str`, `os.PathLike` or iterable of rows):
             As [`find_features`] takes them.
         target_groups (`Sequence[str]`):
-            Groups that must occur.
+            Groups that must occur. Rows of the same language under another name get this one.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column with the group.
         split (`str`, *optional*, defaults to `"train"`):
@@ -45,6 +49,11 @@ def read_group_rows(
             f"The texts have no group column {group_column!r}; their columns are {', '.join(sorted(rows[0]))}. "
             "Name the right one with `group_column`."
         )
+    renamed = names_of_targets(groups, target_groups)
+    if renamed:
+        rows = [{**row, group_column: renamed.get(str(row.get(group_column)), row.get(group_column))} for row in rows]
+        groups = {renamed.get(group, group) for group in groups}
+    _warn_of_other_regions(groups, target_groups)
     absent = [group for group in target_groups if group not in groups]
     if absent:
         raise ValueError(
@@ -56,6 +65,18 @@ def read_group_rows(
             "from."
         )
     return rows
+
+
+def _warn_of_other_regions(groups: Collection[str], target_groups: Sequence[str]) -> None:
+    for target in target_groups:
+        alike = sorted(g for g in groups if g not in target_groups and language_key(g) == language_key(target))
+        if alike:
+            logger.warning(
+                "The texts have %s beside the target group %r: they count as other groups. Call all by one name if "
+                "they are one.",
+                ", ".join(map(repr, alike)),
+                target,
+            )
 
 
 @dataclass(frozen=True)

@@ -308,11 +308,14 @@ class RowGroups:
             Column with the group of each row.
         answer (`Callable`, *optional*):
             From a row the text of its answer, for rows without the column. Without it they are refused.
+        by_script (`bool`, *optional*, defaults to `False`):
+            Whether there are such rows.
     """
 
     table: GroupTable
     column: str
     answer: Callable[[Mapping[str, Any]], str] | None = None
+    by_script: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> int:
         """
