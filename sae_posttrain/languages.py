@@ -12,7 +12,7 @@ languages for which that is not known.
 
 import difflib
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from functools import lru_cache
 
 _LANGUAGES = """
@@ -256,6 +256,27 @@ def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ())
             f"{name!r} may be any of the groups {', '.join(map(repr, meant))}. Call it exactly as one of them."
         )
     return meant[0] if meant else None
+
+
+def names_of_targets(groups: Collection[str], targets: Sequence[str]) -> dict[str, str]:
+    """
+    For each group of a data set that means a target's language by another name, that target: `zh` for `zh-CN`.
+
+    Where the target is one of several regions that the data tell apart (`zh-TW` beside `zh-CN`), the others are groups
+    of their own.
+
+    Args:
+        groups (`Collection[str]`):
+            The groups of the data.
+        targets (`Sequence[str]`):
+            The groups that are asked for.
+    """
+    renamed: dict[str, str] = {}
+    for target in targets:
+        if target not in groups or target == language_key(target):
+            alike = [group for group in groups if language_key(group) == language_key(target)]
+            renamed |= {group: target for group in alike if group not in targets}
+    return renamed
 
 
 def language_hint(name: object) -> str:

@@ -8,6 +8,7 @@ from sae_posttrain.languages import (
     canonical_language,
     language_key,
     named_group,
+    names_of_targets,
     nearest_language,
     scripts_of,
 )
@@ -99,3 +100,9 @@ def test_a_group_is_named_exactly_or_by_its_language():
 def test_languages_need_neither_numpy_nor_torch():
     code = "import sae_posttrain.languages, sys; print({'torch', 'trl', 'numpy', 'regex'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_other_names_of_a_target_are_told_from_regions_that_the_data_tell_apart():
+    assert names_of_targets({"zh-CN", "zho_Hans", "en"}, ["zh"]) == {"zh-CN": "zh", "zho_Hans": "zh"}
+    assert names_of_targets({"zh-CN", "zh-TW", "en"}, ["zh-TW"]) == {}
+    assert names_of_targets({"zh", "en"}, ["zh-TW"]) == {"zh": "zh-TW"}

@@ -1,14 +1,18 @@
 """Texts of several groups, read and divided once: those that are measured, and those held out to judge by."""
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
 
+from ..languages import language_key, names_of_targets
 from .duplicates import num_duplicates
 from .texts import Text, TextBatch, batches, check_texts, split_held_out, tokenize
+
+logger = logging.getLogger(__name__)
 
 
 def read_group_rows(
@@ -27,7 +31,7 @@ def read_group_rows(
         texts (`str`, `os.PathLike` or iterable of rows):
             As [`find_features`] takes them.
         target_groups (`Sequence[str]`):
-            Groups that must occur.
+            Groups that must occur. Rows of the same language under another name get this one.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column with the group.
         text_column (`str`, *optional*, defaults to `"text"`):
@@ -44,6 +48,11 @@ def read_group_rows(
     if not rows:
         raise ValueError("There are no texts.")
     groups = {row[group_column] for row in rows}
+    renamed = names_of_targets(groups, target_groups)
+    if renamed:
+        rows = [{**row, group_column: renamed.get(row[group_column], row[group_column])} for row in rows]
+        groups = {renamed.get(group, group) for group in groups}
+    _warn_of_other_regions(groups, target_groups)
     absent = [group for group in target_groups if group not in groups]
     if absent:
         raise ValueError(
@@ -55,6 +64,18 @@ def read_group_rows(
             "from."
         )
     return rows
+
+
+def _warn_of_other_regions(groups: Collection[str], target_groups: Sequence[str]) -> None:
+    for target in target_groups:
+        alike = sorted(g for g in groups if g not in target_groups and language_key(g) == language_key(target))
+        if alike:
+            logger.warning(
+                "The texts have %s beside the target group %r: they count as other groups. Call all by one name if "
+                "they are one.",
+                ", ".join(map(repr, alike)),
+                target,
+            )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..languages import canonical_language
 from .code_switching import find_switches, right_language
 from .folder import (
     ANSWERS_FILE,
@@ -148,6 +149,7 @@ def evaluate(
         ImportError: If `lid_languages` are given and py3langid is missing.
     """
     _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
+    target_lang = None if target_lang is None else canonical_language(target_lang)
     prompts = read_prompts(data, group_column=group_column, target_lang=target_lang, limit=limit)
     if lid_languages is not None:
         check_suspects([prompt.lang for prompt in prompts], lid_languages)

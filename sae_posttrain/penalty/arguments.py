@@ -63,6 +63,7 @@ class FeaturePenaltyArguments:
         penalty_positions (`str`, *optional*, defaults to `"response"`):
             `"response"`: the residuals at the tokens of the answer, as published. `"predicting"`: those one to the
             left, which predict the tokens; it holds the end of the prompt too, where the answer's language is chosen.
+            A document's first position is never among them: its residual is an outlier in most models.
         penalty_rows (`str`, *optional*, defaults to `"chosen"`):
             In preference data: `"chosen"` penalises and counts the chosen (desirable) answers only, `"both"` the
             rejected ones too. Other data has no rejected answers, and `"both"` is refused there.
@@ -84,8 +85,11 @@ class FeaturePenaltyArguments:
             Group (or groups) whose answers are not penalised. Defaults to the ones the features were found for;
             without features to the language in `penalised_tokens`, if the data have a group of that name.
         group_column (`str`, *optional*, defaults to `"lang"`):
-            Column with the group of each example. If the dataset has no column `lang`, the group is told from the
-            script of the answer; not where the model writes the answers itself, as in GRPO.
+            Column with the group of each example. A language may be called by any of its names (`zh`, `zh-CN`,
+            `zho_Hans`, `Chinese`); a script that it is usually not written in makes another group (`uz-Cyrl`). If
+            the dataset has no column `lang`, the group is told from the script of the answer; not where the model
+            writes the answers itself, as in GRPO. An answer without letters then has no group: it is counted and never
+            penalised.
         unknown_group (`str`, *optional*, defaults to `"error"`):
             What to do with a group that has no statistics: `"error"`, or `"mean"` to use the mean of the others.
             Where the feature set has no statistics at all and none are needed, every group is penalised but the

@@ -60,12 +60,12 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
     return tokens
 
 
-def document_starts(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
+def behind_the_first(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
     """
-    The first position of each document of a batch: the attention sink, which nothing predicts.
+    Positions that are not the first of a document: nothing predicts those, and their state is the attention sink.
 
-    Told from `position_ids` that begin anew, from an attention mask (where padding ends, or the number of the document
-    changes), from the masks of prompts and completions, and from `cu_seq_lens_q`. Rows that were cut out of a stream
+    Documents are told by `position_ids` that begin anew, by an attention mask (where padding ends, or the number of
+    the document rises), by the masks of prompts and answers, or by `cu_seq_lens_q`. Rows that were cut out of a stream
     of documents (packing `"wrapped"`) are one document to the model.
 
     Args:
@@ -77,20 +77,22 @@ def document_starts(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int
     Returns:
         `torch.Tensor` of shape `(B, T)`, bool, on the device of the batch.
     """
-    real, positions, bounds = batch.get("attention_mask"), batch.get("position_ids"), batch.get("cu_seq_lens_q")
+    real, positions, bounds = (batch.get(name) for name in ("attention_mask", "position_ids", "cu_seq_lens_q"))
     if real is None and "prompt_mask" in batch and "completion_mask" in batch:
         real = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    known = next((each for each in (real, positions, bounds) if isinstance(each, Tensor)), None)
-    starts = torch.zeros(shape, dtype=torch.bool, device=None if known is None else known.device)
-    starts[:, 0] = True
-    if isinstance(real, Tensor) and real.shape == starts.shape:
-        starts[:, 1:] |= (real[:, 1:] != 0) & (real[:, 1:] != real[:, :-1])
-    if isinstance(positions, Tensor) and positions.shape == starts.shape:
-        starts |= positions == 0
-    if isinstance(bounds, Tensor) and len(starts) == 1:
-        inside = bounds[bounds < starts.shape[1]].long()
-        starts[0, inside] = True
-    return starts
+    parts = []
+    if isinstance(positions, Tensor) and positions.shape == shape:
+        parts.append(positions != 0)
+    if isinstance(real, Tensor) and real.shape == shape:
+        parts.append(torch.cat([torch.zeros_like(real[:, :1], dtype=torch.bool), real[:, 1:] <= real[:, :-1]], dim=1))
+    if not parts:
+        device = next((value.device for value in batch.values() if isinstance(value, Tensor)), None)
+        parts.append(torch.ones(shape, dtype=torch.bool, device=device))
+        if isinstance(bounds, Tensor) and shape[0] == 1:
+            parts[0][0, bounds[:-1].long()] = False  # the last is the length
+    behind = parts[0] if len(parts) == 1 else parts[0] & parts[1]
+    behind[:, 0] = False
+    return behind
 
 
 def token_ids(batch: Mapping[str, Any]) -> Tensor:

@@ -74,7 +74,7 @@ def prepare_row_groups(
             "With `penalty_rows='both'` the group of a rejected answer cannot be told from its script, which may be "
             f"the fault. Add the column {settings.group_column!r}."
         )
-    groups = RowGroups(table, settings.group_column, answer)
+    groups = RowGroups(table, settings.group_column, answer, by_script=None in columns.values())
     for name, column in columns.items():
         if column is None and hasattr(datasets[name], "__len__"):
             counts = table.count(map(groups, _rows(datasets[name])))

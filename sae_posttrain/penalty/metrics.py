@@ -21,9 +21,8 @@ def reading_sums(reading: PenaltyReading, num_tokens: Tensor) -> Tensor:
             Tokens that count, those of the target groups included.
     """
     device = reading.excess_sum.device
-    counts = torch.stack([num_tokens.to(device), reading.num_penalised.to(device)])
-    parts = (reading.excess_sum.detach()[None], counts, reading.num_above, reading.pre_activation_sum)
-    return torch.cat([part.to(widest_float(device)) for part in parts])
+    head = torch.stack([reading.excess_sum.detach(), num_tokens.to(device), reading.num_penalised.to(device)])
+    return torch.cat([head, reading.num_above, reading.pre_activation_sum]).to(widest_float(device))
 
 
 def penalty_metrics(sums: Tensor, penalty: FeaturePenalty) -> dict[str, float]:

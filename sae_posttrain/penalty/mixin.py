@@ -16,7 +16,7 @@ from ..precision import widest_float
 from ..rewritten import refuse_rewritten
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
 from .arguments import FeaturePenaltyArguments
-from .batches import RowGroupCollator, answer_tokens, document_starts, earlier_forwards, token_ids
+from .batches import RowGroupCollator, answer_tokens, behind_the_first, earlier_forwards, token_ids
 from .datasets import groups_without_features, prepare_row_groups
 from .feature_penalty import FeaturePenalty, PenaltyReading
 from .groups import GROUP_IDS, NO_GROUP, PADDING, GroupTable, RowGroups
@@ -101,6 +101,7 @@ class FeaturePenaltyMixin:
     _kept_column: str | None = None  # column that must reach the collator
     _pairs: bool = False
     _row_groups: RowGroups | None = None
+    _told_by_script: bool = False  # groups are told from answers, of which some may have no letters
 
     def __init__(self, *args: Any, feature_set: FeatureSet | None = None, **kwargs: Any):
         refuse_rewritten(type(self))
@@ -227,6 +228,7 @@ class FeaturePenaltyMixin:
             charges=self._fixed_weight > 0 or self._token_weight > 0,
             penalised_tokens=self._charged_tokens(),
         )
+        self._told_by_script = self._row_groups.by_script
         if not generates:
             self.data_collator = RowGroupCollator(self.data_collator, self._row_groups, settings.penalty_rows)
 
@@ -260,8 +262,8 @@ class FeaturePenaltyMixin:
             )
         inputs = _without_groups(inputs)  # ours: the model must not see it. A copy, since GRPO reads a batch again
         tokens = self.penalised_tokens(inputs)
-        starts = document_starts(inputs, tokens.shape).to(tokens.device)
-        mask, group_ids = _counted(tokens, group_ids, starts)
+        behind = behind_the_first(inputs, tokens.shape).to(tokens.device)
+        mask, group_ids = _counted(tokens, group_ids, behind)
         num_tokens = mask.sum()
         # Taken now: a trainer may change its inputs.
         skip, generated = earlier_forwards(inputs), inputs.get("num_items_in_batch")
@@ -276,7 +278,7 @@ class FeaturePenaltyMixin:
         if self.feature_penalty is not None:
             with torch.set_grad_enabled(training and weight > 0):
                 values = {place: values[skip:] for place, values in captures.items()}
-                reading = self._read_penalty(values, group_ids, mask, starts)
+                reading = self._read_penalty(values, group_ids, mask, behind)
                 if training and weight > 0:
                     term = self._divide(reading.excess_sum, num_tokens, num_items_in_batch, generated)
                     loss = loss + weight * term.to(loss.device)
@@ -291,8 +293,9 @@ class FeaturePenaltyMixin:
                     term = self._divide(mass.mass_sum, num_tokens, num_items_in_batch, generated)
                     loss = loss + self._token_weight * term.to(loss.device)
             self._token_sums[mode] = self._token_sums.get(mode, 0) + token_sums(mass)
-        without_group = (mask & (group_ids == NO_GROUP)).sum()
-        self._group_sums[mode] = self._group_sums.get(mode, 0) + group_sums(without_group, num_tokens)
+        if self._told_by_script:
+            without_group = (mask & (group_ids == NO_GROUP)).sum()
+            self._group_sums[mode] = self._group_sums.get(mode, 0) + group_sums(without_group, num_tokens)
         return (loss, result[1]) if return_outputs else loss
 
     def _read_token_mass(
@@ -303,7 +306,7 @@ class FeaturePenaltyMixin:
         return self.token_penalty(hidden[:, -mask.shape[1] :], self._head, ids, group_ids, mask)
 
     def _read_penalty(
-        self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor, starts: Tensor
+        self, captures: dict[Place, list[Tensor]], group_ids: Tensor, mask: Tensor, behind: Tensor
     ) -> PenaltyReading:
         assert self.feature_penalty is not None
         values = {}
@@ -311,7 +314,7 @@ class FeaturePenaltyMixin:
             value = training_capture(captures, place)
             values[place] = value[:, -mask.shape[1] :]  # prompt tuning puts virtual tokens in front
         if self._positions == "predicting":
-            mask = mask.roll(-1, dims=1) & ~starts  # each one to the left; the attention sink stays out
+            mask = mask.roll(-1, dims=1) & behind  # each one to the left; the attention sink stays out
         return self.feature_penalty(values, group_ids, mask)
 
     def _divide(
@@ -399,7 +402,7 @@ def _without_groups(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name != GROUP_IDS}
 
 
-def _counted(tokens: Tensor, group_ids: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def _counted(tokens: Tensor, group_ids: Tensor, behind: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens that count, and the group of each, `(B, T)`; the groups are given by row or by token."""
     if len(group_ids) != len(tokens):
         raise ValueError(
@@ -409,4 +412,4 @@ def _counted(tokens: Tensor, group_ids: Tensor, starts: Tensor) -> tuple[Tensor,
     if group_ids.dim() == 1:
         group_ids = group_ids[:, None].expand_as(tokens)
     # Nothing predicts a document's first token, and TRL does not count it.
-    return tokens & (group_ids != PADDING) & ~starts, group_ids
+    return tokens & (group_ids != PADDING) & behind, group_ids

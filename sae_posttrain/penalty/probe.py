@@ -19,6 +19,7 @@ from ..features.feature_set import FeatureSet
 from ..features.texts import Text, TextBatch, batches, tokenize
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
+from ..languages import names_of_targets
 from ..measure.generate import eval_mode
 from ..precision import widest_float
 
@@ -66,7 +67,9 @@ class ProbeSet:
         """
         texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
         kept: list[Text] = []
-        for group in sorted({text.group for text in texts}):
+        groups = {text.group for text in texts}
+        own = {*target_groups, *names_of_targets(groups, target_groups)}
+        for group in sorted(groups):
             counting = [text for text in texts if text.group == group and any(text.counted)]
             of_group = list({text.key: text for text in counting}.values())  # copies would stand in both halves
             if len(of_group) < len(counting):
@@ -76,7 +79,7 @@ class ProbeSet:
                     group,
                 )
             random.Random(0).shuffle(of_group)
-            name = _TARGET if group in target_groups else _OTHERS
+            name = _TARGET if group in own else _OTHERS
             kept += [Text(name, text.ids, text.counted) for text in of_group[:max_texts]]
         for name in (_TARGET, _OTHERS):
             num = sum(text.group == name for text in kept)

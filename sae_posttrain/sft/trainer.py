@@ -146,7 +146,9 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         first = next(iter(dataset))
         self._refuse_penalty_on_prompts(first, args)
         column = find_group_column(first, args.group_column, groups, dataset_name)
-        if column is not None and isinstance(dataset, Dataset):
+        if column is None:
+            self._told_by_script = True
+        elif isinstance(dataset, Dataset):
             groups.log_unknown(dict.fromkeys(dataset[column]), dataset_name)
 
         # TRL packs every column of a dataset, all of which must then be lists of one length. So packing waits until

@@ -8,7 +8,7 @@ from sae_posttrain.penalty.batches import (
     RowGroupCollator,
     answer_ids,
     answer_tokens,
-    document_starts,
+    behind_the_first,
     earlier_forwards,
 )
 from sae_posttrain.penalty.datasets import _answer_text
@@ -92,7 +92,7 @@ def test_collator_can_be_sent_to_the_workers_of_a_dataloader(tokenizer):
 def test_first_positions_of_documents_are_found_in_every_kind_of_batch():
     def starts(num_tokens, **batch):
         rows = next(len(value) for value in batch.values()) if "cu_seq_lens_q" not in batch else 1
-        return [row.nonzero().flatten().tolist() for row in document_starts(batch, (rows, num_tokens))]
+        return [(~row).nonzero().flatten().tolist() for row in behind_the_first(batch, (rows, num_tokens))]
 
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1]])  # padded on the right, and on the left
     assert starts(4, attention_mask=mask) == [[0], [0, 2]]

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sae_posttrain.penalty.groups import GROUP_IDS, NO_GROUP, GroupCollator, GroupTable, script_detector
+from sae_posttrain.penalty.groups import GROUP_IDS, NO_GROUP, GroupCollator, GroupTable
+from sae_posttrain.penalty.script_detector import script_detector
 
 
 def table(make_features, **kwargs) -> GroupTable:

@@ -90,3 +90,10 @@ def test_too_few_texts_of_either_side_are_refused(group, tokenizer):
     ]
     with pytest.raises(ValueError, match="has 1 texts of .* it needs 4 or more"):
         ProbeSet.from_rows(rows, tokenizer, ("zh",), **SETTINGS)
+
+
+def test_target_of_the_probe_set_is_found_by_its_language(probe, tokenizer):
+    named = [{**row, "lang": {"zh": "zho_Hans"}.get(row["lang"], row["lang"])} for row in ROWS]
+    found = ProbeSet.from_rows(named, tokenizer, ("zh",), **SETTINGS)
+    assert sum(int(batch.groups.sum()) for batch in found.batches) == 6
+    assert torch.equal(found.target_tokens, probe.target_tokens)

@@ -65,6 +65,7 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
         groups = self._groups_for(settings, dataset)
         column = find_group_column(dataset[0], settings.group_column, groups, name)
         decode = None if column else self.processing_class.decode
+        self._told_by_script = self._told_by_script or column is None
         return dataset.map(
             partial(add_group_ids, groups=groups, column=column, decode=decode),
             remove_columns=[column] if column else None,  # a collator that packs cannot join texts
