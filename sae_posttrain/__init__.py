@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .features.fit import measure_fit
     from .features.group_directions import find_directions
     from .features.group_statistics import measure_groups
+    from .features.imported import import_directions
     from .features.language import find_features
     from .features.matched_random import matched_random_features
     from .features.moved import compare_features
@@ -89,6 +90,7 @@ __all__ = [
     "find_switches",
     "format_tasks",
     "holm",
+    "import_directions",
     "last_complete_checkpoint",
     "line_languages",
     "line_pass",
@@ -145,6 +147,7 @@ _MODULES = {
     "find_switches": "measure.code_switching",
     "format_tasks": "measure.task_summary",
     "holm": "measure.claims",
+    "import_directions": "features.imported",
     "last_complete_checkpoint": "checkpoints",
     "line_languages": "measure.line_language",
     "line_pass": "measure.line_language",

@@ -1,6 +1,6 @@
 """
 The command line: `sae-posttrain` with one of `demo`, `inspect`, `convert`, `train-sae`, `find-features`,
-`find-directions`, `calibrate`, `sample-size`, `evaluate`, `estimate`, `report`, `sft` and `grpo`.
+`find-directions`, `import-directions`, `calibrate`, `sample-size`, `evaluate`, `estimate`, `report`, `sft` and `grpo`.
 
 Thin; each command is one public function.
 """
@@ -20,6 +20,7 @@ from .cli_directions import add_find_directions
 from .cli_errors import in_one_line, in_options, is_ours, options_of
 from .cli_estimate import add_estimate
 from .cli_evaluate import add_evaluate
+from .cli_import import add_import_directions
 from .cli_output import add_overwrite, require_new
 from .cli_saes import add_convert, add_inspect
 from .cli_statistics import add_sample_size
@@ -101,6 +102,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_find_directions(
         commands.add_parser("find-directions", help="find directions that stand for a group, with no SAE")
+    )
+    add_import_directions(
+        commands.add_parser("import-directions", help="read control and steering vectors that other tools made")
     )
     _add_calibrate(commands.add_parser("calibrate", help="find the steering strength at which answers loop"))
     add_sample_size(commands.add_parser("sample-size", help="say how many prompts it takes to see a rate change"))

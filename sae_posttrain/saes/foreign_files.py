@@ -37,8 +37,8 @@ def describe_foreign(path: object, beginning: bytes) -> str | None:
     if beginning.startswith(_PICKLE_PROTOCOLS):
         return (
             f"{path} is a plain pickle, which can run code when it is loaded, and not a zip archive as torch.save "
-            "writes. It is not read. If you trust where it comes from, save its tensors with `torch.save` or as "
-            "safetensors."
+            "writes. It is not read. Save its tensors with `torch.save` or as safetensors, if you trust "
+            "where it comes from."
         )
     return None
 

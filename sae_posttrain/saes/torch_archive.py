@@ -3,6 +3,7 @@
 import math
 import re
 import zipfile
+from collections.abc import Collection
 from typing import Any
 
 from .stored_tensor import Plain, StoredTensor, StoredTensors, WeightFile, truncated
@@ -18,16 +19,16 @@ MOST_VALUES = 20_000
 MOST_NAME_CHARACTERS = 300
 
 
-def open_torch(path: WeightFile) -> StoredTensors:
+def open_torch(path: WeightFile, classes: Collection[str] = ()) -> StoredTensors:
     """
-    Table of contents of a `torch.save` archive.
+    Table of contents of a `torch.save` archive; objects of `classes` are read as dicts of attributes.
 
     Raises:
         ValueError: If the file is damaged, or holds anything but tensors and plain values in dicts and lists.
     """
     records, pickled = _records(path)
     try:
-        content = read_pickle(pickled)
+        content = read_pickle(pickled, classes)
     except ForeignCode as error:
         raise ValueError(
             f"{path} would run foreign code when loaded: {error}. It is refused. Weights need none of it; ask the "

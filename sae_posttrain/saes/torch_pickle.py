@@ -8,6 +8,7 @@ imported or called, no opcode takes more memory than its own bytes by a factor o
 
 import pickletools
 import re
+from collections.abc import Collection
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -77,13 +78,15 @@ class _Mark:
     """Where the items of a list, dict or tuple begin on the stack."""
 
 
-def read_pickle(pickled: bytes) -> Any:
+def read_pickle(pickled: bytes, classes: Collection[str] = ()) -> Any:
     """
     What a `torch.save` pickle describes: dicts, lists, tuples, plain values, and a [`View`] for each tensor.
 
     Args:
         pickled (`bytes`):
             The record `data.pkl`.
+        classes (`Collection[str]`, *optional*):
+            Full names of classes whose objects are read as dicts of their attributes; nothing of them is called.
 
     Returns:
         The saved object. Lists and dicts may contain themselves, and each other many times.
@@ -97,15 +100,16 @@ def read_pickle(pickled: bytes) -> Any:
     if not pickled.startswith(PROTOCOL_2):
         raise ValueError("it is not of protocol 2, which torch.save writes by default")
     try:
-        return _run(pickled)
+        return _run(pickled, classes)
     except ForeignCode:
         raise
     except (LookupError, TypeError, ValueError) as error:  # an empty stack, a key of another kind, cut arguments
         raise ValueError(str(error)) from error
 
 
-def _run(pickled: bytes) -> Any:
+def _run(pickled: bytes, classes: Collection[str]) -> Any:
     stack: list[Any] = []
+    made: list[dict] = []  # objects of the classes
     memo: dict[int, Any] = {}
     arg: Any
     for opcode, arg, _ in islice(pickletools.genops(pickled), MOST_OPCODES):
@@ -135,12 +139,20 @@ def _run(pickled: bytes) -> Any:
             items = [_pop(stack), _pop(stack)][::-1] if op == "SETITEM" else _pop_to_mark(stack)
             _set_items(_container(stack, dict), items)
         elif op == "GLOBAL":
-            stack.append(_name(arg))
+            stack.append(_name(arg, classes))
         elif op == "BINPERSID":
             stack.append(_storage(_pop(stack)))
         elif op == "REDUCE":
             args, called = _pop(stack), _pop(stack)
             stack.append(_rebuilt(called, args))
+        elif op == "NEWOBJ":
+            args, called = _pop(stack), _pop(stack)
+            if args != () or not isinstance(called, Name) or called.text not in classes:
+                raise ValueError("it uses NEWOBJ, which torch.save does not write for tensors")
+            made.append({})
+            stack.append(made[-1])
+        elif op == "BUILD" and len(stack) > 1 and any(stack[-2] is each for each in made):
+            _set_items(stack[-2], [part for item in _attributes(_pop(stack)) for part in item])
         elif op == "BUILD":  # attributes of a state dict: the versions of its modules
             state = _pop(stack)
             _container(stack, dict)
@@ -189,9 +201,15 @@ def _set_items(target: dict, items: list[Any]) -> None:
         target[key] = value
 
 
-def _name(arg: str) -> Name | str:
+def _attributes(state: Any) -> list[tuple[Any, Any]]:
+    if not isinstance(state, dict):
+        raise ValueError("it sets attributes that are no dict")
+    return list(state.items())
+
+
+def _name(arg: str, classes: Collection[str]) -> Name | str:
     text = arg.replace(" ", ".")
-    if text in STORAGE_DTYPES or text in (REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT):
+    if text in STORAGE_DTYPES or text in classes or text in (REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT):
         return Name(text)
     if DTYPE.fullmatch(text):
         return text
