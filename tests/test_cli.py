@@ -167,7 +167,7 @@ def test_find_repetition_and_calibrate(looping, capsys, tokenizer):
 
 
 def test_unreached_target_exits_2_with_table_and_picture_but_no_features(looping, capsys):
-    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1", "--plain") == 0
+    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1") == 0
     assert calibrate(looping, "--strengths", "0.01", "--temperature", "1.5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("sae-posttrain: No strength reaches 80 %; the best rate is 0.0 %, at 0.")

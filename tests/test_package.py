@@ -25,7 +25,7 @@ MAY_IMPORT = {
         "measure.scripts",
         "rewritten",
     },
-    "sft": {"penalty", "features.feature_set", "checkpoints", "model_card"},
+    "sft": {"penalty", "features.feature_set", "measure.end_of_turn", "checkpoints", "model_card"},
     "rl": {
         "hooks",
         "features.feature_set",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..measure.encodable import require_encodable
+from ..measure.prompt_tokens import render_messages
 from ..measure.rows import read_rows as read_json_rows
 
 
@@ -77,6 +79,7 @@ def tokenize(
     group_column: str = "lang",
     text_column: str = "text",
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Text]:
     """
     Tokenize rows, each of one of three forms.
@@ -96,9 +99,12 @@ def tokenize(
             Names of the columns.
         max_length (`int`):
             Tokens kept of each text.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template, e.g. `{"enable_thinking": False}`.
 
     Raises:
-        ValueError: If there are no rows, or a column is missing or of the wrong type.
+        ValueError: If there are no rows, a column is missing or of the wrong type, or the chat template refuses a
+            conversation.
     """
     if not rows:
         raise ValueError("There are no texts to find features in.")
@@ -111,15 +117,19 @@ def tokenize(
                 f"Row {number} has no text in the group column {group_column!r}; its columns are "
                 f"{', '.join(sorted(row))}. Name the right one with `group_column`."
             )
-        prompt, ids = _prompt_and_ids(row, tokenizer, text_column, number)
+        prompt, ids = _prompt_and_ids(row, tokenizer, text_column, number, chat_template_kwargs or {})
         ids = ids[:max_length]
         counted = tuple(i > 0 and i >= prompt and token not in specials for i, token in enumerate(ids))
         texts.append(Text(group, tuple(ids), counted))
     return texts
 
 
-def _prompt_and_ids(row: Mapping[str, Any], tokenizer: Any, text_column: str, number: int) -> tuple[int, list[int]]:
+def _prompt_and_ids(
+    row: Mapping[str, Any], tokenizer: Any, text_column: str, number: int, template_kwargs: Mapping[str, Any]
+) -> tuple[int, list[int]]:
     """Length of the prompt in tokens, and the ids of prompt and answer."""
+    for column in (text_column, "prompt", "completion"):
+        require_encodable(row.get(column), f"Row {number}: `{column}`")
     if isinstance(row.get(text_column), str):
         return 0, tokenizer(row[text_column])["input_ids"]
     if isinstance(row.get("messages"), list):
@@ -130,9 +140,9 @@ def _prompt_and_ids(row: Mapping[str, Any], tokenizer: Any, text_column: str, nu
             raise ValueError(
                 f"Row {number}: its `messages` hold an answer alone. Add the turn that it answers, or give it as text."
             )
-        render = {"tokenize": True, "return_dict": True}
-        ids = tokenizer.apply_chat_template(turns, **render)["input_ids"]
-        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, **render)["input_ids"]
+        where = f"Row {number} of the texts"
+        ids = render_messages(tokenizer, turns, where, **template_kwargs)
+        prompt = render_messages(tokenizer, turns[:-1], where, add_generation_prompt=True, **template_kwargs)
         return _common_prefix(prompt, ids), ids
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         ids = tokenizer(row["prompt"] + row["completion"])["input_ids"]

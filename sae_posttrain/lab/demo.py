@@ -22,7 +22,7 @@ from ..measure.intervals import wilson
 from ..measure.report import Arm, Section, write_report
 from ..measure.summary import compare_answers
 from . import repetition, switching
-from .contents import MODEL, read_texts
+from .contents import MODEL, as_messages, read_texts
 from .progress import Progress
 
 SEED = 0
@@ -93,7 +93,7 @@ def _switching(folder: Path, progress: Progress, seed: int, quick: bool) -> Sect
 
     def measure(name: str, label: str, model: Any, log: Sequence[dict[str, Any]]) -> None:
         evaluation = evaluate(
-            model, test, output_dir=folder / name, tokenizer=tokenizer, seed=seed, **switching.SAMPLING
+            model, as_messages(test), output_dir=folder / name, tokenizer=tokenizer, seed=seed, **switching.SAMPLING
         )
         readings = read_features(model, feature_set, texts, tokenizer, batch_size=64)
         arms.append(as_arm(name, label, evaluation, folder / name, test, log=log, readings=readings))
@@ -122,7 +122,7 @@ def _repetition(folder: Path, progress: Progress, seed: int) -> Section:
 
     def measure(name: str, label: str, model: Any, log: Sequence[dict[str, Any]]) -> None:
         evaluation = evaluate(
-            model, test, output_dir=folder / name, tokenizer=tokenizer, seed=seed, **repetition.SAMPLING
+            model, as_messages(test), output_dir=folder / name, tokenizer=tokenizer, seed=seed, **repetition.SAMPLING
         )
         arms.append(as_arm(name, label, evaluation, folder / name, test, log=log))
 

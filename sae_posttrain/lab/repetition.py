@@ -13,7 +13,7 @@ from ..features.repetition import find_repetition_features
 from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer
-from .contents import MODEL, SAE, read_texts
+from .contents import MODEL, SAE, as_messages, read_texts
 from .progress import train_with_bar
 
 BLOCKS = (1, 2)
@@ -54,7 +54,7 @@ def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
     return find_repetition_features(
         model,
         str(SAE),
-        prompts=[{"prompt": turns[0]["content"]} for turns in training_turns()],
+        prompts=[{"prompt": turns[:1]} for turns in training_turns()],
         blocks=BLOCKS,
         num_features=1,
         **SEARCH,
@@ -72,7 +72,7 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
     return calibrate(
         model,
         feature_set,
-        [{"prompt": row["prompt"]} for row in prompts("dev")],
+        as_messages(prompts("dev")),
         **CALIBRATION,
         temperature=1.0,
         max_new_tokens=MAX_NEW_TOKENS,

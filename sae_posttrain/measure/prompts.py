@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from .encodable import require_encodable
 from .rows import read_rows
 from .scripts import OWN_SCRIPTS, TARGET_SCRIPTS, can_measure, same_language
 
@@ -63,6 +64,10 @@ def read_prompts(data: Any, *, group_column: str, target_lang: str | None, limit
     if not prompts:
         raise ValueError(f"No prompts in {source}: it holds no rows.")
 
+    for row, prompt in enumerate(prompts, 1):
+        require_encodable(prompt.text, f"Row {row} of {source}: its prompt")
+        require_encodable(prompt.reference, f"Row {row} of {source}: its reference")
+        require_encodable(prompt.id, f"Row {row} of {source}: its id")
     seen: set[tuple[str | int, str]] = set()
     for prompt in prompts:
         if (prompt.id, prompt.lang) in seen:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .intervals import wilson
 from .report_data import MEASURES, Arm, Section
-from .summary import LINE_MEASURE, answer_key, compare_answers
+from .summary import LINE_MEASURE, answer_key, compare_answers, different_settings
 
 _LANGUAGES = {
     "ar": "Arabic",
@@ -27,7 +27,7 @@ _LANGUAGES = {
 }
 
 # Arms may differ in these and still be comparable; whether the prompts are the same is seen from the answers.
-_OF_ONE_ARM = ("model", "model_fingerprint", "model_kwargs", "batch_size", "prompts_sha256", "num_prompts")
+_OF_ONE_ARM = ("prompts_sha256", "num_prompts")
 
 _MANY_ARMS = 3
 
@@ -79,9 +79,7 @@ def compare(section: Section) -> dict[str, Comparison]:
 
 def _compare(arm: Arm, reference: Arm) -> Comparison:
     own, other = (_settings(each) for each in (arm, reference))
-    other_settings = [
-        name for name in {**other, **own} if name not in _OF_ONE_ARM and own.get(name) != other.get(name)
-    ]
+    other_settings = [name for name in different_settings(own, other) if name not in _OF_ONE_ARM]
     differences, why_not = None, ""
     if not arm.answers or not reference.answers:
         why_not = "there are no single answers to compare"

@@ -13,6 +13,7 @@ from trl.data_utils import pack_dataset
 
 from ..checkpoints import CompleteCheckpoints
 from ..features.feature_set import FeatureSet
+from ..measure.end_of_turn import why_never_ending
 from ..model_card import FeatureCard
 from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
 from ..penalty.groups import (
@@ -74,6 +75,20 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SASFTConfig(f"{str(name).split('/')[-1] or 'model'}-SASFT")
         super().__init__(model, args, feature_set=feature_set, **kwargs)
+        self._say_what_never_ends()
+
+    def _say_what_never_ends(self) -> None:
+        if self.train_dataset is None or self._is_vision_dataset:
+            return
+        template = self.args.chat_template_path
+        message = why_never_ending(
+            self.train_dataset,
+            getattr(self.processing_class, "tokenizer", self.processing_class),
+            getattr(self.model, "generation_config", None),
+            cloned_template=template is not None and not template.endswith((".jinja", ".j2")),
+        )
+        if message is not None:
+            logger.warning(message)
 
     def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:
         dataset_kwargs = getattr(settings, "dataset_kwargs", None)
