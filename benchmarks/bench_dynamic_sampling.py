@@ -29,9 +29,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, TrainerCallback
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
-from sae_posttrain.lab.contents import MODEL, read_texts
-from sae_posttrain.measure.generate import generate_answers, tokenize_prompts
-from sae_posttrain.measure.prompts import Prompt
+from sae_posttrain.lab.contents import MODEL, as_messages, read_texts
+from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.prompt_tokens import tokenize_prompts
+from sae_posttrain.measure.prompts import read_prompts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "bench_dynamic_sampling.json"
@@ -64,8 +65,8 @@ class HeldOut(TrainerCallback):
 
     def __init__(self, tokenizer: Any, rows: list[dict[str, Any]], every: int):
         self.tokenizer, self.rows, self.every = tokenizer, rows, every
-        prompts = [Prompt(row["id"], row["lang"], row["prompt"], None, None) for row in rows]
-        self.prompts = tokenize_prompts(tokenizer, prompts, True, {})
+        prompts = read_prompts(as_messages(rows), group_column="lang", target_lang=None)
+        self.prompts = tokenize_prompts(tokenizer, prompts)
         self.curve: list[dict[str, float]] = []
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

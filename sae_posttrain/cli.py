@@ -19,7 +19,7 @@ from . import __version__
 from .cli_directions import add_find_directions
 from .cli_errors import in_one_line, in_options, is_ours, options_of
 from .cli_estimate import add_estimate
-from .cli_evaluate import add_evaluate
+from .cli_evaluate import add_evaluate, add_template_kwargs
 from .cli_import import add_import_directions
 from .cli_output import add_overwrite, require_new
 from .cli_saes import add_convert, add_inspect
@@ -150,6 +150,7 @@ def _add_find_features(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="texts in one forward pass (default: 16; for repetition 32)",
     )
+    add_template_kwargs(parser)
     parser.add_argument("--k", type=int, help="active features per token, where the SAE's files do not say it")
     parser.add_argument("--format", help="format of the SAE's files (default: told from the files)")
     parser.add_argument("--revision", help="branch, tag or commit of the SAE's Hub repository")
@@ -186,7 +187,6 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
         "max_new_tokens": (int, "longest answer (default: 256)"),
         "temperature": (float, "of the answers in which loops are looked for (default: 0, greedy)"),
         "normal_temperature": (float, "of normal answers, at which loops should be rare (default: 0.7)"),
-        "plain": (bool, "send prompts as they are, without the chat template"),
     },
 }
 """Options of `find-features` that one kind takes and the other refuses: their type (bool for a switch) and help."""
@@ -207,8 +207,6 @@ def _find_features(arguments: argparse.Namespace) -> None:
     if arguments.kind == "repetition":
         if not {"prompts", "loops"} & set(options):
             raise ValueError("--kind repetition needs --prompts, which the model answers until it loops, or --loops.")
-        if options.pop("plain", False):
-            options["chat_template"] = False
     else:
         for name in ("texts", "target_group"):
             if name not in options:
@@ -301,14 +299,38 @@ def _check_table(check: dict[str, dict[str, float]], targets: Sequence[str]) -> 
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Find the smallest steering strength at which answers loop as often as wanted."
+    parser.description = (
+        "Find the smallest steering strength at which answers show a fault as often as wanted: endless repetition, or "
+        "a switch into another language."
+    )
     parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
     parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")
-    parser.add_argument("--prompts", required=True, help="data file (JSON, JSONL, CSV, Parquet) of prompts")
+    parser.add_argument(
+        "--prompts",
+        required=True,
+        help="data file (JSON, JSONL, CSV, Parquet) of prompts, in the form of the later training: texts go to the "
+        "model as they are, messages through the chat template",
+    )
     parser.add_argument("--out", required=True, type=Path, help="file to write, ending in .safetensors")
     add_overwrite(parser)
+    parser.add_argument(
+        "--fault",
+        choices=["repetition", "language"],
+        default="repetition",
+        help="what makes an answer faulty: an endless loop, or an unexpected switch into --target-lang "
+        "(default: repetition)",
+    )
+    parser.add_argument(
+        "--target-lang",
+        help="with --fault language: the language that answers switch into (default: the group that the features "
+        "stand for)",
+    )
+    parser.add_argument(
+        "--group-column",
+        help="with --fault language: column with the language of the answer (default: lang)",
+    )
     parser.add_argument("--names", nargs="+", help="push along these features of the set only (default: all at once)")
-    parser.add_argument("--target", type=float, default=0.8, help="share of answers that shall loop (default: 0.8)")
+    parser.add_argument("--target", type=float, default=0.8, help="share of faulty answers wanted (default: 0.8)")
     parser.add_argument(
         "--strengths", type=float, nargs="+", help="in median residual norms (default: 0 to 3, in steps of 0.25)"
     )
@@ -317,7 +339,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer (default: 256)")
     parser.add_argument("--num-prompts", type=int, default=64, help="prompts answered at each strength (default: 64)")
     parser.add_argument("--batch-size", type=int, default=32, help="answers generated at once (default: 32)")
-    parser.add_argument("--plain", action="store_true", help="send prompts as they are, without the chat template")
+    add_template_kwargs(parser)
     parser.add_argument("--control", action="store_true", help="draw a random direction beside it, at these strengths")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, sampling and control (default: 0)")
     parser.add_argument("--allow-base-model", help="another model that these features may push, by name")
@@ -339,17 +361,20 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.names:
         feature_set = feature_set.select(names=arguments.names)
     check_prompts(arguments.prompts)
+    of_fault = _fault_options(arguments, feature_set.target_groups)
     model, tokenizer = load_model(arguments.model, None)
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}
-    options |= {"tokenizer": tokenizer, "chat_template": False if arguments.plain else None}
+    options |= {"tokenizer": tokenizer, "chat_template_kwargs": arguments.chat_template_kwargs, **of_fault}
     calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
     sweeps = {}
     if arguments.control:
         strengths = [row.strength for row in calibration.rows]
         control = random_directions(feature_set, arguments.seed)
         sweeps["random direction"] = calibrate(model, control, arguments.prompts, strengths=strengths, **options)
-    table = "\n\n".join(map(str, [calibration, *sweeps.values()]))
+    parts = [str(calibration)]
+    parts += [f"Control, a {label} at the same strengths, for comparison only:\n\n{s}" for label, s in sweeps.items()]
+    table = "\n\n".join(parts)
     print(table)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     files = {suffix: arguments.out.with_suffix(suffix) for suffix in (".txt", ".json", ".png")}
@@ -366,6 +391,18 @@ def _calibrate(arguments: argparse.Namespace) -> None:
             f"No strength reaches {100 * arguments.target:g} %; the best rate is {100 * best.hit_rate:.1f} %, at "
             f"{best.strength:g}. Try other features, higher --strengths or a lower --temperature."
         )
+
+
+def _fault_options(arguments: argparse.Namespace, target_groups: Sequence[str]) -> dict[str, Any]:
+    if arguments.fault == "repetition":
+        for name in ("target_lang", "group_column"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} belongs to --fault language; the fault is repetition.")
+        return {"fault": "repetition"}
+    target = arguments.target_lang or (target_groups[0] if len(target_groups) == 1 else None)
+    if target is None:
+        raise ValueError("--fault language needs --target-lang, the language that answers switch into.")
+    return {"fault": "language", "target_lang": target, "group_column": arguments.group_column or "lang"}
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

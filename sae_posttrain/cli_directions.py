@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .cli_evaluate import add_template_kwargs
 from .cli_output import add_overwrite, require_new
 from .model_source import require_model
 
@@ -49,6 +50,7 @@ def add_find_directions(parser: argparse.ArgumentParser) -> None:
         help="directions per block; by difference of means 1, or one for every other group (default: 1)",
     )
     _add(parser, _TEXT_OPTIONS)
+    add_template_kwargs(parser)
     _add(parser.add_argument_group("only with --method probe"), _PROBE_OPTIONS)
     parser.set_defaults(run=_find_directions)
 
@@ -76,6 +78,7 @@ def _find_directions(arguments: argparse.Namespace) -> None:
 
     names = ("method", "target_group", "blocks", "site", "num_directions", *_TEXT_OPTIONS, *_PROBE_OPTIONS)
     options = {name: given[name] for name in names if name in given}
+    options["chat_template_kwargs"] = arguments.chat_template_kwargs
     feature_set = find_directions(arguments.model, arguments.texts, **options)
     if not PartialState().is_main_process:
         return

@@ -1,6 +1,7 @@
 """The command `evaluate`: answers to prompts, capability tasks, or both. Thin, as `cli.py`, which lists it."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ _DATA_OPTIONS: dict[str, dict[str, Any]] = {
     "num_samples": {"type": int, "help": "answers to each prompt (default: 1)"},
 }
 _TASK_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {
+        "action": "store_true",
+        "help": "ask without the chat template, as most published figures of base models were made",
+    },
     "include_path": {"metavar": "DIR", "help": "folder with YAML files of own tasks"},
     "num_fewshot": {"type": int, "help": "solved examples before each question (default: what each task says)"},
     "margin": {"type": float, "help": "largest acceptable loss against --compare, as a rate (default: 0.02)"},
@@ -43,10 +48,17 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="names of tasks or groups, or own .yaml files")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--compare", type=Path, help="folder of another evaluation on the same prompts or tasks")
-    parser.add_argument("--plain", action="store_true", help="send prompts as they are, without the chat template")
+    add_template_kwargs(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="answers or requests at once (default: 32)")
-    parser.add_argument("--limit", type=int, help="use the first so many prompts, or documents of a task, only")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling, and of few-shot examples (default: 0)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="use so many prompts only, drawn by the seed with every language among them, or the first so many "
+        "documents of a task",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of --limit, the sampling, and few-shot examples (default: 0)"
+    )
     parser.add_argument("--device", help="where to put the model (default: an accelerator if there is one)")
     parser.add_argument("--dtype", help="of the model's weights, e.g. bfloat16 (default: as stored)")
     for needed, options in _NEEDED.items():
@@ -54,6 +66,26 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         for name, how in options.items():
             group.add_argument(_flag(name), default=argparse.SUPPRESS, **how)
     parser.set_defaults(run=_evaluate)
+
+
+def add_template_kwargs(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that sends messages to a model."""
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=_json_object,
+        metavar="JSON",
+        help="variables of the chat template, for prompts and texts that are messages: '{\"enable_thinking\": false}'",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object; write '{{\"enable_thinking\": false}}'")
+    return value
 
 
 def _flag(name: str) -> str:
@@ -81,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     common: dict[str, Any] = {
         "output_dir": arguments.out,
         "compare": arguments.compare,
-        "chat_template": False if arguments.plain else None,
+        "chat_template_kwargs": arguments.chat_template_kwargs,
         "batch_size": arguments.batch_size,
         "limit": arguments.limit,
         "seed": arguments.seed,
@@ -103,4 +135,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         from .measure.tasks import evaluate_tasks
 
         of_tasks = _given(arguments, _TASK_OPTIONS)
-        print(format_tasks(evaluate_tasks(arguments.model, arguments.tasks, **common, **of_tasks)))
+        if of_tasks.pop("plain", False):
+            of_tasks["chat_template"] = False
+            if arguments.data is not None:  # the variables are for the prompts alone
+                of_tasks["chat_template_kwargs"] = None
+        print(format_tasks(evaluate_tasks(arguments.model, arguments.tasks, **(common | of_tasks))))

@@ -163,11 +163,27 @@ def test_find_repetition_and_calibrate(looping, capsys, tokenizer):
     record = json.loads((looping / "calibrated.json").read_text())
     assert [row["strength"] for row in record["rows"]] == [0, 0.001, 99]
     assert set(record["controls"]) == {"random direction"}
+    own, control = printed.out.split("Control, a random direction at the same strengths, for comparison only:")
+    assert f"Pushing along {name}," in own and "Pushing along random0." in control
     assert (looping / "calibrated.png").stat().st_size > 10_000
 
 
+def test_calibrate_takes_a_language_for_the_fault(looping, capsys):
+    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1") == 0
+    language = ["--fault", "language", "--target-lang", "zh", "--strengths", "1", "--max-new-tokens", "6"]
+    assert calibrate(looping, *language, "--target", "1") == 2
+    record = json.loads((looping / "calibrated.json").read_text())
+    assert record["settings"]["fault"] == "switch into zh"
+    assert (record["settings"]["prompt_form"], record["rows"][0]["num_answers"]) == ("text", 6)
+    capsys.readouterr()
+    assert calibrate(looping, "--target-lang", "zh") == 2
+    assert "--target-lang belongs to --fault language" in capsys.readouterr().err
+    assert calibrate(looping, "--chat-template-kwargs", '{"enable_thinking": false}') == 2
+    assert "would have no effect: all prompts are texts" in capsys.readouterr().err
+
+
 def test_unreached_target_exits_2_with_table_and_picture_but_no_features(looping, capsys):
-    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1", "--plain") == 0
+    assert find_repetition(looping, "--rank-by", "increase", "--num-features", "1") == 0
     assert calibrate(looping, "--strengths", "0.01", "--temperature", "1.5") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("sae-posttrain: No strength reaches 80 %; the best rate is 0.0 %, at 0.")

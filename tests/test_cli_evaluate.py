@@ -28,8 +28,9 @@ def evaluate(*arguments):
 
 def test_options_of_prompts_and_of_tasks_reach_their_functions(calls, capsys):
     data = ["--data", "p.jsonl", "--target-lang", "any", "--lid", "en", "es", "--temperature", "0"]
+    thinking = ["--chat-template-kwargs", '{"enable_thinking": false}']
     tasks = ["--tasks", "mmlu", "own.yaml", "--num-fewshot", "5", "--compare", "base", "--margin", "0.01"]
-    assert evaluate(*data, *tasks, "--plain", "--dtype", "bfloat16", "--limit", "9") == 0
+    assert evaluate(*data, *tasks, "--plain", *thinking, "--dtype", "bfloat16", "--limit", "9") == 0
     assert capsys.readouterr().out.split() == ["answers", "capability"]
 
     arguments, options = calls["evaluate"]
@@ -37,12 +38,17 @@ def test_options_of_prompts_and_of_tasks_reach_their_functions(calls, capsys):
     own = {"target_lang": None, "lid_languages": ["en", "es"], "temperature": 0.0}
     common = {name: value for name, value in options.items() if name not in own}
     assert {name: options[name] for name in own} == own
-    assert (common["limit"], common["chat_template"], common["seed"]) == (9, False, 0)
+    assert (common["limit"], common["chat_template_kwargs"], common["seed"]) == (9, {"enable_thinking": False}, 0)
     assert common["model_kwargs"] == {"dtype": "bfloat16"}
 
     arguments, options = calls["evaluate_tasks"]
     assert arguments == ("m", ["mmlu", "own.yaml"])
-    assert options == {**common, "num_fewshot": 5, "margin": 0.01}
+    assert options == {
+        **{**common, "chat_template_kwargs": None},
+        "num_fewshot": 5,
+        "margin": 0.01,
+        "chat_template": False,
+    }
 
 
 def test_each_half_runs_alone(calls):
@@ -62,6 +68,7 @@ def test_each_half_runs_alone(calls):
         (["--tasks", "mmlu", "--lid", "en"], "--lid needs --data."),
         (["--data", "p.jsonl", "--num-fewshot", "5"], "--num-fewshot needs --tasks."),
         (["--data", "p.jsonl", "--confirm-run-unsafe-code"], "--confirm-run-unsafe-code needs --tasks."),
+        (["--data", "p.jsonl", "--plain"], "--plain needs --tasks."),
         (["--tasks", "mmlu", "--margin", "0.02"], "--margin needs --compare"),
     ],
 )
@@ -69,3 +76,11 @@ def test_option_that_nothing_would_use_is_refused(calls, capsys, arguments, mess
     assert evaluate(*arguments) == 2
     assert message in capsys.readouterr().err
     assert not calls
+
+
+def test_template_variables_must_be_json(capsys):
+    with pytest.raises(SystemExit):
+        evaluate("--data", "p.jsonl", "--chat-template-kwargs", "enable_thinking=false")
+    assert (
+        "'enable_thinking=false' is not a JSON object; write '{\"enable_thinking\": false}'" in capsys.readouterr().err
+    )

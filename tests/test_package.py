@@ -26,7 +26,15 @@ MAY_IMPORT = {
         "rewritten",
     },
     "training": {"measure", "model_source"},
-    "sft": {"penalty", "training", "features.feature_set", "checkpoints", "model_card", "model_source"},
+    "sft": {
+        "penalty",
+        "training",
+        "features.feature_set",
+        "measure.end_of_turn",
+        "checkpoints",
+        "model_card",
+        "model_source",
+    },
     "rl": {
         "hooks",
         "features.feature_set",

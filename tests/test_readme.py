@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sae_posttrain.cli import main
-from sae_posttrain.lab.contents import MODEL, SAE, read_texts
+from sae_posttrain.lab.contents import MODEL, SAE, as_messages, read_texts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,7 +90,8 @@ def folder(tmp_path_factory):
     train = read_texts("train")[:16]
     write(folder / "train.jsonl", [{"messages": row["messages"], "lang": row["lang"]} for row in train])
     test = [row for row in read_texts("test") if "\n" in row["answer"]][:80]
-    write(folder / "prompts.jsonl", [{"prompt": row["prompt"], "lang": row["lang"]} for row in test])
+    asked = [{"prompt": row["prompt"], "lang": row["lang"]} for row in as_messages(test)]
+    write(folder / "prompts.jsonl", asked)
     write(folder / "texts.jsonl", [{"text": row["answer"], "lang": row["lang"]} for row in test])
     write(folder / "loops.jsonl", [{"prompt": "Write a list.", "completion": "1. Tea\n" * 30}] * 12)
     for name in ("sft", "sasft"):

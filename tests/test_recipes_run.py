@@ -157,6 +157,8 @@ def test_sasft_recipe_takes_two_steps(yaml, make_tiny, write_saes, tokenizer, tm
     if "chat_template_path" in yaml.read_text():
         template["chat_template_path"] = tmp_path / "chat.jinja"  # cloned, it would round the tiny vocabulary up
         template["chat_template_path"].write_text(tokenizer.chat_template)
+    if "eos_token" in yaml.read_text():
+        template["eos_token"] = tokenizer.eos_token  # the tiny vocabulary has one end token
     run(yaml, **own, **template, max_length=96, gradient_accumulation_steps=2, warmup_steps=0)
     assert (out / ("adapter_model.safetensors" if yaml.stem.endswith("-lora") else "model.safetensors")).is_file()
 
@@ -204,14 +206,14 @@ def test_recipe_takes_two_steps_on_a_public_set_with_korean_as_the_target(public
     require_prompt_rows(prompts, ["lang"])
     assert {row["lang"] for row in training} == {row["lang"] for row in prompts} == {"en", "ko", "zh"}
     assert len(prompts) == 6
-    assert not {row["prompt"] for row in prompts} & {row["messages"][0]["content"] for row in training}
+    assert not {row["prompt"][0]["content"] for row in prompts} & {row["messages"][0]["content"] for row in training}
 
     yaml = RECIPES / "sasft_code_switching" / "qwen3-1.7b.yaml"
     model, features = make_tiny("qwen3-1.7b"), tmp_path / "ko.safetensors"
     own = {"model": model, "blocks": LAST_BLOCKS, "sae": write_saes("qwen3-1.7b"), "texts": out / "train.jsonl"}
     assert find_features(yaml, **own, target_group="ko", out=features).target_groups == ("ko",)
     own = {"model_name_or_path": model, "features": features, "dataset_name": out / "train.jsonl"}
-    sizes = {"max_length": 96, "gradient_accumulation_steps": 2, "warmup_steps": 0}
+    sizes = {"max_length": 96, "gradient_accumulation_steps": 2, "warmup_steps": 0, "eos_token": "<|end|>"}
     run(yaml, **own, **sizes, output_dir=tmp_path / "out", bf16="false", dtype="float32")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

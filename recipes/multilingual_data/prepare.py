@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         if len(held_out[lang]) < given.num_prompts:
             held_out[lang].add(text)
-            prompts.append({"prompt": text, "lang": lang})
+            prompts.append({"prompt": [{"role": "user", "content": text}], "lang": lang})
         else:
             messages = [{"role": "user", "content": text}, {"role": "assistant", "content": row[answer]}]
             training.append({"messages": messages, "lang": lang})

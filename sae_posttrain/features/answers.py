@@ -1,10 +1,11 @@
 """Questions and the answers a model gives to them, plain or pushed: what the search and the calibration look at."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from tqdm.auto import tqdm
 
 from ..hooks.blocks import unwrap
 from ..hooks.steer import steer
-from ..measure.generate import generate_answers, tokenize_prompts
-from ..measure.prompts import read_prompts
+from ..measure.generate import generate_answers
+from ..measure.generation_settings import describe_unused, unused_settings
+from ..measure.prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts
+from ..measure.prompts import Prompt, read_prompts
 from .feature_set import FeatureSet
 from .texts import read_rows
+
+logger = logging.getLogger(__name__)
 
 Prompts = str | os.PathLike | Iterable[Mapping[str, Any] | str | Sequence[int]]
 """Prompts as users give them: a file, rows with `prompt` or `messages`, texts, or token ids ready for the model."""
@@ -36,10 +41,13 @@ class Question:
             Token ids, with those of the chat template.
         text (`tuple[int, ...]`):
             Token ids of what is asked, without a template.
+        source ([`Prompt`], *optional*):
+            What it was read from; `None` if it was given as token ids.
     """
 
     prompt: tuple[int, ...]
     text: tuple[int, ...]
+    source: Prompt | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,15 @@ class Sampling:
             )
 
 
-def read_questions(prompts: Prompts, tokenizer: Any, *, chat_template: bool | None = None) -> list[Question]:
+def read_questions(
+    prompts: Prompts,
+    tokenizer: Any,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    group_column: str | None = None,
+) -> list[Question]:
     """
-    Tokenize prompts, in their order.
+    Tokenize prompts, in their order, as TRL does: text as it is, messages through the chat template.
 
     Args:
         prompts (`str`, `os.PathLike` or iterable):
@@ -92,12 +106,15 @@ def read_questions(prompts: Prompts, tokenizer: Any, *, chat_template: bool | No
             closing answer is left out), texts, or lists of token ids, which are sent as they are.
         tokenizer (`PreTrainedTokenizerBase`):
             The model's.
-        chat_template (`bool`, *optional*):
-            Whether texts go through the chat template; by default if the tokenizer has one.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template.
+        group_column (`str`, *optional*):
+            Column with the language of the answer, where it matters.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there are no prompts, or one has nothing to answer.
+        ValueError: If there are no prompts, one has nothing to answer, or its language is asked for and not known; or
+            if there are variables for the chat template and no prompt goes through it.
     """
     given: list[Any] = read_rows(prompts) if isinstance(prompts, str | os.PathLike) else list(prompts)
     if not given:
@@ -106,21 +123,44 @@ def read_questions(prompts: Prompts, tokenizer: Any, *, chat_template: bool | No
         specials = set(tokenizer.all_special_ids)
         if not all(each for each in given):
             raise ValueError("A prompt has no tokens; a model needs at least one to begin from.")
+        if chat_template_kwargs or group_column is not None:
+            raise ValueError(
+                "The prompts are token ids, which go to the model as they are and have no language. Give them as rows "
+                "for `chat_template_kwargs`, and to look for a language."
+            )
         return [Question(tuple(ids), tuple(token for token in ids if token not in specials)) for ids in given]
     if any(not isinstance(each, str | Mapping) for each in given):
         raise ValueError("Give the prompts as texts and rows, or all of them as token ids, not both.")
     rows = [{"prompt": each} if isinstance(each, str) else each for each in given]
-    # Here the answer's language does not matter, and an id may come again.
+    # An id may come again here, and often the answer's language does not matter.
+    known = {} if group_column is not None else {"lang": "en"}
     read = read_prompts(
-        [{**row, "id": i, "lang": "en"} for i, row in enumerate(rows)],
-        group_column="lang",
+        [{**row, "id": i, **known} for i, row in enumerate(rows)],
+        group_column=group_column or "lang",
         target_lang=None,
         source=f"{prompts}" if isinstance(prompts, str | os.PathLike) else "the prompts",
     )
-    template = bool(getattr(tokenizer, "chat_template", None)) if chat_template is None else chat_template
-    tokenized = tokenize_prompts(tokenizer, read, template, {})
+    tokenized = tokenize_prompts(tokenizer, read, chat_template_kwargs)
+    say_what_goes_raw(tokenizer, prompt_form(read))
     texts = [tokenizer(prompt.text, add_special_tokens=False)["input_ids"] for prompt in read]
-    return [Question(tuple(ids), tuple(text)) for ids, text in zip(tokenized, texts)]
+    return [Question(tuple(ids), tuple(text), source) for ids, text, source in zip(tokenized, texts, read)]
+
+
+def describe_questions(
+    tokenizer: Any, questions: Sequence[Question], chat_template_kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How questions were put, for the records, as [`describe_prompting`] says it; the form of ids is `"tokens"`."""
+    read = [question.source for question in questions if question.source is not None]
+    form = prompt_form(read) if len(read) == len(questions) else "tokens"
+    return describe_prompting(tokenizer, form, chat_template_kwargs)
+
+
+def name_unused_settings(model: nn.Module) -> dict[str, Any]:
+    """The model's own generation settings that are not used, for the records; the unusual ones are said too."""
+    unused = unused_settings(model)
+    if sentence := describe_unused(unused):
+        logger.warning(sentence)
+    return unused
 
 
 def answer_in_batches(

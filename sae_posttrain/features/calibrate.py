@@ -3,7 +3,7 @@
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -13,20 +13,36 @@ from torch import nn
 
 from ..measure.generate import check_length, eval_mode
 from ..measure.intervals import wilson
-from ..measure.loops import MIN_TOKENS, find_loop
-from .answers import Prompts, Question, Sampling, answer_all, mean_answer_loss, read_questions
+from .answers import (
+    Prompts,
+    Question,
+    Sampling,
+    answer_all,
+    describe_questions,
+    mean_answer_loss,
+    name_unused_settings,
+    read_questions,
+)
 from .calibrated_for import calibrated_features
+from .faults import Fault, Judge, judge_of, questions_that_show
 from .feature_set import FeatureSet
 from .loading import load_model
 from .texts import check_prompts
 
 logger = logging.getLogger(__name__)
 
-Fault = Callable[[Sequence[int], bool], bool]
-"""Whether an answer is faulty, from its token ids (without the end token) and whether it ended by itself."""
-
 STRENGTHS = tuple(step / 4 for step in range(13))
 """Strengths of the sweep, 0 to 3 median residual norms."""
+
+FAR = 3.0
+"""
+Nats per token above the unsteered answers from which on steered ones are called unlike the model's own. Each token is
+then on average e³ ≈ 20 times less probable than what the model samples, which leaves it outside a nucleus of 0.95: the
+model would hardly ever write it, and training on it teaches nothing about answers that occur.
+"""
+
+MAX_HALVINGS = 4
+"""How often the step below a strength is halved while its answers are far from the model's own."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,37 @@ class Calibration:
         """The row of the highest rate; of equal ones that of the smallest strength."""
         return max(self.rows, key=lambda row: (row.hit_rate, -row.strength))
 
+    @property
+    def chosen(self) -> CalibrationRow | None:
+        """The row of the strength; `None` if there is none."""
+        return next((row for row in self.rows if row.strength == self.strength), None)
+
+    @property
+    def remark(self) -> str:
+        """What is to be known of the chosen strength if its answers are far from the model's own; else empty."""
+        row = self.chosen
+        if row is None or not _is_far(row, self.rows[0]):
+            return ""
+        missed = [other for other in self.rows if other.strength < row.strength]
+        below = missed[-1]
+        text = (
+            f"At strength {row.strength:g} the answers have {row.loss:.2f} nats a token under the model as it is, "
+            f"{self.rows[0].loss:.2f} without steering: text that it would hardly write, and little to learn from."
+        )
+        steps = [below.strength + (row.strength - below.strength) * step / 4 for step in (1, 2, 3)]
+        near = [other for other in missed if not _is_far(other, self.rows[0]) and other.num_hits > 0]
+        if row.strength - below.strength > STRENGTHS[1] / 2:
+            text += (
+                f" The smallest strength that reaches {100 * self.target:g} % lies above {below.strength:g} "
+                f"({100 * below.hit_rate:.0f} %): try {', '.join(f'{step:g}' for step in steps)}."
+            )
+        if near:
+            best = max(near, key=lambda other: (other.hit_rate, -other.strength))
+            text += f" At {best.strength:g}, {100 * best.hit_rate:.0f} % are faulty with {best.loss:.2f} nats a token."
+        elif row.strength - below.strength <= STRENGTHS[1] / 2:
+            text += " It is the smallest that reaches the target; another feature may do it with likelier text."
+        return text
+
     def as_dict(self) -> dict[str, Any]:
         """Everything but the feature set, for JSON; a loss that was not measured is `None`."""
         rows = [
@@ -102,6 +149,7 @@ class Calibration:
             "settings": self.settings,
             "features": calibrated_features(self.feature_set),
             "rows": rows,
+            "remark": self.remark,
         }
 
     def __str__(self) -> str:
@@ -132,8 +180,13 @@ class Calibration:
                 "",
                 "loss per token: of the steered answers, under the model as it is.",
                 verdict,
+                *([self.remark] if self.remark else []),
             ]
         )
+
+
+def _is_far(row: CalibrationRow, unsteered: CalibrationRow) -> bool:
+    return row.loss - unsteered.loss > FAR  # not where one of them was not measured: NaN compares as false
 
 
 def _nearest(best: CalibrationRow) -> str:
@@ -149,13 +202,15 @@ def calibrate(
     *,
     strengths: Sequence[float] | None = None,
     target: float = 0.8,
-    fault: Fault | None = None,
+    fault: str | Fault = "repetition",
+    target_lang: str | None = None,
+    group_column: str = "lang",
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_new_tokens: int = 256,
     num_prompts: int = 64,
     tokenizer: Any = None,
-    chat_template: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     allow_base_model: str | None = None,
@@ -165,7 +220,8 @@ def calibrate(
 
     The same prompts are answered at each strength, all features of the set pushed at once, from the last position of
     the prompt on. The sweep ends one step behind the first strength that reaches the target. Without `strengths`, the
-    step below that one is halved once and its middle measured too.
+    step below that one is halved once and its middle measured too; further, as long as the answers are far from what
+    the model itself would write ([`FAR`] nats a token above the unsteered ones), which is remarked.
 
     Sample as the later training does: a strength that works at a low temperature may do nothing at a high one. TRL's
     GRPO samples at temperature 1.0 and top-p 1.0 unless told otherwise, with up to `max_completion_length` new tokens.
@@ -176,15 +232,23 @@ def calibrate(
         feature_set ([`FeatureSet`]):
             Directions with residual norms: features that were found, or controls.
         prompts (`str`, `os.PathLike` or iterable):
-            JSON or JSONL file, rows with `prompt` or `messages`, texts, or lists of token ids.
+            JSON or JSONL file, rows with `prompt` or `messages`, texts, or lists of token ids. Text goes to the model
+            as it is, messages through the chat template, as in the later training. For the fault `"language"` each
+            row names the language of its answer.
         strengths (`Sequence[float]`, *optional*):
             Strengths to try, in median residual norms, rising. By default 0 to 3 in steps of 0.25. 0 is always
             measured.
         target (`float`, *optional*, defaults to `0.8`):
             Share of steered answers that shall show the fault.
-        fault (`Callable[[Sequence[int], bool], bool]`, *optional*):
-            Whether an answer is faulty, from its token ids and whether it ended by itself. By default whether it loops
-            endlessly: `find_loop(...).endless`.
+        fault (`str` or `Callable[[Sequence[int], bool], bool]`, *optional*, defaults to `"repetition"`):
+            `"repetition"`: the answer loops endlessly, `find_loop(...).endless`. `"language"`: it switches into
+            `target_lang` and nothing excuses it, `find_switches(...).unexpected`. Or a function of your own: whether
+            an answer is faulty, from its token ids and whether it ended by itself.
+        target_lang (`str`, *optional*):
+            For the fault `"language"`: the language that answers shall switch into. Prompts whose answers cannot show
+            it are left out.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            For the fault `"language"`: column with the language of the answer.
         temperature, top_p (`float`, *optional*, defaults to `1.0`):
             Of the sampling; temperature 0 is greedy.
         max_new_tokens (`int`, *optional*, defaults to `256`):
@@ -193,8 +257,8 @@ def calibrate(
             Prompts that are used, drawn by the seed; each is answered once at each strength.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's, loaded from its folder if left out.
-        chat_template (`bool`, *optional*):
-            Whether prompts go through the chat template; by default if the tokenizer has one.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template, as the later training has them.
         batch_size (`int`, *optional*, defaults to `32`):
             Answers generated at once.
         seed (`int`, *optional*, defaults to `0`):
@@ -207,7 +271,7 @@ def calibrate(
 
     Raises:
         ValueError: If a setting is out of range, the features do not belong to the model, or the fault is as frequent
-            as wanted without steering.
+            as wanted without steering; if a prompt's language is needed and not known.
     """
     if not 0 < target <= 1:
         raise ValueError(f"`target` is a share of the answers, above 0 and up to 1; got {target}.")
@@ -215,24 +279,26 @@ def calibrate(
         raise ValueError(f"`num_prompts` must be 1 or more, got {num_prompts}.")
     grid = _grid(strengths)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, batch_size)
-    if fault is None:
-        if max_new_tokens < MIN_TOKENS:
-            raise ValueError(
-                f"A loop is {MIN_TOKENS} tokens or longer, `max_new_tokens` is {max_new_tokens}: no answer could show "
-                "one. Raise it, or give another `fault`."
-            )
-        fault = _is_endless
+    judge_of(fault, target_lang, None, max_new_tokens)  # what is wrong with these is said before a model is loaded
     check_prompts(prompts)
     network, tokenizer = load_model(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
-    questions = read_questions(prompts, tokenizer, chat_template=chat_template)
+    judge, fault_name = judge_of(fault, target_lang, tokenizer, max_new_tokens)
+    questions = read_questions(
+        prompts,
+        tokenizer,
+        chat_template_kwargs=chat_template_kwargs,
+        group_column=None if target_lang is None else group_column,
+    )
+    if target_lang is not None:
+        questions = questions_that_show(questions, target_lang)
     questions = random.Random(seed).sample(questions, min(num_prompts, len(questions)))
     check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)
 
     rows: list[CalibrationRow] = []
 
     def measure(strength: float) -> CalibrationRow:
-        row = _measure(network, tokenizer, questions, sampling, feature_set, strength, fault)
+        row = _measure(network, tokenizer, questions, sampling, feature_set, strength, judge)
         rows.append(row)
         return row
 
@@ -251,9 +317,12 @@ def calibrate(
             reached = strength if hit else None
         if reached is not None and strengths is None:
             below = max([0.0, *(strength for strength in grid if strength < reached)])
-            middle = (below + reached) / 2
-            if measure(middle).hit_rate >= target:
-                reached = middle
+            for halving in range(MAX_HALVINGS):
+                at_reached = next(row for row in rows if row.strength == reached)
+                if halving > 0 and not _is_far(at_reached, rows[0]):
+                    break
+                middle = (below + reached) / 2
+                below, reached = (below, middle) if measure(middle).hit_rate >= target else (middle, reached)
     rows.sort(key=lambda row: row.strength)
     settings = {
         "temperature": temperature,
@@ -261,12 +330,18 @@ def calibrate(
         "max_new_tokens": max_new_tokens,
         "num_prompts": len(questions),
         "seed": seed,
-        "fault": "endless loop" if fault is _is_endless else getattr(fault, "__name__", type(fault).__name__),
+        "fault": fault_name,
+        **describe_questions(tokenizer, questions, chat_template_kwargs),
+        "unused_generation_settings": name_unused_settings(network),
     }
     calibration = Calibration(reached, target, tuple(rows), settings, feature_set)
     notes = feature_set.notes | {"calibration": calibration.as_dict()}
     if reached is None:
-        logger.warning("No strength up to %g reaches %g %%. %s", grid[-1], 100 * target, _nearest(calibration.best))
+        names = ", ".join(feature_set.names)
+        nearest = _nearest(calibration.best)
+        logger.warning(
+            "Pushing along %s, no strength up to %g reaches %g %%. %s", names, grid[-1], 100 * target, nearest
+        )
     return replace(calibration, feature_set=replace(feature_set, notes=notes))
 
 
@@ -282,10 +357,6 @@ def _grid(strengths: Sequence[float] | None) -> list[float]:
     return grid
 
 
-def _is_endless(token_ids: Sequence[int], finished: bool) -> bool:
-    return find_loop(token_ids, finished=finished).endless
-
-
 def _measure(
     model: nn.Module,
     tokenizer: Any,
@@ -293,7 +364,7 @@ def _measure(
     sampling: Sampling,
     feature_set: FeatureSet,
     strength: float,
-    fault: Fault,
+    judge: Judge,
 ) -> CalibrationRow:
     answers = answer_all(
         model,
@@ -304,7 +375,7 @@ def _measure(
         strength=torch.full((len(questions), len(feature_set)), strength),
         description=f"Strength {strength:g}",
     )
-    hits = sum(bool(fault(answer.ids, answer.finished)) for answer in answers)
+    hits = sum(judge(answer) for answer in answers)
     low, high = wilson(hits, len(answers))
     return CalibrationRow(
         strength=strength,

@@ -43,6 +43,7 @@ def find_directions(
     split: str = "train",
     max_texts: int | None = None,
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     held_out: float = 0.2,
     max_tokens: int | None = None,
@@ -80,7 +81,8 @@ def find_directions(
             Where in these blocks, as [`load_sae`] names it.
         num_directions (`int`, *optional*, defaults to `1`):
             Directions per block. Difference of means: 1, or the number of other groups.
-        tokenizer, group_column, text_column, split, max_texts, max_length, batch_size (*optional*):
+        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs, batch_size
+        (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts kept from the fit, for the scores.
@@ -124,6 +126,7 @@ def find_directions(
         text_column=text_column,
         max_texts=max_texts,
         max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
         batch_size=batch_size,
         held_out=held_out,
         seed=seed,

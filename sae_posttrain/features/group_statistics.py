@@ -38,6 +38,7 @@ def measure_groups(
     split: str = "train",
     max_texts: int | None = None,
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     held_out: float = 0.2,
     seed: int = 0,
@@ -62,7 +63,8 @@ def measure_groups(
             As in [`find_features`].
         target_group (`str` or `Sequence[str]`, *optional*):
             Groups that the features stand for; left as they are by default.
-        tokenizer, group_column, text_column, split, max_texts, max_length, batch_size, seed (*optional*):
+        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs, batch_size,
+        seed (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts that is left out, as [`find_features`] leaves it out; 0 takes all.
@@ -88,6 +90,7 @@ def measure_groups(
         text_column=text_column,
         max_texts=max_texts,
         max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
         batch_size=batch_size,
         held_out=held_out,
         seed=seed,

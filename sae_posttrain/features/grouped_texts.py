@@ -110,6 +110,7 @@ class GroupedTexts:
         text_column: str,
         max_texts: int | None,
         max_length: int,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         batch_size: int,
         held_out: float,
         seed: int,
@@ -122,7 +123,14 @@ class GroupedTexts:
         """
         if not 0 <= held_out < 1:
             raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
-        texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+        texts = tokenize(
+            rows,
+            tokenizer,
+            group_column=group_column,
+            text_column=text_column,
+            max_length=max_length,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         kept, judges = split_held_out(texts, held_out, max_texts, seed)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return cls(kept, judges, tuple(sorted({text.group for text in kept})), batch_size, pad)

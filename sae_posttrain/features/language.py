@@ -48,6 +48,7 @@ def find_features(
     split: str = "train",
     max_texts: int | None = None,
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     held_out: float = 0.2,
     push: float = 0.5,
@@ -102,6 +103,8 @@ def find_features(
             Texts per group; all by default.
         max_length (`int`, *optional*, defaults to `512`):
             Tokens of each text.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template for texts that are messages, e.g. `{"enable_thinking": False}`.
         batch_size (`int`, *optional*, defaults to `16`):
             Texts in one forward pass.
         held_out (`float`, *optional*, defaults to `0.2`):
@@ -136,7 +139,14 @@ def find_features(
     network, tokenizer = load_model(model, tokenizer)
     for each in saes:
         require_fit(each, network)
-    all_texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+    all_texts = tokenize(
+        rows,
+        tokenizer,
+        group_column=group_column,
+        text_column=text_column,
+        max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
+    )
     kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
     groups = sorted({text.group for text in kept})
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -105,6 +105,7 @@ def collect_samples(
     num_loops: int = 50,
     sampling: Sampling,
     normal_temperature: float,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LoopSamples:
     """
     Loops and normal answers.
@@ -126,6 +127,8 @@ def collect_samples(
             How the loops are sampled.
         normal_temperature (`float`):
             Temperature of the normal answers.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template, for loops that are messages.
 
     Raises:
         ValueError: If neither is given, or too few loops or normal texts are found.
@@ -138,7 +141,7 @@ def collect_samples(
     shuffled = list(questions or ())
     random.Random(sampling.seed).shuffle(shuffled)
     if loops is not None:
-        found = _read_loops(loops, tokenizer)[:num_loops]
+        found = _read_loops(loops, tokenizer, chat_template_kwargs)[:num_loops]
     else:
         found = _generate_loops(model, tokenizer, shuffled, num_loops, sampling, notes)
     asked = shuffled[::-1][:num_loops]
@@ -198,14 +201,17 @@ def _generate_loops(
     return found[:num_loops]
 
 
-def _read_loops(loops: str | os.PathLike | Iterable[Any], tokenizer: Any) -> list[RepeatedText]:
+def _read_loops(
+    loops: str | os.PathLike | Iterable[Any], tokenizer: Any, chat_template_kwargs: Mapping[str, Any] | None
+) -> list[RepeatedText]:
     rows = read_rows(loops) if isinstance(loops, str | os.PathLike) else list(loops)
     found = []
     for row in rows:
         if isinstance(row, str):
             row = {"text": row}
         if isinstance(row, Mapping):
-            text = tokenize([{**row, "lang": "loop"}], tokenizer, max_length=1 << 30)[0]
+            options: dict[str, Any] = {"max_length": 1 << 30, "chat_template_kwargs": chat_template_kwargs}
+            text = tokenize([{**row, "lang": "loop"}], tokenizer, **options)[0]
             ids, num_prompt = text.ids, next((i for i, counts in enumerate(text.counted) if counts), 0)
         else:
             ids, num_prompt = tuple(row), 0

@@ -44,6 +44,7 @@ def matched_random_features(
     split: str = "train",
     max_texts: int | None = None,
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 16,
     held_out: float = 0.2,
     texts_seed: int = 0,
@@ -74,7 +75,8 @@ def matched_random_features(
             Draws the features. Several draws say how much one control differs from the next.
         num_neighbours (`int`, *optional*, defaults to `16`):
             Free features among which one is drawn.
-        tokenizer, group_column, text_column, split, max_texts, max_length, batch_size (*optional*),
+        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs,
+        batch_size (*optional*),
         k, format, revision (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`), texts_seed (`int`, *optional*, defaults to `0`):
@@ -114,6 +116,7 @@ def matched_random_features(
         text_column=text_column,
         max_texts=max_texts,
         max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
         batch_size=batch_size,
         held_out=held_out,
         seed=texts_seed,

@@ -22,6 +22,7 @@ def read_features(
     group_column: str = "lang",
     text_column: str = "text",
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 16,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """
@@ -40,6 +41,8 @@ def read_features(
             Names of the columns.
         max_length (`int`, *optional*, defaults to `512`):
             Tokens of each text.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template for texts that are messages.
         batch_size (`int`, *optional*, defaults to `16`):
             Texts in one forward pass.
 
@@ -49,7 +52,14 @@ def read_features(
     Raises:
         ValueError: If there are no rows, a column is missing, or no token of a group counts.
     """
-    texts = tokenize(list(rows), tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+    texts = tokenize(
+        list(rows),
+        tokenizer,
+        group_column=group_column,
+        text_column=text_column,
+        max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
+    )
     groups = sorted({text.group for text in texts})
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = next(model.parameters()).device

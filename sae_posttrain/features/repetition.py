@@ -14,7 +14,7 @@ from ..hooks.sites import Place, describe_place, place_name
 from ..measure.generate import check_length, eval_mode
 from ..measure.loops import MIN_TOKENS
 from ..saes.frozen import FrozenSAE
-from .answers import Prompts, Question, Sampling, read_questions
+from .answers import Prompts, Question, Sampling, describe_questions, name_unused_settings, read_questions
 from .directions import random_directions
 from .feature_set import FeatureSet
 from .loading import load_model, load_saes, place_of, require_fit, require_one_width
@@ -51,7 +51,7 @@ def find_repetition_features(
     temperature: float = 0.0,
     normal_temperature: float = 0.7,
     tokenizer: Any = None,
-    chat_template: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     k: int | None = None,
@@ -107,8 +107,9 @@ def find_repetition_features(
             Of the normal answers, and of those pushed up. Choose it so that loops are rare, as in the later training.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's, loaded from its folder if left out.
-        chat_template (`bool`, *optional*):
-            Whether prompts go through the chat template; by default if the tokenizer has one.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template, e.g. `{"enable_thinking": False}`. Prompts that are text go to the
+            model as they are, messages through the template, as in TRL; so do `loops`.
         batch_size (`int`, *optional*, defaults to `32`):
             Texts in one forward pass, and answers generated at once.
         seed (`int`, *optional*, defaults to `0`):
@@ -153,7 +154,9 @@ def find_repetition_features(
     for each in saes:
         require_fit(each, network)
     require_one_width(saes)
-    questions = None if prompts is None else read_questions(prompts, tokenizer, chat_template=chat_template)
+    questions = (
+        None if prompts is None else read_questions(prompts, tokenizer, chat_template_kwargs=chat_template_kwargs)
+    )
     if questions:
         check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)
         if loops is None and len(questions) < min(MIN_TEXTS, num_loops):
@@ -171,6 +174,7 @@ def find_repetition_features(
             num_loops=num_loops,
             sampling=sampling,
             normal_temperature=normal_temperature,
+            chat_template_kwargs=chat_template_kwargs,
         )
         benign = benign_texts(samples.normal, tokenizer)
         options: dict[str, Any] = {"specials": samples.specials, "batch_size": batch_size}
@@ -205,6 +209,9 @@ def find_repetition_features(
             "num_benign": len(benign),
             **samples.notes,
         }
+        if questions:
+            notes |= describe_questions(tokenizer, questions, chat_template_kwargs)
+            notes["unused_generation_settings"] = name_unused_settings(network)
         if rank_by == "causal":
             scores, rates = _causal_scores(
                 network, tokenizer, candidates, samples, sampling, normal_sampling, num_prompts, strength

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..conversations import read_row
+from ..measure.encodable import require_encodable
+from ..measure.prompt_tokens import render_messages
 from ..measure.prompts import read_prompts
 from ..measure.rows import DATA_ENDINGS, is_data_file
 from ..measure.rows import read_rows as read_file_rows
@@ -187,6 +189,7 @@ def tokenize(
     group_column: str = "lang",
     text_column: str = "text",
     max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Text]:
     """
     Tokenize rows, each of one of three forms.
@@ -206,9 +209,12 @@ def tokenize(
             Names of the columns. An empty group is that of texts that have none.
         max_length (`int`):
             Tokens kept of each text.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template, e.g. `{"enable_thinking": False}`.
 
     Raises:
-        ValueError: If there are no rows, or a column is missing or of the wrong type.
+        ValueError: If there are no rows, a column is missing or of the wrong type, or the chat template refuses a
+            conversation.
     """
     if not rows:
         raise ValueError("There are no texts to find features in.")
@@ -218,7 +224,7 @@ def tokenize(
         row = read_row(given, where)
         group = "" if row.get(group_column) == "" else require_group(row, group_column, where)
         _require_form(row, text_column, where)
-        prompt, ids = _prompt_and_ids(row, tokenizer, text_column)
+        prompt, ids = _prompt_and_ids(row, tokenizer, text_column, where, chat_template_kwargs or {})
         key = text_key(tokenizer.decode(ids))  # of the whole text: tokens differ where only the case does
         ids = ids[:max_length]
         counted = tuple(i > 0 and i >= prompt and token not in specials for i, token in enumerate(ids))
@@ -226,8 +232,12 @@ def tokenize(
     return texts
 
 
-def _prompt_and_ids(row: Mapping[str, Any], tokenizer: Any, text_column: str) -> tuple[int, list[int]]:
+def _prompt_and_ids(
+    row: Mapping[str, Any], tokenizer: Any, text_column: str, where: str, template_kwargs: Mapping[str, Any]
+) -> tuple[int, list[int]]:
     """Length of the prompt in tokens, and the ids of prompt and answer."""
+    for column in (text_column, "prompt", "completion"):
+        require_encodable(row.get(column), f"{where}: `{column}`")
     if isinstance(row.get(text_column), str):
         return 0, tokenizer(row[text_column])["input_ids"]
     if isinstance(row.get("messages"), list) or isinstance(row.get("prompt"), list):
@@ -237,9 +247,8 @@ def _prompt_and_ids(row: Mapping[str, Any], tokenizer: Any, text_column: str) ->
                 "The texts hold messages, and the model's tokenizer has no chat template to render them. Give the "
                 "texts as `text` or as `prompt` and `completion`."
             )
-        render = {"tokenize": True, "return_dict": True}
-        ids = tokenizer.apply_chat_template(turns, **render)["input_ids"]
-        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, **render)["input_ids"]
+        ids = render_messages(tokenizer, turns, where, **template_kwargs)
+        prompt = render_messages(tokenizer, turns[:-1], where, add_generation_prompt=True, **template_kwargs)
         return _common_prefix(prompt, ids), ids
     ids = tokenizer(row["prompt"] + row["completion"])["input_ids"]
     return _common_prefix(tokenizer(row["prompt"])["input_ids"], ids), ids

@@ -16,7 +16,7 @@ from ..measure.folder import write_json
 from ..measure.report_data import Arm
 from ..measure.report_runs import read_run
 from ..measure.summary import answer_key
-from .contents import MODEL, read_texts
+from .contents import MODEL, as_messages, read_texts
 
 READINGS_FILE = "readings.json"
 
@@ -48,7 +48,7 @@ def measure(
 ) -> None:
     """Answer the questions with a model, and read its features, if any are given, on the clean answers of "dev"."""
     model, tokenizer = load(model_path)
-    evaluate(model, questions, output_dir=arm, tokenizer=tokenizer, seed=seed, **sampling)
+    evaluate(model, as_messages(questions), output_dir=arm, tokenizer=tokenizer, seed=seed, **sampling)
     if features is not None:
         texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
         feature_set = FeatureSet.from_pretrained(features)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,8 @@ def read_texts(split: str) -> list[dict[str, Any]]:
         raise ValueError(f"The lab has the splits {', '.join(SPLITS)}, not {split!r}.")
     with gzip.open(FILES / "texts" / f"{split}.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def as_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows with the `prompt` as a user's turn, as the lab's model was trained: a text would go to it raw."""
+    return [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]

@@ -19,7 +19,7 @@ from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer
 from .arms import keep, load, measure, model_folder, read_arm
-from .contents import MODEL, SAE, read_texts
+from .contents import MODEL, SAE, as_messages, read_texts
 from .progress import train_with_bar
 from .record import Record, Stage
 
@@ -123,7 +123,7 @@ def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
     return find_repetition_features(
         model,
         str(SAE),
-        prompts=[{"prompt": turns[0]["content"]} for turns in training_turns()],
+        prompts=[{"prompt": turns[:1]} for turns in training_turns()],
         blocks=BLOCKS,
         num_features=1,
         **SEARCH,
@@ -141,7 +141,7 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
     return calibrate(
         model,
         feature_set,
-        [{"prompt": row["prompt"]} for row in prompts("dev")],
+        as_messages(prompts("dev")),
         **CALIBRATION,
         temperature=1.0,
         max_new_tokens=MAX_NEW_TOKENS,

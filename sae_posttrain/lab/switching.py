@@ -16,7 +16,7 @@ from ..measure.report_data import Section
 from ..sft.config import SASFTConfig
 from ..sft.trainer import SASFTTrainer
 from .arms import keep, load, measure, model_folder, read_arm
-from .contents import MODEL, SAE, read_texts
+from .contents import MODEL, SAE, as_messages, read_texts
 from .progress import train_with_bar
 from .record import Record, Stage
 
@@ -46,7 +46,7 @@ def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
     features, test = folder / FEATURES_FILE, questions(quick)
 
     def search() -> None:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in test)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_messages(test))
         (folder / QUESTIONS_FILE).write_text(lines, encoding="utf-8")  # for `sae-posttrain evaluate --data`
         find(*load()).save(features, overwrite=True)
 

@@ -6,6 +6,7 @@ Everything is judged from `answers.jsonl`, one line an answer, which is also wha
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..languages import canonical_language
 from .code_switching import find_switches, right_language
+from .end_of_turn import answer_end_ids
 from .folder import (
     ANSWERS_FILE,
     EVALUATION_FILE,
@@ -36,19 +38,22 @@ from .generate import (
     model_name,
     recorded_kwargs,
     recorded_name,
-    tokenize_prompts,
 )
+from .generation_settings import describe_unused, unused_settings
 from .line_language import check_suspects, line_languages, recorded_rule, suspects_of
 from .loops import find_loop
+from .prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts, tokenizer_hash
 from .prompts import Prompt, read_prompts
+from .sample_rows import stratified
 from .scripts import can_measure
 from .segments import prompt_opens_thinking
-from .summary import compare_answers, summarise
+from .summary import compare_answers, different_settings, remarks_on, summarise
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
 
 _LOOP_RECORD = ("endless", "loop_any", "near_loop", "onset", "period", "span")
 """What a line of `answers.jsonl` keeps of a [`Loop`]."""
@@ -63,7 +68,6 @@ def evaluate(
     target_lang: str | None = "zh",
     lid_languages: Sequence[str] | None = None,
     group_column: str = "lang",
-    chat_template: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     max_new_tokens: int = 512,
     temperature: float = 1.0,
@@ -80,10 +84,13 @@ def evaluate(
     """
     Samples answers to prompts and measures how often they switch into another language or repeat themselves endlessly.
 
-    Sampling defaults are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty; the model's own
-    generation settings are not used). Answers whose language is the target, or shares its script, are left out of the
-    switching rates; they have their right-language rate. Loops are those of [`find_loop`] in the sampled tokens; an
-    endless one is at least 64 tokens long, so `max_new_tokens` has to leave room for it.
+    Prompts that are text go to the model as they are, messages through its chat template, as in TRL. Sampling defaults
+    are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty); the model's own generation
+    settings are not used, and named in `unused_generation_settings`. An answer ends at the end tokens of the model and
+    the tokenizer, or at the one that closes a turn in the chat template. Answers whose language is the target, or
+    shares its script, are left out of the switching rates; they have their right-language rate. Loops are those of
+    [`find_loop`] in the sampled tokens; an endless one is at least 64 tokens long, so `max_new_tokens` has to leave
+    room for it.
 
     Writes `answers.jsonl` (every answer with its spans and its loop), `evaluation.json` (what is returned, without the
     comparison) and `settings.json` to `output_dir`. An interrupted run goes on when called again with the same
@@ -95,9 +102,9 @@ def evaluate(
             A loaded model, or a folder or Hub id of a model or an adapter. A loaded model stays where it is and is put
             back into the training mode it had.
         data (path, `datasets.Dataset` or iterable of `dict`):
-            Rows, or a `.json`, `.jsonl`, `.json.gz` or `.jsonl.gz` file of them. Each has `prompt` (text, sent as one
-            user turn, or a list of messages) or `messages` (a closing assistant turn is not sent and serves as
-            reference), the language the answer should be in, and optionally `id`, and `reference` or `completion`.
+            Rows, or a `.json`, `.jsonl`, `.json.gz` or `.jsonl.gz` file of them. Each has `prompt` (text, or a list of
+            messages) or `messages` (a closing assistant turn is not sent and serves as reference), the language the
+            answer should be in, and optionally `id`, and `reference` or `completion`.
         output_dir (path):
             Folder for the results; made if missing.
         tokenizer (`PreTrainedTokenizerBase`, `str` or path, *optional*):
@@ -110,10 +117,8 @@ def evaluate(
             rate includes. Of each answer, those are looked for that its script cannot show. Needs the extra `lid`.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column that holds the language the answer should be in.
-        chat_template (`bool`, *optional*):
-            Whether prompts go through the tokenizer's chat template; by default if it has one.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Further variables of the template, e.g. `{"enable_thinking": False}`.
+            Further variables of the template, e.g. `{"enable_thinking": False}`, for prompts that are messages.
         max_new_tokens (`int`, *optional*, defaults to `512`):
             Longest answer, in tokens.
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -125,9 +130,10 @@ def evaluate(
         batch_size (`int`, *optional*, defaults to `32`):
             Answers generated at once. Another batch size gives other samples.
         limit (`int`, *optional*):
-            Use the first so many prompts only.
+            Use so many prompts only, drawn by the seed: of each language as large a share as it has in the data, and
+            at least one.
         seed (`int`, *optional*, defaults to `0`):
-            Seed; that of each batch follows from it and the batch's number.
+            Seed of that draw and of the sampling; that of each batch follows from it and the batch's number.
         compare (path, *optional*):
             `output_dir` of a finished evaluation of another model on the same prompts: adds `comparison`, this one
             minus that one.
@@ -140,7 +146,8 @@ def evaluate(
 
     Returns:
         `dict`: `overall` and `groups` (by language), each with counts, rates and 95 % intervals; `settings`;
-        `versions`; with `compare`, `comparison`. [`format_evaluation`] makes a table of it.
+        `end_tokens`; `unused_generation_settings`; `remarks`, what a reader should know, such as answers that were
+        almost all cut; `versions`; with `compare`, `comparison`. [`format_evaluation`] makes a table of it.
 
     Raises:
         ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
@@ -150,7 +157,9 @@ def evaluate(
     """
     _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
     target_lang = None if target_lang is None else canonical_language(target_lang)
-    prompts = read_prompts(data, group_column=group_column, target_lang=target_lang, limit=limit)
+    all_prompts = read_prompts(data, group_column=group_column, target_lang=target_lang)
+    chosen = stratified([prompt.lang for prompt in all_prompts], limit, seed)
+    prompts = [all_prompts[index] for index in chosen]
     if lid_languages is not None:
         check_suspects([prompt.lang for prompt in prompts], lid_languages)
     lid = None if lid_languages is None else recorded_rule(lid_languages)
@@ -158,13 +167,14 @@ def evaluate(
     other = read_finished(Path(compare), prompts, num_samples, target_lang, lid) if compare is not None else None
 
     tokenizer, tokenizer_name = load_tokenizer(tokenizer, model)
-    use_template = bool(getattr(tokenizer, "chat_template", None)) if chat_template is None else chat_template
+    form = prompt_form(prompts)
     settings = {
         "model": model_name(model),
         "model_fingerprint": fingerprint(model),
         "model_kwargs": recorded_kwargs(model_kwargs or {}),
         "tokenizer": tokenizer_name,
-        "chat_template": use_template,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        **describe_prompting(tokenizer, form, chat_template_kwargs),
         "prompts_sha256": None,
         "num_prompts": len(prompts),
         "target_lang": target_lang,
@@ -177,7 +187,8 @@ def evaluate(
         "batch_size": batch_size,
         "seed": seed,
     }
-    tokenized = tokenize_prompts(tokenizer, prompts, use_template, chat_template_kwargs or {})
+    tokenized = tokenize_prompts(tokenizer, prompts, chat_template_kwargs, rows=[index + 1 for index in chosen])
+    say_what_goes_raw(tokenizer, form)
     settings["prompts_sha256"] = _sha256(
         [[p.id, p.lang, p.text, p.reference, ids] for p, ids in zip(prompts, tokenized)]
     )
@@ -185,7 +196,7 @@ def evaluate(
 
     result = read_json(output_dir / EVALUATION_FILE)
     if result is None:
-        _write_answers(
+        asked = _write_answers(
             output_dir / ANSWERS_FILE,
             prompts,
             tokenized,
@@ -195,14 +206,26 @@ def evaluate(
             progress,
         )
         summary = summarise(read_answers(output_dir / ANSWERS_FILE))
-        result = {**summary, "settings": settings, "versions": _versions()}
+        remarks = [
+            *remarks_on(summary, asked["end_tokens"]),
+            describe_unused(asked["unused_generation_settings"] or {}),
+        ]
+        result = {
+            **summary,
+            "remarks": [remark for remark in remarks if remark],
+            **asked,
+            "settings": settings,
+            "versions": _versions(),
+        }
         write_json(output_dir / EVALUATION_FILE, result)
+    for remark in result.get("remarks", ()):
+        logger.warning(remark)
     if compare is not None and other is not None:
         other_settings, other_answers = other
         result["comparison"] = {
             "other": recorded_name(compare),
             "other_model": other_settings["model"],
-            "different_settings": _different_settings(settings, other_settings),
+            "different_settings": different_settings(settings, other_settings),
             **compare_answers(other_answers, read_answers(output_dir / ANSWERS_FILE)),
         }
     return result
@@ -234,7 +257,8 @@ def _write_answers(
     get_model: Callable[[], Any],
     tokenizer: Any,
     progress: bool,
-) -> None:
+) -> dict[str, Any]:
+    """Returns what only the loaded model can say: where its answers end, and which of its settings were put aside."""
     from tqdm.auto import tqdm
 
     num_samples, batch_size = settings["num_samples"], settings["batch_size"]
@@ -243,7 +267,7 @@ def _write_answers(
     jobs = [(index, sample) for index in order for sample in range(num_samples)]
     num_done = keep_whole_batches(path, len(jobs), batch_size)
     if num_done == len(jobs):
-        return
+        return {"end_tokens": None, "unused_generation_settings": None}
     if num_done and "loop" not in read_answers(path)[0]:
         raise ValueError(
             f"{path.parent} holds {num_done} of {len(jobs)} answers, written by a version that did not measure loops. "
@@ -274,6 +298,11 @@ def _write_answers(
                 file.write(json.dumps(judged, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(batch))
+    end_ids = answer_end_ids(getattr(model, "generation_config", None), tokenizer)
+    return {
+        "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
+        "unused_generation_settings": unused_settings(model),
+    }
 
 
 def _batch_seed(seed: int, batch: int) -> int:
@@ -362,11 +391,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # run from a checkout
             continue
     return versions
-
-
-def _different_settings(settings: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    own = ("model", "model_fingerprint", "model_kwargs", "batch_size")
-    return [name for name in settings if name not in own and settings[name] != other.get(name)]
 
 
 def _sha256(content: Any) -> str:

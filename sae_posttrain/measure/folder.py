@@ -95,7 +95,7 @@ def read_finished(
         raise ValueError(
             f"{folder} did not answer the same prompts: of the answers by (id, sample, lang), {len(only_here)} are "
             f"only here, {len(only_there)} only there, and {len(changed)} have another prompt, e.g. {example}. Use "
-            "the same `data`, `limit` and `num_samples` for both."
+            "the same `data`, `limit`, `seed` and `num_samples` for both."
         )
     return result["settings"], answers
 

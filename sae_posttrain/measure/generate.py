@@ -1,5 +1,5 @@
 """
-Sampling answers from a model: loading it, tokenizing prompts, generating in batches that can be repeated.
+Sampling answers from a model: loading it, and generating in batches that can be repeated.
 
 torch and transformers load on first use.
 """
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .prompts import Prompt
+from .end_of_turn import answer_end_ids
+from .generation_settings import own_settings_aside
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedTokenizerBase
@@ -37,8 +38,8 @@ def generate_answers(
     Samples one answer to each prompt, all in one batch.
 
     The same batch and seed give the same answers on the same hardware and versions. The random state of the caller,
-    the model's mode and its generation settings are left as they were; of the latter only the end tokens are used,
-    together with that of the tokenizer.
+    the model's mode and its generation settings are left as they were. Of the latter only the end tokens are used,
+    together with that of the tokenizer and the one that closes a turn in the chat template.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
@@ -77,11 +78,10 @@ def generate_answers(
     longest = max(map(len, prompts))
     check_length(model, longest, max_new_tokens)
 
-    end_ids = _end_token_ids(model, tokenizer)
+    end_ids = answer_end_ids(getattr(model, "generation_config", None), tokenizer)
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
         pad_id = end_ids[0] if end_ids else 0
-    # What is not set here would be filled in from the model's own generation settings.
     sampling = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0, "min_p": 0.0}
@@ -102,7 +102,7 @@ def generate_answers(
     for row, ids in enumerate(prompts):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
-    with eval_mode(model), _seeded(seed), torch.inference_mode():
+    with eval_mode(model), own_settings_aside(model), _seeded(seed), torch.inference_mode():
         output = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
@@ -118,35 +118,6 @@ def generate_answers(
     return answers, finished
 
 
-def tokenize_prompts(
-    tokenizer: Any, prompts: Sequence[Prompt], use_template: bool, template_kwargs: Mapping[str, Any]
-) -> list[list[int]]:
-    """
-    Token ids of each prompt: through the chat template, or as plain text.
-
-    Raises:
-        ValueError: If there is no template, or plain text is asked for of a conversation of several messages.
-    """
-    if use_template and not getattr(tokenizer, "chat_template", None):
-        raise ValueError("The tokenizer has no chat template. Set one, or `chat_template=False` to send plain text.")
-    tokenized = []
-    for prompt in prompts:
-        if use_template:
-            messages = prompt.messages or [{"role": "user", "content": prompt.text}]
-            encoded = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
-            )
-            tokenized.append(list(encoded["input_ids"]))
-            continue
-        if prompt.messages and len(prompt.messages) > 1:
-            raise ValueError(
-                f"The prompt {prompt.id!r} has {len(prompt.messages)} messages, which plain text cannot tell apart. "
-                "Use a tokenizer with a chat template, or give `prompt` as text."
-            )
-        tokenized.append(list(tokenizer(prompt.text)["input_ids"]))
-    return tokenized
-
-
 def check_length(model: Any, num_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises a `ValueError` if a prompt and an answer of so many tokens do not fit the positions of the model."""
     config: Any = getattr(model, "config", None)
@@ -160,12 +131,6 @@ def check_length(model: Any, num_prompt_tokens: int, max_new_tokens: int) -> Non
             f"A prompt of {num_prompt_tokens} tokens and an answer of {max_new_tokens} do not fit the {longest} "
             f"positions of the model. {advice}."
         )
-
-
-def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
-    return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
 
 
 @contextmanager

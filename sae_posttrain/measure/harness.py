@@ -259,7 +259,9 @@ def document_hashes(task: Any, limit: int | None) -> list[str]:
     ]
 
 
-def wrap_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
+def wrap_model(
+    model: Any, tokenizer: Any, batch_size: int, chat_template_kwargs: Mapping[str, Any] | None = None
+) -> Any:
     """A loaded causal language model as the harness calls it. Code of the model's repository is not run."""
     from copy import deepcopy
 
@@ -267,7 +269,8 @@ def wrap_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
 
     if tokenizer.pad_token_id is None:
         tokenizer = deepcopy(tokenizer)  # the harness chooses one, which is not to reach the caller's
-    return HFLM(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
+    variables = {"chat_template_args": dict(chat_template_kwargs)} if chat_template_kwargs else {}
+    return HFLM(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, **variables)
 
 
 def run_task(

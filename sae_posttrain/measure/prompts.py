@@ -9,6 +9,7 @@ from typing import Any
 from ..conversations import read_messages, read_row, text_of
 from ..languages import language_hint
 from ..row_checks import Copies, located, require_columns, require_question, require_text
+from .encodable import require_encodable
 from .rows import read_rows
 from .scripts import can_measure, same_language, target_scripts_of
 
@@ -71,6 +72,10 @@ def read_prompts(
     if not prompts:
         raise ValueError(f"No prompts in {source}: it holds no rows.")
 
+    for row, prompt in enumerate(prompts, 1):
+        require_encodable(prompt.text, f"Row {row} of {source}: its prompt")
+        require_encodable(prompt.reference, f"Row {row} of {source}: its reference")
+        require_encodable(prompt.id, f"Row {row} of {source}: its id")
     seen: set[tuple[str | int, str]] = set()
     for prompt in prompts:
         if (prompt.id, prompt.lang) in seen:

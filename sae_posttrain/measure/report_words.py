@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .intervals import paired_difference, unpaired_difference
 from .report_data import MANY_ARMS, MEASURES, Arm, Section
-from .summary import answer_key, compare_answers
+from .summary import answer_key, compare_answers, different_settings
 
 _LANGUAGES = {
     "ar": "Arabic",
@@ -27,7 +27,7 @@ _LANGUAGES = {
 }
 
 # Arms may differ in these and still be comparable; whether the prompts are the same is seen from the answers.
-_OF_ONE_ARM = ("model", "model_fingerprint", "model_kwargs", "batch_size", "prompts_sha256", "num_prompts")
+_OF_ONE_ARM = ("prompts_sha256", "num_prompts")
 
 
 class Verdict(NamedTuple):
@@ -72,9 +72,7 @@ def compare(section: Section) -> list[Comparison]:
 def compare_arms(arm: Arm, reference: Arm) -> Comparison:
     """Compare two evaluated arms: answers by prompt, and right answers by question, where that can be done."""
     own, other = (_settings(each) for each in (arm, reference))
-    other_settings = [
-        name for name in {**other, **own} if name not in _OF_ONE_ARM and own.get(name) != other.get(name)
-    ]
+    other_settings = [name for name in different_settings(own, other) if name not in _OF_ONE_ARM]
     differences, why_not = None, ""
     if not arm.answers or not reference.answers:
         why_not = "there are no single answers to compare"

@@ -20,6 +20,12 @@ LOOP_MEASURES = ("endless", "loop_any", "near_loop")
 
 LINE_MEASURE = "line_pass_rate"
 
+MOSTLY_CUT = 0.9
+"""Share of answers that were cut from which on a reader is told: what is measured then is the limit."""
+
+_OF_ONE_MODEL = ("model", "model_fingerprint", "model_kwargs", "tokenizer", "batch_size")
+"""Settings in which two evaluations may differ; of tokenizers the contents are compared, not where they lie."""
+
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """
@@ -60,6 +66,34 @@ def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
     if any("lines" in answer for answer in answers):
         summary.update(_line_rates([lines for answer in answers if (lines := answer.get("lines"))]))
     return summary
+
+
+def remarks_on(summary: Mapping[str, Any], end_tokens: Sequence[str] | None) -> list[str]:
+    """What a reader has to know before the rates: whether almost all answers, or those of a group, were cut."""
+    whole = summary["overall"]["truncated"]
+    parts = {f"the {lang} answers": group["truncated"] for lang, group in summary["groups"].items()}
+    cut = {"the answers": whole} if whole["rate"] >= MOSTLY_CUT else parts
+    ends = "" if end_tokens is None else f" An answer ends at {', '.join(end_tokens) or 'no token at all'}."
+    return [
+        f"{rate['count']} of {rate['n']} of {name} were cut at the limit: the model hardly ever ends by itself, and "
+        f"rates depend on the limit.{ends} Raise `max_new_tokens`; if the model was fine-tuned, was it trained to "
+        "write one of these tokens?"
+        for name, rate in cut.items()
+        if rate["rate"] >= MOSTLY_CUT
+    ]
+
+
+def different_settings(settings: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """
+    Names of settings in which two evaluations differ and should not.
+
+    Tokenizers are compared by their contents. Two chat templates that send the same tokens are the same; what only one
+    of the two has recorded is not compared.
+    """
+    may_differ = {*_OF_ONE_MODEL}
+    if settings.get("prompts_sha256") == other.get("prompts_sha256"):
+        may_differ.add("chat_template")
+    return [name for name in settings if name not in may_differ and name in other and settings[name] != other[name]]
 
 
 def _line_rates(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def evaluate_tasks(
     limit: int | None = None,
     num_fewshot: int | None = None,
     chat_template: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     seed: int = 0,
     compare: str | os.PathLike[str] | None = None,
@@ -73,6 +74,8 @@ def evaluate_tasks(
         chat_template (`bool`, *optional*):
             Whether prompts go through the tokenizer's chat template, examples as earlier turns; by default if it has
             one. Most published figures of base models come from plain prompts.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the template, e.g. `{"enable_thinking": False}`.
         batch_size (`int`, *optional*, defaults to `32`):
             Requests at once. May change between the tasks of a folder: it moves figures by rounding only.
         seed (`int`, *optional*, defaults to `0`):
@@ -121,12 +124,18 @@ def evaluate_tasks(
     use_template = has_template if chat_template is None else chat_template
     if use_template and not has_template:
         raise ValueError("The tokenizer has no chat template. Set one, or `chat_template=False` to send plain text.")
+    if chat_template_kwargs and not use_template:
+        raise ValueError(
+            f"The chat template's variables {dict(chat_template_kwargs)} would have no effect: the tasks' prompts are "
+            "sent without it. Leave out one of the two."
+        )
     settings = {
         "model": model_name(model),
         "model_fingerprint": fingerprint(model),
         "model_kwargs": recorded_kwargs(model_kwargs or {}),
         "tokenizer": tokenizer_name,
         "chat_template": use_template,
+        "chat_template_kwargs": dict(chat_template_kwargs) if chat_template_kwargs else None,
         "limit": limit,
         "num_fewshot": num_fewshot,
         "seed": seed,
@@ -141,7 +150,7 @@ def evaluate_tasks(
     if left:
         loaded_model = load_model(model, device, model_kwargs or {})
         with eval_mode(loaded_model):
-            wrapped = wrap_model(loaded_model, tokenizer, batch_size)
+            wrapped = wrap_model(loaded_model, tokenizer, batch_size, chat_template_kwargs)
             for name in left:
                 metrics, items[name] = run_task(
                     wrapped,

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
+from ..measure.end_of_turn import answer_end_ids
 from ..model_source import require_model
 from ..training.command import rows_of_rewards
 from ..training.gate import require_prompt_rows
@@ -145,8 +146,8 @@ def load_rewards(
 
 def end_token_ids(training_args: SteeredGRPOConfig, model_args: ModelConfig) -> list[int]:
     """
-    Every token id that ends an answer, as the trainer takes them: the tokenizer's, and those of the model's generation
-    settings. A chat model often ends with several.
+    Every token id that ends an answer: the tokenizer's, those of the model's generation settings, and the one that
+    closes a turn in the chat template. A chat model often ends with several.
     """
     name: Any = model_args.model_name_or_path
     options: dict[str, Any] = {
@@ -158,9 +159,7 @@ def end_token_ids(training_args: SteeredGRPOConfig, model_args: ModelConfig) -> 
         generation = GenerationConfig.from_pretrained(name, **options)
     except OSError:  # no file of its own: then the model's configuration says it
         generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(name, **options))
-    ends = generation.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+    return answer_end_ids(generation, tokenizer)
 
 
 def _soft_overlong(max_completion_length: int | None) -> Callable:

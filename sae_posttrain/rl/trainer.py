@@ -12,6 +12,7 @@ from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.feature_set import FeatureSet
 from ..hooks.steer import Steerer
+from ..measure.end_of_turn import why_rollouts_run_on
 from ..model_card import FeatureCard
 from ..rewritten import refuse_rewritten
 from .advantages import floor_weights, group_advantages, total_reward, truncated_weights
@@ -20,6 +21,7 @@ from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampling
 from .metrics import loss_shares, loss_sums, pass_means, pass_sums, rollout_metrics
+from .prompting import require_calibrated_prompts
 from .refusals import (
     refuse_arguments,
     refuse_settings,
@@ -142,6 +144,7 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
         super().__init__(model, reward_funcs, args, **kwargs)
 
         tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
+        self._say_what_runs_on()
         if self._steering is not None:
             self._blind_reward = BlindRewardCheck(self._steering.blind_reward_patience, self.reward_func_names)
             self._start_dynamic_sampling()
@@ -151,6 +154,14 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
                 self.model, allow_base_model=self._steering.allow_base_model, tokenizer=self.processing_class
             )
             refuse_settings(self._steering, self.model.generation_config, detects_loops=fault is None)
+            if self._steering.steer_strength is None and self.train_dataset is not None:
+                variables: Any = self.chat_template_kwargs
+                require_calibrated_prompts(
+                    feature_set.notes.get("calibration") or {},
+                    self.train_dataset,
+                    getattr(self.processing_class, "tokenizer", self.processing_class),
+                    variables,
+                )
             refuse_sharded_resampling(self._steering, is_sharded=self._is_sharded())
             if self._is_vlm:
                 raise ValueError("Steering works on text; vision-language models are not supported yet.")
@@ -171,6 +182,14 @@ class SteeredGRPOTrainer(DynamicSampling, ResumableGRPO, CompleteCheckpoints, Fe
                     largest=self._steering.max_steer_strength,
                 )
                 self.add_callback(controller)
+
+    def _say_what_runs_on(self) -> None:
+        first = next(iter(self.train_dataset), None) if self.train_dataset is not None else None
+        if first is not None and not isinstance(first.get("prompt"), str):
+            tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+            message = why_rollouts_run_on(tokenizer, self.eos_token_ids)
+            if message is not None:
+                logger.warning(message)
 
     @property
     def _controller(self) -> StrengthController | None:

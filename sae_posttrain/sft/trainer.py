@@ -14,6 +14,7 @@ from trl.data_utils import pack_dataset
 from ..checkpoints import CompleteCheckpoints
 from ..conversations import with_messages
 from ..features.feature_set import FeatureSet
+from ..measure.end_of_turn import why_never_ending
 from ..model_card import FeatureCard
 from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
 from ..penalty.groups import (
@@ -85,6 +86,20 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
                 "columns `prompt` and `completion` (lists of messages, the completion being the assistant's turn): "
                 f"then only the completion is in the loss. TRL says: {error}"
             ) from error
+        self._say_what_never_ends()
+
+    def _say_what_never_ends(self) -> None:
+        if self.train_dataset is None or self._is_vision_dataset:
+            return
+        template = self.args.chat_template_path
+        message = why_never_ending(
+            self.train_dataset,
+            getattr(self.processing_class, "tokenizer", self.processing_class),
+            getattr(self.model, "generation_config", None),
+            cloned_template=template is not None and not template.endswith((".jinja", ".j2")),
+        )
+        if message is not None:
+            logger.warning(message)
 
     def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:
         dataset_kwargs = getattr(settings, "dataset_kwargs", None)

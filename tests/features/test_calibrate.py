@@ -3,14 +3,17 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sae_posttrain import FeatureSet, calibrate
+from sae_posttrain.features import calibrate as calibrate_module
 from sae_posttrain.features.answers import Answer, Question, mean_answer_loss
 from sae_posttrain.features.calibration_picture import draw_calibration
 from sae_posttrain.features.directions import random_directions
+from sae_posttrain.measure.prompt_tokens import template_hash
 
 PROMPTS = [[10 + i, 11 + i, 12 + i] for i in range(12)]
 GREEDY = {"temperature": 0.0, "max_new_tokens": 70}
@@ -64,9 +67,82 @@ def test_unreachable_target_gives_no_strength_and_says_the_best_rate(model, feat
     assert found.strength is None
     assert found.feature_set.notes["calibration"]["strength"] is None
     assert "No strength reaches 80 %. No answer was faulty at any strength." in str(found)
-    assert "No strength up to 0.1 reaches 80 %" in caplog.text
+    assert "Pushing along emits one token, no strength up to 0.1 reaches 80 %" in caplog.text
     random = calibrate(model, random_directions(features, 0), PROMPTS, strengths=[2], tokenizer=tokenizer, **GREEDY)
     assert random.strength is None
+    assert f"Pushing along {random.feature_set.names[0]}, no strength up to 2 reaches 80 %" in caplog.text
+
+
+def lossy(monkeypatch, losses):
+    """Makes the loss per token of a strength the one that is given, of all others 1.5."""
+    measure = calibrate_module._measure
+
+    def with_loss(*arguments):
+        row = measure(*arguments)
+        return replace(row, loss=next((loss for low, loss in losses.items() if row.strength >= low), 1.5))
+
+    monkeypatch.setattr(calibrate_module, "_measure", with_loss)
+
+
+def test_strength_whose_answers_are_unlike_the_models_own_is_remarked(model, features, tokenizer, monkeypatch):
+    lossy(monkeypatch, {2.0: 8.72})
+    found = calibrate(model, features, PROMPTS, strengths=[0.25, 2.0], tokenizer=tokenizer, **GREEDY)
+    assert found.strength == 2
+    assert "At strength 2 the answers have 8.72 nats a token under the model as it is, 1.50 without" in str(found)
+    assert "reaches 80 % lies above 0.25 (0 %): try 0.6875, 1.125, 1.5625." in found.remark
+    assert found.as_dict()["remark"] == found.remark
+    lossy(monkeypatch, {2.0: 4.4})  # 2.9 nats more, one loss away from the threshold of 3
+    assert calibrate(model, features, PROMPTS, strengths=[0.25, 2.0], tokenizer=tokenizer, **GREEDY).remark == ""
+
+
+def test_sweep_of_its_own_goes_on_to_the_smallest_strength_while_answers_are_unlikely(
+    model, features, tokenizer, monkeypatch
+):
+    usual = calibrate(model, features, PROMPTS, tokenizer=tokenizer, **GREEDY)
+    lossy(monkeypatch, {0.01: 9.0})
+    finer = calibrate(model, features, PROMPTS, tokenizer=tokenizer, **GREEDY)
+    missed = max(row.strength for row in finer.rows if row.strength < finer.strength)
+    assert finer.strength - missed == 0.25 / 2**4
+    assert missed < usual.strength and finer.strength <= usual.strength
+    assert "It is the smallest that reaches the target; another feature" in finer.remark
+
+
+ROWS = [
+    {"lang": "ko", "prompt": "저장"},
+    {"lang": "ru", "prompt": "Файл"},
+    {"lang": "zh", "prompt": "保存"},
+    {"lang": "ko", "prompt": "창"},
+]
+
+
+def test_language_is_a_fault_by_name(model, features, tokenizer, monkeypatch):
+    # A push of more than 0.4 writes a Chinese character three times.
+    character = tokenizer("文")["input_ids"]
+
+    def answers(_model, _tokenizer, questions, sampling, *, strength, **_options):
+        hits = [character * 3 if push > 0.4 else [] for push in strength[:, 0].tolist()]
+        return [Answer(question, tuple(ids), True) for question, ids in zip(questions, hits)]
+
+    monkeypatch.setattr(calibrate_module, "answer_all", answers)
+    options = {"strengths": [0.25, 0.5], "tokenizer": tokenizer, "max_new_tokens": 12}
+    found = calibrate(model, features, ROWS, fault="language", target_lang="zh", **options)
+    assert found.strength == 0.5
+    assert found.rows[0].num_answers == 3  # the Chinese prompt can show no switch into Chinese
+    assert found.settings["fault"] == "switch into zh"
+    assert calibrate(model, features, ROWS, fault="language", target_lang="ru", **options).strength is None
+
+
+def test_how_prompts_were_put_is_recorded(model, features, tokenizer):
+    options = {"strengths": [0.1], "tokenizer": tokenizer, **GREEDY}
+    asked = [{"prompt": [{"role": "user", "content": "ab"}]}] * 2
+    model.generation_config.suppress_tokens = [77]
+    settings = calibrate(model, features, asked, chat_template_kwargs={"thinking": False}, **options).settings
+    assert settings["prompt_form"] == "messages"
+    assert settings["chat_template"] == template_hash(tokenizer)
+    assert settings["chat_template_kwargs"] == {"thinking": False}
+    assert settings["unused_generation_settings"] == {"suppress_tokens": [77]}
+    assert calibrate(model, features, ["ab"], **options).settings["prompt_form"] == "text"
+    assert calibrate(model, features, PROMPTS, **options).settings["prompt_form"] == "tokens"
 
 
 def test_any_fault_can_be_calibrated(model, features, tokenizer):
@@ -122,6 +198,11 @@ def test_prompts_are_drawn_by_the_seed_and_the_result_repeats(model, features, t
         ({"max_new_tokens": 300}, "do not fit the 256 positions of the model"),
         ({"temperature": -1.0}, "`temperature` must be 0 or more"),
         ({"top_p": 0.0}, r"`top_p` in \(0, 1\], got 0.0, 0.0"),
+        ({"fault": "loops"}, "Unknown fault 'loops'. Known: repetition, language, or a function of your own"),
+        ({"fault": "language"}, "'language' needs the language that answers switch into: `target_lang`"),
+        ({"target_lang": "zh"}, "`target_lang` belongs to the fault 'language', the fault asked for is 'repetition'"),
+        ({"fault": "language", "target_lang": "zh"}, "The prompts are token ids, which .* have no language"),
+        ({"chat_template_kwargs": {"a": 1}}, "The prompts are token ids, which go to the model as they are"),
         ({"fault": lambda ids, finished: True}, "Without steering 100 % of the answers are faulty already"),
     ],
 )

@@ -246,14 +246,18 @@ def test_block_in_which_chance_does_as_much_is_named(model, sae, tokenizer, capl
     assert "No candidate of block 1 changes the rate of endless answers more than a random direction" in caplog.text
 
 
-def test_prompts_are_read_as_texts_or_rows_with_or_without_a_template(tokenizer):
+def test_texts_are_asked_raw_and_rows_of_messages_through_the_template(tokenizer):
     plain = tokenizer("ab")["input_ids"]
     row = {"prompt": [{"role": "user", "content": "ab"}], "lang": "xx", "id": 1}
-    for given in (["ab", "ab"], [{"prompt": "ab"}, row], [{"messages": row["prompt"]}] * 2):
+    raw, turn = len(plain), len(plain) + 3  # user, end of turn, assistant
+    for given, lengths in (
+        (["ab", {"prompt": "ab"}], [raw, raw]),
+        ([{"prompt": "ab"}, row], [raw, turn]),
+        ([{"messages": row["prompt"]}], [turn]),
+    ):
         questions = read_questions(given, tokenizer)
-        assert [question.text for question in questions] == [tuple(plain)] * 2
-        assert len(questions[0].prompt) == len(plain) + 3  # user, end of turn, assistant
-        assert read_questions(given, tokenizer, chat_template=False)[0].prompt == tuple(plain)
+        assert all(question.text == tuple(plain) for question in questions)
+        assert [len(question.prompt) for question in questions] == lengths
     assert read_questions([[2, *plain, 1, 3]], tokenizer)[0] == Question((2, *plain, 1, 3), tuple(plain))
 
 
@@ -268,7 +272,6 @@ def test_help_model_has_a_feature_that_makes_it_loop_where_a_random_direction_do
         blocks=[5],
         k=32,
         prompts=titles,
-        chat_template=False,
         num_loops=16,
         num_prompts=8,
         max_new_tokens=128,

@@ -195,3 +195,35 @@ def test_batches_go_from_long_to_short_and_are_padded_on_the_right():
     assert second.input_ids.tolist() == [[5, 6]]
     assert second.groups.tolist() == [2]
     assert first.input_ids.dtype == torch.long and first.counted.dtype == torch.bool
+
+
+def test_variables_reach_the_template_of_texts_that_are_messages(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + "{% if brief is defined %}!{% endif %}")
+    rows = [{"lang": "en", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    plain, brief = tokenize(rows, tokenizer)[0], tokenize(rows, tokenizer, chat_template_kwargs={"brief": True})[0]
+    assert (*plain.ids, *tokenizer("!")["input_ids"]) == brief.ids
+
+
+def test_row_that_the_template_refuses_is_named(tokenizer, monkeypatch):
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", refusing + tokenizer.chat_template)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [
+        {"lang": "en", "messages": turns},
+        {"lang": "en", "messages": [{"role": "system", "content": "c"}, *turns]},
+    ]
+    with pytest.raises(ValueError, match="Row 2 of the texts .* is refused by the chat template: System role not"):
+        tokenize(rows, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "cut \ud83d"},
+        {"prompt": "a", "completion": "\ud83d"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\ude00"}]},
+    ],
+)
+def test_half_of_a_character_names_the_row(row, tokenizer):
+    with pytest.raises(ValueError, match=r"Row 2.* holds half of a character \(U\+D"):
+        tokenize([{"lang": "en", "text": "fine \U0001f600"}, {"lang": "en", **row}], tokenizer)

@@ -98,7 +98,7 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(settings, message, tm
 
 
 def test_answers_that_do_not_fit_the_model_are_refused(run):
-    with pytest.raises(ValueError, match="`max_new_tokens` to 240 or less"):
+    with pytest.raises(ValueError, match="`max_new_tokens` to 243 or less"):
         run(max_new_tokens=256)
 
 

@@ -9,9 +9,7 @@ from sae_posttrain.measure.generate import (
     model_name,
     recorded_kwargs,
     recorded_name,
-    tokenize_prompts,
 )
-from sae_posttrain.measure.prompts import read_prompts
 
 
 def test_answer_does_not_depend_on_the_prompts_beside_it(make_model, tokenizer):
@@ -80,18 +78,6 @@ def test_mode_is_put_back_when_generation_fails(make_model, tokenizer, monkeypat
     assert model.training
 
 
-def test_generation_settings_of_the_model_are_not_used(make_model, tokenizer):
-    model = make_model()
-    prompts = [tokenizer("저장")["input_ids"]] * 4
-    expected = generate_answers(model, tokenizer, prompts, max_new_tokens=12, seed=3)
-    assert len(set(map(tuple, expected[0]))) == 4  # samples of one prompt differ
-    model.generation_config.top_k = 1
-    model.generation_config.repetition_penalty = 5.0
-    model.generation_config.min_p = 0.5
-    assert generate_answers(model, tokenizer, prompts, max_new_tokens=12, seed=3) == expected
-    assert generate_answers(model, tokenizer, prompts, max_new_tokens=12, seed=4) != expected
-
-
 def test_sampling_follows_the_probabilities(make_model, tokenizer):
     model = make_model()
     prompt = tokenizer("저장")["input_ids"]
@@ -111,50 +97,6 @@ def test_answer_that_does_not_fit_the_model_is_refused(make_model, tokenizer):
         generate_answers(make_model(), tokenizer, [[5] * 6], max_new_tokens=251)
     with pytest.raises(ValueError, match="A prompt has no tokens"):
         generate_answers(make_model(), tokenizer, [[]])
-
-
-def prompts_of(row):
-    return read_prompts([{"lang": "ko", **row}], group_column="lang", target_lang="zh")
-
-
-@pytest.mark.parametrize(
-    ("row", "sent"),
-    [
-        ({"prompt": "hi"}, "<|user|>hi<|end|><|assistant|>"),
-        ({"prompt": [{"role": "user", "content": "hi"}]}, "<|user|>hi<|end|><|assistant|>"),
-        (
-            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the answer"}]},
-            "<|user|>hi<|end|><|assistant|>",
-        ),
-        (
-            {"prompt": [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]},
-            "<|user|>be<|end|><|user|>hi<|end|><|assistant|>",
-        ),
-    ],
-)
-def test_prompts_go_through_the_chat_template(row, sent, tokenizer):
-    [ids] = tokenize_prompts(tokenizer, prompts_of(row), True, {})
-    assert tokenizer.decode(ids) == sent
-
-
-def test_plain_text_is_sent_without_template(tokenizer):
-    [ids] = tokenize_prompts(tokenizer, prompts_of({"prompt": "hi"}), False, {})
-    assert tokenizer.decode(ids) == "hi"
-
-
-def test_variables_reach_the_template(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages[0]['content'] }}{% if thinking %}!{% endif %}")
-    [ids] = tokenize_prompts(tokenizer, prompts_of({"prompt": "hi"}), True, {"thinking": True})
-    assert tokenizer.decode(ids) == "hi!"
-
-
-def test_template_that_is_missing_is_refused(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(ValueError, match="no chat template"):
-        tokenize_prompts(tokenizer, prompts_of({"prompt": "hi"}), True, {})
-    two = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
-    with pytest.raises(ValueError, match="has 2 messages, which plain text cannot tell apart"):
-        tokenize_prompts(tokenizer, prompts_of({"prompt": two}), False, {})
 
 
 def test_model_without_tokenizer_is_refused(make_model):

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...measure.generate import generate_answers, tokenize_prompts
+from ...measure.generate import generate_answers
+from ...measure.prompt_tokens import tokenize_prompts
 from ...measure.prompts import Prompt
 from .loss import loop_mask, repeated_ngram_mask
 
@@ -108,6 +109,6 @@ def sample_unlikely_rows(
 
 def _tokenize(tokenizer: Any, index: int, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
     if isinstance(prompt, str):
-        return tokenize_prompts(tokenizer, [Prompt(index, "", prompt, None, None)], False, {})[0]
+        return tokenize_prompts(tokenizer, [Prompt(index, "", prompt, None, None)])[0]
     messages = [dict(message) for message in prompt]
-    return tokenize_prompts(tokenizer, [Prompt(index, "", "", messages, None)], True, {})[0]
+    return tokenize_prompts(tokenizer, [Prompt(index, "", "", messages, None)], rows=[index + 1])[0]

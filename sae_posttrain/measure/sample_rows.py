@@ -1,0 +1,39 @@
+"""A few rows of many, with every group among them."""
+
+import random
+from collections.abc import Sequence
+
+
+def stratified(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
+    """
+    Draw rows so that each group has its share of them.
+
+    Args:
+        groups (`Sequence[str]`):
+            Group of each row.
+        limit (`int`, *optional*):
+            Rows wanted; all of them by default.
+        seed (`int`):
+            Seed of the draw.
+
+    Returns:
+        `list[int]`: numbers of the rows from 0, in their order: of each group its share of all rows, rounded so that
+        they add up, and at least one; of fewer rows than there are groups, one of each of the largest.
+    """
+    if limit is None or limit >= len(groups):
+        return list(range(len(groups)))
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    largest = sorted(members, key=lambda group: -len(members[group]))[:limit]
+    exact = {group: limit * len(members[group]) / len(groups) for group in largest}
+    wanted = {group: max(1, int(exact[group])) for group in largest}
+    while sum(wanted.values()) != limit:  # hand out what rounding left, or take back what the smallest got too much
+        if sum(wanted.values()) < limit:
+            group = max(largest, key=lambda each: (exact[each] - wanted[each], len(members[each])))
+            wanted[group] += 1
+        else:
+            group = min((each for each in largest if wanted[each] > 1), key=lambda each: exact[each] - wanted[each])
+            wanted[group] -= 1
+    draw = random.Random(seed)
+    return sorted(index for group in largest for index in draw.sample(members[group], wanted[group]))

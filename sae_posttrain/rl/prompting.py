@@ -1,0 +1,73 @@
+"""Whether the prompts of a training are put to the model as those were on which its steering was calibrated."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..measure.prompt_tokens import render_messages, template_hash
+
+
+def require_calibrated_prompts(
+    calibration: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    chat_template_kwargs: Mapping[str, Any] | None,
+) -> None:
+    """
+    Compare how prompts go to the model in training with how they went in the calibration.
+
+    A strength holds for the prompts that it was measured on: a model answers a bare text, a chat turn and a turn with
+    thinking switched off in different ways, and loops at different strengths. What the calibration does not record is
+    not compared, and neither are prompts that it got as token ids.
+
+    Args:
+        calibration (`Mapping`):
+            `notes["calibration"]` of the feature set.
+        rows (`Iterable[Mapping]`):
+            Training prompts; the first one is looked at.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The trainer's.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            The trainer's.
+
+    Raises:
+        ValueError: If the two differ; the message says what to do.
+    """
+    settings = calibration.get("settings") or {}
+    form = settings.get("prompt_form")
+    row = next(iter(rows), None)
+    if form not in ("text", "messages") or row is None:
+        return
+    prompt = row.get("prompt")
+    trained = "text" if isinstance(prompt, str) else "messages"
+    way_out = "or set `steer_strength` to a number to steer with it as it is."
+    if trained != form:
+        raise ValueError(
+            f"The steering strength was calibrated on prompts that are {_say(form)}, and the training prompts are "
+            f"{_say(trained)}: the strength holds for the first. Calibrate on prompts of the training data's form, "
+            f"{way_out}"
+        )
+    if trained == "text":
+        return
+    if settings.get("chat_template") != template_hash(tokenizer, chat_template_kwargs):
+        raise ValueError(
+            "The steering strength was calibrated with another chat template than the tokenizer of this training has. "
+            f"Calibrate with this one, {way_out}"
+        )
+    calibrated_kwargs = settings.get("chat_template_kwargs") or {}
+    kwargs = dict(chat_template_kwargs or {})
+    if calibrated_kwargs == kwargs:
+        return
+    rendered = [
+        render_messages(tokenizer, prompt or (), "The first training prompt", add_generation_prompt=True, **each)
+        for each in (calibrated_kwargs, kwargs)
+    ]
+    if rendered[0] != rendered[1]:
+        raise ValueError(
+            f"The steering strength was calibrated with `chat_template_kwargs` {calibrated_kwargs}, this training has "
+            f"{kwargs}, and the template makes other prompts of them. Give both the same (`--chat-template-kwargs` of "
+            f"`sae-posttrain calibrate`), {way_out}"
+        )
+
+
+def _say(form: str) -> str:
+    return "texts, which go to the model as they are" if form == "text" else "messages, which go through the template"
