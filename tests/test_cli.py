@@ -176,9 +176,9 @@ def test_calibrate_takes_a_language_for_the_fault(looping, capsys):
     assert record["settings"]["fault"] == "switch into zh"
     assert (record["settings"]["prompt_form"], record["rows"][0]["num_answers"]) == ("text", 6)
     capsys.readouterr()
-    assert calibrate(looping, "--target-lang", "zh") == 2
+    assert calibrate(looping, "--target-lang", "zh", "--overwrite") == 2
     assert "--target-lang belongs to --fault language" in capsys.readouterr().err
-    assert calibrate(looping, "--chat-template-kwargs", '{"enable_thinking": false}') == 2
+    assert calibrate(looping, "--chat-template-kwargs", '{"enable_thinking": false}', "--overwrite") == 2
     assert "would have no effect: all prompts are texts" in capsys.readouterr().err
 
 
@@ -234,7 +234,7 @@ def test_grpo_trains_from_a_yaml_file_and_fields_beside_it(folder, capsys):
         "reward_funcs": ["endless_repetition", "language_consistency"],
         "num_generations": 2,
         "per_device_train_batch_size": 2,
-        "max_completion_length": 4,
+        "max_completion_length": 64,
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -290,7 +290,7 @@ def test_report_of_a_training_and_its_evaluations(folder, capsys, monkeypatch):
     assert capsys.readouterr().out == f"Written: {out}\n"
     html = out.read_text(encoding="utf-8")
     assert "<h1>Tiny &amp; &lt;small&gt;</h1>" in html
-    assert "Difference to before" in html
+    assert "after minus before" in html
     assert "Training loss" in html
 
     monkeypatch.chdir(folder)

@@ -87,14 +87,8 @@ def test_missing_k_is_told_before_the_model_is_loaded(folder, capsys, no_model):
     assert "--k 50" in error
     (folder / "p.jsonl").write_text('{"prompt": "a"}\n')
     arguments = [
-        "--model",
-        "m",
-        "--sae",
-        str(folder / "sae"),
-        "--blocks",
-        "0",
-        "--out",
-        str(folder / "loop.safetensors"),
+        *("--model", str(folder / "tiny"), "--sae", str(folder / "sae"), "--blocks", "0"),
+        *("--out", str(folder / "loop.safetensors")),
     ]
     assert main(["find-features", "--kind", "repetition", "--prompts", str(folder / "p.jsonl"), *arguments]) == 2
     assert "do not say how many features are active" in capsys.readouterr().err

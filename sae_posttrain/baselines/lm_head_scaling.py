@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
+from ..measure.generation_settings import SCALED
 from ..measure.script_tokens import script_tokens
 from ..measure.scripts import count_scripts, target_scripts_of
 
@@ -92,6 +93,7 @@ def scale_probabilities(model: Any, token_ids: Sequence[int], factor: float) -> 
     for token in ids.tolist():
         biases[(token,)] = biases.get((token,), 0.0) + shift
     config.sequence_bias = [[list(tokens), bias] for tokens, bias in biases.items()]
+    setattr(model.config, SCALED, True)
     logger.warning(
         "The LM head of %s has no bias, and one that is added would not be saved. %d tokens are lowered by `generate` "
         "alone, through `generation_config.sequence_bias`: the loss of a forward pass does not show it.",

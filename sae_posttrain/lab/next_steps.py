@@ -34,7 +34,7 @@ prompt = tokenizer.apply_chat_template(
 )
 print(QUESTION)
 for strength in (0.0, 0.06, 0.08):  # along each feature, in median residual norms
-    with steer(model, features, strength=strength):
+    with steer(model, features, strength=strength, allow_base_model="{model}"):
         ids = model.generate(**prompt, max_new_tokens=48, do_sample=False)
     answer = tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     print(f"\\nstrength {{strength}}:\\n{{answer}}")

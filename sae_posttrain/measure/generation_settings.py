@@ -74,9 +74,18 @@ HARMLESS = frozenset(
 """Settings that change no answer. A test keeps these four lists equal to what the installed transformers knows."""
 
 
+SCALED = "scaled_probabilities"
+"""Field of the model's config where [`scale_probabilities`] says that `sequence_bias` carries what it did: then that
+bias is part of the model."""
+
+
 @contextmanager
 def own_settings_aside(model: Any) -> Iterator[None]:
-    """Within the context `generate` finds no settings of the model's own, whatever their names; then they are back."""
+    """
+    Within the context `generate` finds no settings of the model's own, whatever their names; then they are back.
+
+    The bias that [`scale_probabilities`] writes is no setting but the model's changed head, and stays.
+    """
     from transformers import GenerationConfig
 
     holders = [
@@ -85,7 +94,8 @@ def own_settings_aside(model: Any) -> Iterator[None]:
     own = [module.generation_config for module in holders]
     try:
         for module in holders:
-            module.generation_config = GenerationConfig()
+            bias = module.generation_config.sequence_bias if _is_scaled(module) else None
+            module.generation_config = GenerationConfig(sequence_bias=bias)
         yield
     finally:
         for module, config in zip(holders, own):
@@ -107,12 +117,18 @@ def unused_settings(model: Any) -> dict[str, Any]:
     config = getattr(model, "generation_config", None)
     values = config.to_dict() if config is not None else {}
     skipped = HARMLESS | {"eos_token_id", "pad_token_id", "use_cache"}
+    if _is_scaled(model):
+        skipped |= {"sequence_bias"}
     defaults = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, **NEUTRAL}
     return {
         name: value
         for name, value in sorted(values.items())
         if name not in skipped and value is not None and value != [] and value != defaults.get(name)
     }
+
+
+def _is_scaled(model: Any) -> bool:
+    return getattr(getattr(model, "config", None), SCALED, None) is True
 
 
 def describe_unused(unused: dict[str, Any]) -> str:

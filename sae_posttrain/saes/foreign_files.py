@@ -32,7 +32,7 @@ def describe_foreign(path: object, beginning: bytes) -> str | None:
         return (
             f"{path} is in the old form of torch.save (before torch 1.6, or with "
             "`_use_new_zipfile_serialization=False`), which is not read. Nothing is wrong with it; save it again: "
-            "`torch.save(torch.load(path, weights_only=True), path)`."
+            "`torch.save` of what a current PyTorch's `torch.load` reads with `weights_only=True`."
         )
     if beginning.startswith(_PICKLE_PROTOCOLS):
         return (

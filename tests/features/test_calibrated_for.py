@@ -89,7 +89,7 @@ def test_calculations_of_one_place_say_nothing_of_the_calibration(calibrated, ca
 
 def test_calibrate_names_the_features_that_it_pushed(make_model, make_features, tokenizer, tmp_path, caplog):
     model, features = make_model(), random_directions(make_features(), seed=0)
-    options = {"tokenizer": tokenizer, "max_new_tokens": 4, "num_prompts": 2, "chat_template": False}
+    options = {"tokenizer": tokenizer, "max_new_tokens": 4, "num_prompts": 2}
     options |= {"strengths": [1.0], "fault": lambda ids, finished: False}
     found = calibrate(model, features, ["one", "two"], **options).feature_set
     assert [each["name"] for each in found.notes["calibration"]["features"]] == list(features.names)

@@ -62,7 +62,7 @@ def test_what_the_reference_has_is_excused(row, run, answer_with, read_answers):
 def test_cut_thinking_that_the_template_opened_is_no_answer(run, answer_with, read_answers, tokenizer, monkeypatch):
     template = "{% for message in messages %}{{ message.content }}{% endfor %}{% if think %}<think>\n{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    row = {"id": 0, "lang": "ko", "prompt": "저장"}
+    row = {"id": 0, "lang": "ko", "prompt": [{"role": "user", "content": "저장"}]}
     for folder, think in (("open", True), ("closed", False)):
         answer_with({"저장": "用户想要保存", "저장<think>\n": "用户想要保存"}, finished=False)
         run(folder, [row], chat_template_kwargs={"think": think})

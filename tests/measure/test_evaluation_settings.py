@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sae_posttrain.measure.report_data import Arm
-from sae_posttrain.measure.report_words import _compare
+from sae_posttrain.measure.report_words import compare_arms
 from sae_posttrain.measure.summary import format_evaluation
 
 GROUPS = ["ko"] * 20 + ["ru"] * 8 + ["en"] * 2
@@ -70,13 +70,13 @@ def test_tokenizer_in_another_folder_is_the_same(run, tokenizer, tmp_path):
     assert result["comparison"]["different_settings"] == []
     assert "Not the same" not in format_evaluation(result)
     before = Arm("before", evaluation=json.loads((tmp_path / "before" / "evaluation.json").read_text()))
-    assert _compare(Arm("after", evaluation=result), before).other_settings == []
+    assert compare_arms(Arm("after", evaluation=result), before).other_settings == []
 
     other = AutoTokenizer.from_pretrained(tmp_path / "after-tokenizer")
     other.add_tokens(["<|new|>"])
     result = run("other", tokenizer=other, compare=tmp_path / "before")
     assert "tokenizer_sha256" in result["comparison"]["different_settings"]
-    assert "tokenizer_sha256" in _compare(Arm("other", evaluation=result), before).other_settings
+    assert "tokenizer_sha256" in compare_arms(Arm("other", evaluation=result), before).other_settings
 
 
 def test_prompts_put_in_another_way_are_named(run, prompt_rows, as_messages, tokenizer, monkeypatch, tmp_path):

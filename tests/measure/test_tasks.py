@@ -167,6 +167,7 @@ def test_without_the_harness_the_message_says_what_to_install(monkeypatch, capsy
         evaluate_tasks("model", ["mmlu"], output_dir=tmp_path / "run")
     # before the prompts of --data are answered, which can take hours
     both = ["--model", "model", "--data", "prompts.jsonl", "--tasks", "mmlu", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sae_posttrain.cli_evaluate.require_model", lambda _model: None)
     assert main(["evaluate", *both]) == 2
     assert "pip install 'sae_posttrain[eval]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
