@@ -5,10 +5,10 @@ How often the rules of switching and of the right language blame genuine text, a
 
 `DATA` holds `help/<lang>.jsonl[.gz]` (software help in five languages) and, in `bigbench/multiemo`,
 `<domain>.<lang>.jsonl.gz` (reviews in nine); by default it is the folder `data` of `SAE_POSTTRAIN_HELP`.
-Every text is judged as an answer in its own language. Then real words and sentences of another language are put into texts: at the end of a line, into
-quotation marks or brackets, behind a URL; and, to see what is excused, short terms of it into places where they
-belong. One half of the ids (`dev`) is what the rules were looked at with, the other (`test`) is for reporting. No text
-of the data enters the results but the alarms' foreign runs.
+Every text is judged as an answer in its own language. Then real words and sentences of another language are put into
+texts: at the end of a line, into quotation marks or brackets, behind a URL; and, to see what is excused, short terms
+of it into places where they belong. One half of the ids (`dev`) is what the rules were looked at with, the other
+(`test`) is for reporting. No text of the data enters the results but the foreign runs of alarms.
 """
 
 import argparse

@@ -62,7 +62,8 @@ class Span:
         excused (`str` or `None`):
             Why it is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
             `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`,
-            `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`; `None` if it is unexpected.
+            `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`;
+            `None` if it is unexpected.
     """
 
     start: int
