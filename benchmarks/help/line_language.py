@@ -29,6 +29,8 @@ from pages import Row, load_pages
 from sae_posttrain.measure import line_language
 from sae_posttrain.measure.intervals import wilson
 from sae_posttrain.measure.line_language import MIN_PROBABILITY, MIN_WORDS, LineLanguage, line_languages
+from sae_posttrain.measure.line_units import masked_answer, units_of, words_of
+from sae_posttrain.measure.scripts import letters_of
 
 RESULTS = Path(__file__).parent / "results" / "line_language.json"
 PAIR = {"en": "es", "es": "en"}
@@ -165,20 +167,27 @@ def genuine(rows: Iterable[Row], lang: str, suspects: list[str]) -> dict[str, An
 def judge(text: str, lang: str, suspects: list[str], min_words: int) -> list[tuple[int, LineLanguage]]:
     """(number of words, line) of every line of a page."""
     judged = line_languages(text, lang=lang, suspects=suspects, min_words=min_words, min_probability=0)
-    letters = line_language.letters_of(frozenset(["Cyrillic"] if lang == "ru" else ["Latin"]))
-    words = [words for _, _, words in line_language._lines(text, letters, min_words)]
-    return [(len(of_line), line) for of_line, line in zip(words, judged, strict=True)]
+    units = units_of(masked_answer(text, False), frozenset([lang, *suspects]), min_words, lambda _start, _end: False)
+    num_words = {start: len(unit.words) for unit in units for start, _ in unit.places}
+    return [(num_words[line.start], line) for line in judged]
 
 
 def spliced(own: list[Row], donors: list[Row], lang: str, other: str) -> dict[str, Any]:
     """Pages with one line of the other language in them: how often a foreign line is found where it was put."""
     chance = random.Random(0)
-    letters = line_language.letters_of(frozenset(["Latin"]))
+    letters = letters_of(frozenset(["Latin"]))
     sentences = [
         line.text
         for row in donors
-        for words, line in judge(row["text"], other, [lang], min_words=MIN_WORDS)
+        for _, line in judge(row["text"], other, [lang], min_words=MIN_WORDS)
         if "(" not in line.text and "=" not in line.text and line.language == other
+        if len(words_of(line.text, letters)) >= MIN_WORDS
+    ]
+    shorts = [
+        line.strip()
+        for row in donors
+        for line in row["text"].split("\n")
+        if 2 <= len(words_of(line, letters)) < MIN_WORDS and len(line) < 40
     ]
     hosts = [row["text"].split("\n") for row in own]
     hosts = chance.sample([lines for lines in hosts if len(lines) >= 3], NUM_SPLICED)
@@ -189,6 +198,8 @@ def spliced(own: list[Row], donors: list[Row], lang: str, other: str) -> dict[st
         found["line_of_n_words"][str(length)] = hits(hosts, cut, own_line, lang, other, length)
     whole = chance.sample(sentences, len(hosts))
     found["whole_line"] = hits(hosts, whole, own_line, lang, other, MIN_WORDS)
+    bullets = ["\n".join(f"- {line}" for line in chance.sample(shorts, 4)) for _ in hosts]
+    found["four_short_lines"] = hits(hosts, bullets, own_line, lang, other, MIN_WORDS)
     found["sentence_in_a_line"] = hits(hosts, whole, after_sentence, lang, other, MIN_WORDS)
     found["from_mid_sentence_on"] = hits(hosts, whole, mid_sentence, lang, other, MIN_WORDS)
     return found
@@ -198,7 +209,7 @@ def first_words(text: str, num: int, letters: Any) -> str | None:
     """The beginning of a line, up to so many words that count; `None` if it has fewer."""
     tokens = text.split()
     for end in range(1, len(tokens) + 1):
-        if len(line_language._words(" ".join(tokens[:end]), letters)) == num:
+        if len(words_of(" ".join(tokens[:end]), letters)) == num:
             return " ".join(tokens[:end])
     return None
 

@@ -39,40 +39,47 @@ _BEHIND_HOST = r"""(?: [/?\#] (?: [!\#-'+-;=?-Z\\^_a-z|~]           # ASCII with
                             | (?<=[/?\#=&\-_.~%+:]|[^\x00-\x7F]) [^\x00-\x7F\s，。；：！？、（）「」『』《》【】“”]
                           )* )?"""
 
+_PARTS = rf"""(?:[^{_NO_NAME}]{{1,120}}+[\\/])*+
+              (?:[^{_NO_NAME}]{{0,100}}\.(?:{_FILE_ENDINGS})(?![a-zA-Z0-9])|[^{_NO_NAME}]{{0,120}})"""
+
 _ATTRIBUTES = (
     r"""(?:\s+[a-zA-Z_:@][\w:.\-]{0,40}+(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'<>=]{1,200}))?){0,20}+"""
 )
 
-# The leftmost opening wins, so a `$` inside code is code. A fence may be left open: the answer was cut.
+# The leftmost opening wins, so a `$` inside code is code. A fence may be left open: the answer was cut. What begins
+# with a sign is tried at that sign only, what begins with a word at words with a sign inside: most text is neither.
 _AREA = regex.compile(
     rf"""
-      (?P<code> ^[ \t>]*(?P<fence>`{{3,}}|~{{3,}}) .*? (?:^[ \t>]*(?P=fence)[`~]*(?=\s)|\Z)
-              | (?<!`)(?P<ticks>`+)(?!`) [^\n]{{1,2000}}? (?<!`)(?P=ticks)(?!`) )
-    | (?P<latex> \$\$ .{{1,2000}}? \$\$
-              | \\\[ .{{1,2000}}? \\\]
-              | \\\( [^\n]{{1,2000}}? \\\)
-              | \\begin\{{(?P<name>[a-zA-Z]+\*?)\}} .{{0,4000}}? \\end\{{(?P=name)\}}
-              | (?<![\\$\w]) \$(?![\s\d$]) [^$\n]+ (?<![\s\\])\$(?![\d$])
-              | (?<![\\$\w]) \$(?=\d[^$\n]*[\\^_=+{{]) [^$\n]+ (?<![\s\\])\$(?![\d$]) )
-    | (?P<markup> <ruby\b[^<>]{{0,100}}> .{{0,1000}}? </ruby>
-              | <(?P<element>[a-zA-Z][\w\-]{{0,20}})(?=[^<>]{{0,300}}?\slang\s*=){_ATTRIBUTES}\s*>
-                .{{0,1000}}? </(?P=element)>
-              | </?[a-zA-Z][\w:\-]{{0,40}}+{_ATTRIBUTES}\s*/?>
-              | <!-- .{{0,1000}}? --> )
-    | (?P<address> (?<![\w.%+\-@]) [\p{{L}}\p{{M}}\p{{N}}._%+\-]{{1,64}}+ @ {_ANY_DOMAIN} )
-    | (?P<url> (?: \b(?:https?|ftp)://(?:{_ANY_DOMAIN}(?::\d+)?|[a-zA-Z0-9.\-:@%_]+)
-                 | \bwww\.[a-zA-Z0-9.\-]+
-                 | (?<![\w.\-@/\\]) {_BARE_DOMAIN} ) {_BEHIND_HOST} )
-    | (?P<path> (?<![\w/\\]) (?:[a-zA-Z]:[\\/]|\\\\|~[\\/]|\.{{1,2}}[\\/]|/(?=[^{_NO_NAME}]{{1,80}}/))
-                (?:[^{_NO_NAME}]{{1,120}}+[\\/])*+
-                (?:[^{_NO_NAME}]{{0,100}}\.(?:{_FILE_ENDINGS})(?![a-zA-Z0-9])|[^{_NO_NAME}]{{0,120}})
-              | (?<![\w/\\.\-]) (?:[\w.\-]{{1,80}}+\\)+ [\w.\-]{{1,80}}
-              | (?<![\w/\\.\-]) (?:[\w.\-]{{1,80}}+/)*+ [\w\-][\w.\-]{{0,80}}?
-                \.(?:{_FILE_ENDINGS})(?![a-zA-Z0-9]) )
-    | (?P<tag> (?<![\w&/\#@]) [\#＃@＠] [\p{{L}}\p{{M}}\p{{N}}_・·]{{1,60}} )
+      (?P<code> ^[ \t>]*+(?P<fence>`{{3,}}|~{{3,}}) .*? (?:^[ \t>]*(?P=fence)[`~]*(?=\s)|\Z) )
+    | (?=[`$\\<]) (?:
+        (?P<code> (?<!`)(?P<ticks>`+)(?!`) [^\n]{{1,2000}}? (?<!`)(?P=ticks)(?!`) )
+      | (?P<latex> \$\$ .{{1,2000}}? \$\$
+                | \\\[ .{{1,2000}}? \\\]
+                | \\\( [^\n]{{1,2000}}? \\\)
+                | \\begin\{{(?P<name>[a-zA-Z]+\*?)\}} .{{0,4000}}? \\end\{{(?P=name)\}}
+                | (?<![\\$\w]) \$(?![\s\d$]) [^$\n]+ (?<![\s\\])\$(?![\d$])
+                | (?<![\\$\w]) \$(?=\d[^$\n]*[\\^_=+{{]) [^$\n]+ (?<![\s\\])\$(?![\d$]) )
+      | (?P<markup> <ruby\b[^<>]{{0,100}}> .{{0,1000}}? </ruby>
+                | <(?P<element>[a-zA-Z][\w\-]{{0,20}})(?=[^<>]{{0,300}}?\slang\s*=){_ATTRIBUTES}\s*>
+                  .{{0,1000}}? </(?P=element)>
+                | </?[a-zA-Z][\w:\-]{{0,40}}+{_ATTRIBUTES}\s*/?>
+                | <!-- .{{0,1000}}? --> ) )
+    | (?P<tag> [\#＃@＠] (?<![\w&/\#@＃＠].) [\p{{L}}\p{{M}}\p{{N}}_・·]{{1,60}} )
+    | (?P<path> (?=[~./\\]) (?<![\w/\\]) (?:\\\\|~[\\/]|\.{{1,2}}[\\/]|/(?=[^{_NO_NAME}]{{1,80}}/)) {_PARTS} )
+    | (?P<url> (?=[hfw]) (?<![a-zA-Z0-9])
+               (?: (?:https?|ftp)://(?:{_ANY_DOMAIN}(?::\d+)?|[a-zA-Z0-9.\-:@%_]+) | www\.[a-zA-Z0-9.\-]+ )
+               {_BEHIND_HOST} )
+    | (?<![\w.%+\-@/\\]) (?=[\w%+\-]++[.@:/\\][^\s]) (?:
+        (?P<address> [\p{{L}}\p{{M}}\p{{N}}._%+\-]{{1,64}}+ @ {_ANY_DOMAIN} )
+      | (?P<url> {_BARE_DOMAIN} {_BEHIND_HOST} )
+      | (?P<path> [a-zA-Z]:[\\/] {_PARTS}
+                | (?:[\w.\-]{{1,80}}+\\)+ [\w.\-]{{1,80}}
+                | (?:[\w.\-]{{1,80}}+/)*+ [\w\-][\w.\-]{{0,80}}? \.(?:{_FILE_ENDINGS})(?![a-zA-Z0-9]) ) )
     """,
     regex.VERBOSE | regex.DOTALL | regex.MULTILINE | regex.VERSION1,
 )
+
+_KINDS = ("code", "latex", "markup", "address", "url", "path", "tag")
 
 _LAST_PART = regex.compile(r"[^/?#=&\\]*\Z")
 _FIRST_OTHER = regex.compile(r"[^\x00-\x7F]")
@@ -96,7 +103,7 @@ def areas_of(answer: str, start: int, end: int) -> Iterator[tuple[int, int, str]
     Where a clause is glued behind a URL, a path or a tag, the stretch ends before it.
     """
     for found in _AREA.finditer(answer, start, end):
-        kind = str(found.lastgroup)
+        kind = next(name for name in _KINDS if found[name] is not None)
         yield found.start(), _end_without_clause(found.group(), kind) + found.start(), kind
 
 

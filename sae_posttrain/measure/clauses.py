@@ -17,7 +17,7 @@ SHORT_SPACED, LONG_SPACED = 10, 18
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
 _CAPITAL = regex.compile(r"\P{L}*\p{Lu}")
-_MAX_TITLE_WORDS = 5
+_MAX_TITLE_WORDS = 4
 
 # Words that join or open a clause, or tell the reader what to do. No name of a thing, page or file has them.
 _SAYS = regex.compile(
@@ -35,6 +35,13 @@ _SAYS = regex.compile(
 # Grammar of Chinese and Japanese that one title may hold, but not often twice.
 _GRAMMAR = regex.compile(
     r"[的了是在把被将將会會我你他她它这這那吗嗎吧呢就也都很]|可以|需要|[をにでがは](?=[^\p{Hiragana}])"
+)
+# Words of sentences that begin with a capital as a title does.
+_SENTENCE = regex.compile(
+    r"""\b(?: не | был[аои]? | будет | будут | это | этот | очень | можно | нужно | есть | нет | я | мы | вы | он[аио]?
+            | мне | нам | нас | вам | вас | вс[её] | уже | ещ[её] | только | также | котор\w+ | так | там | здесь | но
+            | що | це | був | була | були | дуже | ви | ми | δεν | είναι | ήταν | και\ να )\b""",
+    regex.VERBOSE | regex.IGNORECASE,
 )
 
 
@@ -81,5 +88,6 @@ def is_clause(text: str, limits: Limits, *, title: bool = False) -> bool:
     if title:
         return False
     if length > limits.long[side]:
-        return dense or not _CAPITAL.match(text) or len(text.split()) > _MAX_TITLE_WORDS
+        is_title = _CAPITAL.match(text) and len(text.split()) <= _MAX_TITLE_WORDS and not _SENTENCE.search(text)
+        return dense or not is_title
     return dense and sum(1 for _ in _GRAMMAR.finditer(text)) > 1

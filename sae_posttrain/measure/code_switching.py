@@ -60,9 +60,10 @@ class Span:
         segment (`str`):
             `"think"` inside `<think>…</think>`, otherwise `"answer"`.
         excused (`str` or `None`):
-            Why it is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`, `"symbol"`
-            (Greek in a formula), `"reading"` (Bopomofo in Chinese), `"face"`, `"name"` (Han in Japanese), `"prompt"`,
-            `"reference"`, `"quote"` or `"bracket"`; `None` if it is unexpected.
+            Why it is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
+            `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`,
+            `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`;
+            `None` if it is unexpected.
     """
 
     start: int
@@ -172,8 +173,8 @@ def find_switches(
     - in code, LaTeX, markup (an attribute, an element with `lang=`, ruby), an e-mail address, a URL or domain, a path
       or file name, a hashtag or mention. A clause glued behind one of the last four is none of it:
       `https://example.com/help/然后点击`;
-    - as Greek letters of a formula, Bopomofo in Chinese, a letter of a face such as (ﾟДﾟ), or, in Japanese, Han of a
-      name that Japanese lacks, as in 深圳;
+    - as digits, Greek letters of a formula, Bopomofo in Chinese, a letter of a face such as (ﾟДﾟ), or, in Japanese, Han
+      of a name that Japanese lacks, as in 深圳;
     - if it occurs in the prompt or the reference, be it in simplified, traditional or Japanese form, another case or
       width, or with other spaces;
     - in quotation marks, if the rest of the line has text the language allows; in brackets behind a word that the
@@ -303,6 +304,7 @@ class _Context:
         self.answer = answer
         self.lang = lang
         self.allowed = letters_of(allowed)
+        self.never_foreign = letters_of(allowed - {"Han"} if lang == "ja" else allowed)
         self.sources = sources
         self.segments = segments_of(answer, think_opened=think_opened)
         self.areas = [area for start, end, _ in self.segments for area in areas_of(answer, start, end)]
@@ -329,7 +331,7 @@ class _Context:
         index = bisect_right(self.areas, start, key=lambda area: area[0]) - 1
         if index >= 0 and end <= self.areas[index][1]:
             return self.areas[index][2]
-        if script == "Greek" and is_symbol(self.answer, start, end):
+        if text.isdecimal() or (script == "Greek" and is_symbol(self.answer, start, end)):
             return "symbol"
         if script == "Bopomofo" and self.lang in _CHINESE:
             return "reading"
@@ -370,7 +372,7 @@ class _Context:
 
     def _is_clause(self, pair: Pair) -> bool:
         """Whether what is foreign between the marks is more than a term."""
-        foreign = self.allowed.sub(" ", self.answer[pair[0] + 1 : pair[1] - 1])
+        foreign = self.never_foreign.sub(" ", self.answer[pair[0] + 1 : pair[1] - 1])
         return is_clause(" ".join(foreign.split()), Limits(), title=marks_title(pair[2]))
 
 

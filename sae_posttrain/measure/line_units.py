@@ -32,6 +32,9 @@ _AROUND_WORDS = "\"'“”‘’„«»‹›()[]{}*_~,;:.!?…¿¡"
 
 # A capital, a digit or a joint within a token: `fileName`, `A4`, `com.sun.star`, `Ctrl+S`, `UNO`.
 _NOT_TEXT = regex.compile(r"\d|_|[./\\=#$<>@&+]\p{L}|\p{Ll}\p{Lu}")
+_MAX_TITLE_CHARS = 120
+_CODE = regex.compile(r"[=;{}&<>]|\w\(|::|->")
+_INNER_CAPITAL = regex.compile(r"\p{Ll}\p{Lu}")
 _HAS_WORD = regex.compile(r"\p{L}{2}")
 _NOT_A_WORD = regex.compile(r"[\p{L}\d]\p{Lu}|\d|_|[./\\=#$<>@&+]\p{L}")
 
@@ -107,7 +110,7 @@ def _sentences(masked: str, start: int, end: int, letters: "regex.Pattern[str]",
     ends = [found.end() for found in _SENTENCE_END.finditer(masked, start, end)]
     pieces: list[Unit] = []
     for piece_start, piece_end in pairwise(dict.fromkeys([start, *ends, end])):
-        words = _words(masked[piece_start:piece_end], letters)
+        words = words_of(masked[piece_start:piece_end], letters)
         if pieces and min(len(words), len(pieces[-1].words)) < min_words:
             pieces[-1].places[-1] = (pieces[-1].places[-1][0], piece_end)
             pieces[-1].words += words
@@ -152,17 +155,19 @@ def _words_of_short_line(
     """
     found = [word for token in line.split() if not _NOT_TEXT.search(token) for word in _WORD.findall(token)]
     found = [word for word in found if letters.match(word)]
-    cased = [word for word in found if word.casefold() != word.upper()]
+    cased = [word for word in found if word.lower() != word.upper()]
     capitals = [word for word in cased if word[0].isupper()]
     if cased and len(capitals) == len(cased) and not any(word.casefold() in small_words for word in cased):
         return []
+    if len(line) > _MAX_TITLE_CHARS or _CODE.search(line) or len(_INNER_CAPITAL.findall(line)) > 1:
+        return words  # code without code marks, whose keywords are capitalised too
     long_words = [word for word in cased if len(word) > 3]
     if len(capitals) > 1 and 2 * sum(word[0].isupper() for word in long_words) >= len(long_words):
         return [word.casefold() for word in found]
     return words
 
 
-def _words(sentence: str, letters: "regex.Pattern[str]") -> list[str]:
+def words_of(sentence: str, letters: "regex.Pattern[str]") -> list[str]:
     """The words of a sentence that begin with such a letter, without names."""
     words: list[str] = []
     opens = True
