@@ -24,8 +24,8 @@ import numpy as np
 from machine import hardware, seconds, versions
 
 from sae_posttrain import find_loop, find_switches
-from sae_posttrain.measure.prompts import read_rows
-from sae_posttrain.measure.scripts import count_scripts
+from sae_posttrain.measure.answers.prompts import read_rows
+from sae_posttrain.measure.faults.scripts import count_scripts
 
 RESULTS = Path(__file__).parent / "results" / "bench_detectors.json"
 LANGUAGES = ("en", "es", "ko", "ru", "zh")

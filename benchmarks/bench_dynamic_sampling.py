@@ -30,9 +30,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, 
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.lab.contents import MODEL, as_messages, read_texts
-from sae_posttrain.measure.generate import generate_answers
-from sae_posttrain.measure.prompt_tokens import tokenize_prompts
-from sae_posttrain.measure.prompts import read_prompts
+from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.answers.prompt_tokens import tokenize_prompts
+from sae_posttrain.measure.answers.prompts import read_prompts
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "bench_dynamic_sampling.json"

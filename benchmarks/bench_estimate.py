@@ -69,7 +69,7 @@ def write_recipe(name: str, fields: dict[str, Any], arguments: argparse.Namespac
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     from sae_posttrain import FeatureSet
-    from sae_posttrain.measure.prompts import read_rows
+    from sae_posttrain.measure.answers.prompts import read_rows
 
     model: Path = arguments.model
     shape = next((shape for shape in SHAPES if name.startswith(shape)), None)

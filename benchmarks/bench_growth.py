@@ -36,7 +36,7 @@ from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer
 from sae_posttrain.estimate.live_bytes import LiveBytes
-from sae_posttrain.features.statistics import GroupSums
+from sae_posttrain.features.read.statistics import GroupSums
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable
 from sae_posttrain.saes import FrozenSAE, SAESource

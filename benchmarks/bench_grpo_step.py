@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOTrainer
 
 from sae_posttrain import EndlessRepetitionReward, FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
-from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.answers.prompts import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "bench_grpo_step.json"
 BLOCK, STRENGTH = 4, 0.5

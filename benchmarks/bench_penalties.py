@@ -35,7 +35,7 @@ from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, record_blocks
 from sae_posttrain.estimate.live_bytes import LiveBytes
-from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.answers.prompts import read_rows
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable
 

@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from .baselines.unlikelihood.rows import sample_unlikely_rows
     from .baselines.unlikelihood.trainer import UnlikelihoodTrainer
     from .checkpoints import last_complete_checkpoint
-    from .features.calibrate import calibrate
-    from .features.directions import random_directions
-    from .features.feature_set import FeatureSet
-    from .features.fit import measure_fit
-    from .features.group_directions import find_directions
-    from .features.group_statistics import measure_groups
-    from .features.imported import import_directions
-    from .features.language import find_features
-    from .features.matched_random import matched_random_features
-    from .features.moved import compare_features
-    from .features.repetition import find_repetition_features
-    from .features.steering import steer
+    from .features.calibrate.calibrate import calibrate
+    from .features.controls.matched_random import matched_random_features
+    from .features.controls.random_directions import random_directions
+    from .features.find.by_direction import find_directions
+    from .features.find.by_group import find_features
+    from .features.find.by_repetition import find_repetition_features
+    from .features.find.compare import compare_features
+    from .features.fit.fit import measure_fit
+    from .features.read.group_statistics import measure_groups
+    from .features.set.feature_set import FeatureSet
+    from .features.set.imported import import_directions
+    from .features.set.steering import steer
     from .hooks.record import record_blocks, record_sites
-    from .measure.claims import holm, non_inferiority
-    from .measure.code_switching import find_switches
-    from .measure.evaluation import evaluate
-    from .measure.line_language import LineLanguage, line_languages, line_pass
-    from .measure.loops import find_loop
-    from .measure.resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
-    from .measure.sample_size import sample_size
-    from .measure.script_tokens import script_tokens
-    from .measure.switch_probability import switch_probability
-    from .measure.task_summary import format_tasks
-    from .measure.tasks import evaluate_tasks
+    from .measure.answers.evaluation import evaluate
+    from .measure.answers.switch_probability import switch_probability
+    from .measure.capability.task_summary import format_tasks
+    from .measure.capability.tasks import evaluate_tasks
+    from .measure.faults.line_language import LineLanguage, line_languages, line_pass
+    from .measure.faults.loops import find_loop
+    from .measure.faults.script_tokens import script_tokens
+    from .measure.faults.switching import find_switches
+    from .measure.statistics.claims import holm, non_inferiority
+    from .measure.statistics.resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
+    from .measure.statistics.sample_size import sample_size
     from .model_card import add_measured_rates
     from .penalty.arguments import FeaturePenaltyArguments
     from .penalty.drift import FeatureDriftCallback
@@ -118,10 +118,10 @@ _MODULES = {
     "FeatureDriftCallback": "penalty.drift",
     "FeaturePenaltyArguments": "penalty.arguments",
     "FeaturePenaltyMixin": "penalty.mixin",
-    "FeatureSet": "features.feature_set",
+    "FeatureSet": "features.set.feature_set",
     "FrozenSAE": "saes.frozen",
     "LanguageConsistencyReward": "rl.rewards",
-    "LineLanguage": "measure.line_language",
+    "LineLanguage": "measure.faults.line_language",
     "SASFTConfig": "sft.config",
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
@@ -130,43 +130,43 @@ _MODULES = {
     "UnlikelihoodTrainer": "baselines.unlikelihood.trainer",
     "ablate": "baselines.ablation",
     "add_measured_rates": "model_card",
-    "bootstrap_difference": "measure.resampling",
-    "bootstrap_mean": "measure.resampling",
-    "bootstrap_ratio": "measure.resampling",
-    "calibrate": "features.calibrate",
-    "compare_features": "features.moved",
+    "bootstrap_difference": "measure.statistics.resampling",
+    "bootstrap_mean": "measure.statistics.resampling",
+    "bootstrap_ratio": "measure.statistics.resampling",
+    "calibrate": "features.calibrate.calibrate",
+    "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",
     "describe_sae": "saes.describe",
     "drop_switched": "baselines.data_filter",
-    "evaluate": "measure.evaluation",
-    "evaluate_tasks": "measure.tasks",
-    "find_directions": "features.group_directions",
-    "find_features": "features.language",
-    "find_loop": "measure.loops",
-    "find_repetition_features": "features.repetition",
-    "find_switches": "measure.code_switching",
-    "format_tasks": "measure.task_summary",
-    "holm": "measure.claims",
-    "import_directions": "features.imported",
+    "evaluate": "measure.answers.evaluation",
+    "evaluate_tasks": "measure.capability.tasks",
+    "find_directions": "features.find.by_direction",
+    "find_features": "features.find.by_group",
+    "find_loop": "measure.faults.loops",
+    "find_repetition_features": "features.find.by_repetition",
+    "find_switches": "measure.faults.switching",
+    "format_tasks": "measure.capability.task_summary",
+    "holm": "measure.statistics.claims",
+    "import_directions": "features.set.imported",
     "last_complete_checkpoint": "checkpoints",
-    "line_languages": "measure.line_language",
-    "line_pass": "measure.line_language",
+    "line_languages": "measure.faults.line_language",
+    "line_pass": "measure.faults.line_language",
     "load_sae": "saes.loading",
-    "matched_random_features": "features.matched_random",
-    "measure_fit": "features.fit",
-    "measure_groups": "features.group_statistics",
-    "non_inferiority": "measure.claims",
-    "random_directions": "features.directions",
+    "matched_random_features": "features.controls.matched_random",
+    "measure_fit": "features.fit.fit",
+    "measure_groups": "features.read.group_statistics",
+    "non_inferiority": "measure.statistics.claims",
+    "random_directions": "features.controls.random_directions",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
-    "sample_size": "measure.sample_size",
+    "sample_size": "measure.statistics.sample_size",
     "sample_unlikely_rows": "baselines.unlikelihood.rows",
     "scale_lm_head": "baselines.lm_head_scaling",
     "scale_probabilities": "baselines.lm_head_scaling",
-    "script_tokens": "measure.script_tokens",
+    "script_tokens": "measure.faults.script_tokens",
     "smoothie_factors": "baselines.lm_head_scaling",
-    "steer": "features.steering",
-    "switch_probability": "measure.switch_probability",
+    "steer": "features.set.steering",
+    "switch_probability": "measure.answers.switch_probability",
     "train_sae": "sae_training.trainer",
 }
 

@@ -214,8 +214,8 @@ def _find_features(arguments: argparse.Namespace) -> None:
     require_model(arguments.model)
     from accelerate import PartialState
 
-    from .features.picture import draw_features
-    from .measure.generate import recorded_name
+    from .features.set.picture import draw_features
+    from .measure.answers.generate import recorded_name
 
     command = shlex.join(["sae-posttrain", *map(recorded_name, arguments.words)])
 
@@ -228,11 +228,11 @@ def _find_features(arguments: argparse.Namespace) -> None:
 
     before = _search_wider(arguments, options) if arguments.compare else None
     if arguments.kind == "repetition":
-        from .features.repetition import find_repetition_features
+        from .features.find.by_repetition import find_repetition_features
 
         feature_set = find_repetition_features(arguments.model, arguments.sae, **options)
     else:
-        from .features.language import find_features
+        from .features.find.by_group import find_features
 
         if options.get("check"):  # it can run out of memory, and the search must not be lost with it
             options["on_found"] = save
@@ -241,7 +241,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
         return
     comparison = None
     if before is not None:
-        from .features.moved import best_of_each_place, compare_features
+        from .features.find.compare import best_of_each_place, compare_features
 
         comparison = compare_features(before, feature_set)
         feature_set = best_of_each_place(feature_set, arguments.num_features)
@@ -261,8 +261,8 @@ def _find_features(arguments: argparse.Namespace) -> None:
 
 def _search_wider(arguments: argparse.Namespace, options: dict[str, Any]) -> Any:
     """The set found before; the search lists more features than are wanted, so that those that fell are seen."""
-    from .features.feature_set import FeatureSet
-    from .features.moved import most_at_a_place
+    from .features.find.compare import most_at_a_place
+    from .features.set.feature_set import FeatureSet
 
     if options.get("check"):
         raise ValueError(
@@ -350,12 +350,12 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     _require_ending(arguments.out)
     require_new(arguments.out, arguments.overwrite, (".txt", ".json", ".png"))
     require_model(arguments.model)
-    from .features.calibrate import calibrate
-    from .features.calibration_picture import draw_calibration
-    from .features.directions import random_directions
-    from .features.feature_set import FeatureSet
-    from .features.loading import load_model
-    from .features.texts import check_prompts
+    from .features.calibrate.calibrate import calibrate
+    from .features.calibrate.picture import draw_calibration
+    from .features.controls.random_directions import random_directions
+    from .features.read.loading import load_model
+    from .features.read.texts import check_prompts
+    from .features.set.feature_set import FeatureSet
 
     feature_set = FeatureSet.from_pretrained(arguments.features)
     if arguments.names:
@@ -451,8 +451,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _write_report(arguments: argparse.Namespace) -> None:
-    from .measure.report import write_report
-    from .measure.report_runs import read_sections
+    from .measure.report.page import write_report
+    from .measure.report.runs import read_sections
 
     sections = read_sections(arguments.runs, baseline=arguments.baseline)
     print(f"Written: {write_report(arguments.out, sections, title=arguments.title)}")

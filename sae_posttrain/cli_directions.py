@@ -73,8 +73,8 @@ def _find_directions(arguments: argparse.Namespace) -> None:
     require_model(arguments.model)
     from accelerate import PartialState
 
-    from .features.group_directions import find_directions
-    from .features.picture import draw_features
+    from .features.find.by_direction import find_directions
+    from .features.set.picture import draw_features
 
     names = ("method", "target_group", "blocks", "site", "num_directions", *_TEXT_OPTIONS, *_PROBE_OPTIONS)
     options = {name: given[name] for name in names if name in given}

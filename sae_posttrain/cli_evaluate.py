@@ -107,7 +107,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError("--margin needs --compare, the evaluation against which a loss is counted.")
     require_model(arguments.model)
     if arguments.tasks is not None:
-        from .measure.harness import require_harness
+        from .measure.capability.harness import require_harness
 
         require_harness()
     common: dict[str, Any] = {
@@ -121,8 +121,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "model_kwargs": {"dtype": arguments.dtype} if arguments.dtype else None,
     }
     if arguments.data is not None:
-        from .measure.evaluation import evaluate
-        from .measure.summary import format_evaluation
+        from .measure.answers.evaluation import evaluate
+        from .measure.answers.summary import format_evaluation
 
         of_data = _given(arguments, _DATA_OPTIONS)
         if of_data.get("target_lang") == "any":
@@ -131,8 +131,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             of_data["lid_languages"] = of_data.pop("lid")
         print(format_evaluation(evaluate(arguments.model, arguments.data, **common, **of_data)))
     if arguments.tasks is not None:
-        from .measure.task_summary import format_tasks
-        from .measure.tasks import evaluate_tasks
+        from .measure.capability.task_summary import format_tasks
+        from .measure.capability.tasks import evaluate_tasks
 
         of_tasks = _given(arguments, _TASK_OPTIONS)
         if of_tasks.pop("plain", False):

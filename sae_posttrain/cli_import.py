@@ -27,7 +27,7 @@ def _import_directions(arguments: argparse.Namespace) -> None:
     if arguments.out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {arguments.out}.")
     require_new(arguments.out, arguments.overwrite, ())
-    from .features.imported import import_directions
+    from .features.set.imported import import_directions
 
     found = import_directions(
         arguments.source, name=arguments.name, site=arguments.site, base_model=arguments.base_model

@@ -83,8 +83,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print("\n\n".join(map(str, described)))
     record: dict[str, Any] = {"saes": [description.as_dict() for description in described]}
     if arguments.model is not None:
-        from .features.fit import measure_fit
-        from .features.fit_verdict import format_fits, judge
+        from .features.fit.fit import measure_fit
+        from .features.fit.verdict import format_fits, judge
 
         options = {name: getattr(arguments, name) for name in given if name != "base_model"}
         base = getattr(arguments, "base_model", None)

@@ -15,12 +15,12 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
-from .features.card import code, source_lines, table_of
-from .features.feature_file import shown
-from .features.feature_set import FeatureSet
-from .measure.folder import EVALUATION_FILE
-from .measure.generate import fingerprint, recorded_name
-from .measure.summary import format_evaluation
+from .features.set.card import code, source_lines, table_of
+from .features.set.feature_set import FeatureSet
+from .features.set.source import shown
+from .measure.answers.folder import EVALUATION_FILE
+from .measure.answers.generate import fingerprint, recorded_name
+from .measure.answers.summary import format_evaluation
 
 logger = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ def _nearest_folder(path: Path) -> str:
 def _require_repository(name: str, revision: str | None, nearest: str) -> None:
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-    from .saes.hub_errors import explained
+    from .saes.remote.hub_errors import explained
 
     cached = any(
         isinstance(try_to_load_from_cache(name, file, cache_dir=constants.HF_HUB_CACHE, revision=revision), str)

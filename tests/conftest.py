@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.features.feature_set import FeatureSource
+from sae_posttrain.features.set.source import FeatureSource
 
 WIDTH = 32
 

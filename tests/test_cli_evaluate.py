@@ -15,9 +15,9 @@ def calls(monkeypatch):
             calls[name] = (arguments, options)
 
         monkeypatch.setattr(f"sae_posttrain.measure.{module}.{name}", record)
-    monkeypatch.setattr("sae_posttrain.measure.summary.format_evaluation", lambda _result: "answers")
-    monkeypatch.setattr("sae_posttrain.measure.task_summary.format_tasks", lambda _result: "capability")
-    monkeypatch.setattr("sae_posttrain.measure.harness.require_harness", lambda: None)
+    monkeypatch.setattr("sae_posttrain.measure.answers.summary.format_evaluation", lambda _result: "answers")
+    monkeypatch.setattr("sae_posttrain.measure.capability.task_summary.format_tasks", lambda _result: "capability")
+    monkeypatch.setattr("sae_posttrain.measure.capability.harness.require_harness", lambda: None)
     monkeypatch.setattr("sae_posttrain.cli_evaluate.require_model", lambda _model: None)
     return calls
 

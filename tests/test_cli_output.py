@@ -98,7 +98,7 @@ def test_search_is_saved_when_the_check_fails(folder, monkeypatch):
     def run_out_of_memory(*args):
         raise torch.OutOfMemoryError("no memory left")
 
-    monkeypatch.setattr("sae_posttrain.features.language.check_by_ablation", run_out_of_memory)
+    monkeypatch.setattr("sae_posttrain.features.find.by_group.check_by_ablation", run_out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         find(folder, "--check")
     found = FeatureSet.load(folder / "zh.safetensors")

@@ -12,7 +12,7 @@ from sae_posttrain.languages import (
     nearest_language,
     scripts_of,
 )
-from sae_posttrain.measure.scripts import SCRIPTS
+from sae_posttrain.measure.faults.scripts import SCRIPTS
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from sae_posttrain import (
     evaluate,
 )
 from sae_posttrain.cli import main
-from sae_posttrain.features.card import _ask_for_licence, code
-from sae_posttrain.features.feature_set import FeatureSource
+from sae_posttrain.features.set.card import _ask_for_licence, code
+from sae_posttrain.features.set.source import FeatureSource
 from sae_posttrain.model_card import METHODS, add_measured_rates, feature_section, own_settings
 
 SETTINGS = {

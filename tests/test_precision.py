@@ -1,7 +1,8 @@
 import torch
 
-from sae_posttrain.features import loop_scores, statistics
-from sae_posttrain.features.statistics import GroupSums
+from sae_posttrain.features.find import loop_scores
+from sae_posttrain.features.read import statistics
+from sae_posttrain.features.read.statistics import GroupSums
 from sae_posttrain.precision import widest_float, without_autocast
 from sae_posttrain.rl import metrics
 from sae_posttrain.rl.metrics import loss_sums

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from write_report import DOCS, with_tables
 
 from sae_posttrain import evaluate_tasks
-from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.answers.prompts import read_rows
 
 RESULTS = HERE / "results" / "capability.jsonl"
 LANGUAGES = (*OTHERS, TARGET)

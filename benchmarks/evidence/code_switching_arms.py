@@ -22,10 +22,10 @@ from sae_posttrain import FeatureSet, LanguageConsistencyReward, SASFTConfig, SA
 from sae_posttrain.baselines.ablation import ablate
 from sae_posttrain.baselines.data_filter import drop_switched
 from sae_posttrain.baselines.lm_head_scaling import scale_lm_head, smoothie_factors
-from sae_posttrain.features.group_directions import find_directions
-from sae_posttrain.features.group_statistics import measure_groups
-from sae_posttrain.features.matched_random import matched_random_features
-from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.features.controls.matched_random import matched_random_features
+from sae_posttrain.features.find.by_direction import find_directions
+from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 TARGET = "zh"
 NUM_HELD_OUT = 300  # pages of each language on the dev and on the test side

@@ -12,11 +12,11 @@ from pages import as_example
 from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain import evaluate
-from sae_posttrain.features.texts import batches, tokenize
-from sae_posttrain.measure.folder import ANSWERS_FILE
-from sae_posttrain.measure.prompts import read_rows
-from sae_posttrain.measure.script_tokens import script_tokens
-from sae_posttrain.measure.switch_probability import switch_probability
+from sae_posttrain.features.read.texts import batches, tokenize
+from sae_posttrain.measure.answers.folder import ANSWERS_FILE
+from sae_posttrain.measure.answers.prompts import read_rows
+from sae_posttrain.measure.answers.switch_probability import switch_probability
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 __all__ = ["OTHERS", "fault", "measure", "measure_all"]
 

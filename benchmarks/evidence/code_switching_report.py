@@ -11,7 +11,7 @@ from settings import Experiment
 from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
 from tuning import report_tuning
 
-from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
+from sae_posttrain.measure.statistics.resampling import bootstrap_mean, bootstrap_ratio
 
 BASELINE = "plain"
 

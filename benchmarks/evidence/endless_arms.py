@@ -28,7 +28,7 @@ from torch import Tensor
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
 from sae_posttrain import FeatureSet, UnlikelihoodConfig, UnlikelihoodTrainer, calibrate, sample_unlikely_rows
-from sae_posttrain.features.calibrate import Calibration
+from sae_posttrain.features.calibrate.calibrate import Calibration
 
 
 def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:

@@ -9,9 +9,9 @@ from pages import as_example
 from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain import find_loop
-from sae_posttrain.measure.code_switching import right_language
-from sae_posttrain.measure.generate import generate_answers
-from sae_posttrain.measure.scripts import count_scripts
+from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.faults.scripts import count_scripts
+from sae_posttrain.measure.faults.switching import right_language
 
 __all__ = ["HELD", "fault", "measure", "measure_all"]
 

@@ -13,7 +13,7 @@ from settings import Experiment
 from tables import MARGIN, Rows, Run, by_arm, markdown, percent, same_seeds, verdict
 from tuning import report_tuning
 
-from sae_posttrain.measure.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
+from sae_posttrain.measure.statistics.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
 
 START = "before"
 PLAIN = "plain"

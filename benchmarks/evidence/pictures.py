@@ -6,7 +6,7 @@ from typing import Any
 
 from tables import widest
 
-from sae_posttrain.measure.resampling import ResampledEstimate
+from sae_posttrain.measure.statistics.resampling import ResampledEstimate
 
 
 def new_figure(width: float, height: float) -> Any:

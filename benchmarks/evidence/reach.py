@@ -27,8 +27,8 @@ from shared_measures import draw_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from sae_posttrain import FeatureSet, record_sites  # noqa: E402
-from sae_posttrain.features.texts import TextBatch, batches, tokenize  # noqa: E402
-from sae_posttrain.measure.script_tokens import script_tokens  # noqa: E402
+from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
+from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,11 +18,11 @@ from pages import as_example, as_text
 from register_judge import GUIDE, PASSAGE_CHARS, REFERENCE, RegisterJudge, register_of
 
 from sae_posttrain import FeatureSet, find_features, steer
-from sae_posttrain.features.causal import target_tokens
-from sae_posttrain.features.group_directions import find_directions
-from sae_posttrain.features.group_statistics import measure_groups
-from sae_posttrain.features.matched_random import matched_random_features
-from sae_posttrain.features.texts import Text
+from sae_posttrain.features.controls.matched_random import matched_random_features
+from sae_posttrain.features.find.by_direction import find_directions
+from sae_posttrain.features.find.causal import target_tokens
+from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.features.read.texts import Text
 
 GROUP = "register"  # column of the rows
 NUM_ROWS = 320  # training rows of each register, in all languages together

@@ -9,7 +9,7 @@ from register_arms import LANGUAGES, judges, passage
 from register_judge import GUIDE, REFERENCE, RegisterJudge, register_of
 from shared_measures import copying, flags, prompt_ids
 
-from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.answers.generate import generate_answers
 
 JUDGED = ("en", "ko", "ru", "zh")  # Spanish pages have no heading that only reference pages have
 NUM_SAMPLES = {"en": 2}  # answers a title; 1 where nothing stands

@@ -13,7 +13,7 @@ from register_measures import JUDGED, LANGUAGES
 from settings import Experiment
 from tables import Rows, Run, by_arm, claims_table, markdown, percent, same_seeds, verdict
 
-from sae_posttrain.measure.resampling import bootstrap_mean, bootstrap_ratio
+from sae_posttrain.measure.statistics.resampling import bootstrap_mean, bootstrap_ratio
 
 BASELINE = "plain"
 TRANSFER_FILE = Path(__file__).parent / "results" / "register_transfer.json"

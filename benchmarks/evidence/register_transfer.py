@@ -20,9 +20,9 @@ from register_arms import GROUP, OPENING, Bench, texts_to_find  # noqa: E402
 from register_judge import REFERENCE  # noqa: E402
 from register_measures import JUDGED  # noqa: E402
 
-from sae_posttrain.features.loading import load_saes, place_of  # noqa: E402
-from sae_posttrain.features.statistics import collect_statistics  # noqa: E402
-from sae_posttrain.features.texts import batches, tokenize  # noqa: E402
+from sae_posttrain.features.read.loading import load_saes, place_of  # noqa: E402
+from sae_posttrain.features.read.statistics import collect_statistics  # noqa: E402
+from sae_posttrain.features.read.texts import batches, tokenize  # noqa: E402
 
 NUM_FEATURES = 16
 HALVES = ("choose", "measure")

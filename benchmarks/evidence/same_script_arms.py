@@ -11,8 +11,8 @@ from code_switching_arms import Bench as Bench
 from code_switching_arms import Trained, train
 from pages import as_text
 
-from sae_posttrain.features.causal import target_tokens
-from sae_posttrain.features.texts import Text
+from sae_posttrain.features.find.causal import target_tokens
+from sae_posttrain.features.read.texts import Text
 
 MAX_LENGTH = 256  # tokens of a text, as for features
 

@@ -9,8 +9,8 @@ from pages import as_example
 from shared_measures import copying, flags
 
 from sae_posttrain import evaluate
-from sae_posttrain.measure.folder import ANSWERS_FILE
-from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.answers.folder import ANSWERS_FILE
+from sae_posttrain.measure.answers.prompts import read_rows
 
 NUM_SAMPLES = 2  # answers a title
 LANGUAGES = ("en", "es", "ko", "ru", "zh")

@@ -15,7 +15,7 @@ from pictures import new_figure, save
 from settings import Experiment
 from tables import Run, markdown, percent, same_seeds, widest
 
-from sae_posttrain.measure.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
+from sae_posttrain.measure.statistics.resampling import ResampledEstimate, bootstrap_mean, bootstrap_ratio
 
 BASELINE = "plain"
 SAES = Path(__file__).resolve().parent / "results" / "sensitivity_saes.json"

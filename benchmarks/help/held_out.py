@@ -10,8 +10,8 @@ import regex
 import torch
 from torch import Tensor
 
-from sae_posttrain.features.texts import batches, tokenize
-from sae_posttrain.measure.generate import eval_mode
+from sae_posttrain.features.read.texts import batches, tokenize
+from sae_posttrain.measure.answers.generate import eval_mode
 
 _HAN = regex.compile(r"\p{Script=Han}")
 _WORTH_SORTING = 0.02

@@ -26,11 +26,11 @@ from typing import Any
 
 from pages import Row, load_pages
 
-from sae_posttrain.measure import line_language
-from sae_posttrain.measure.intervals import wilson
-from sae_posttrain.measure.line_language import MIN_PROBABILITY, MIN_WORDS, LineLanguage, line_languages
-from sae_posttrain.measure.line_units import masked_answer, units_of, words_of
-from sae_posttrain.measure.scripts import letters_of
+from sae_posttrain.measure.faults import line_language
+from sae_posttrain.measure.faults.line_language import MIN_PROBABILITY, MIN_WORDS, LineLanguage, line_languages
+from sae_posttrain.measure.faults.line_units import masked_answer, units_of, words_of
+from sae_posttrain.measure.faults.scripts import letters_of
+from sae_posttrain.measure.statistics.intervals import wilson
 
 RESULTS = Path(__file__).parent / "results" / "line_language.json"
 PAIR = {"en": "es", "es": "en"}

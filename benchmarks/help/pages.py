@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sae_posttrain.measure.prompts import read_rows
+from sae_posttrain.measure.answers.prompts import read_rows
 
 Row = dict[str, Any]
 

@@ -37,7 +37,7 @@ from sae_posttrain import (
     evaluate,
     find_loop,
 )
-from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.answers.generate import generate_answers
 
 HERE = Path(__file__).parent
 MAX_NEW_TOKENS = 160

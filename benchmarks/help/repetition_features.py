@@ -23,13 +23,13 @@ from pages import as_example, load_pages, rows_of, split_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet, calibrate
-from sae_posttrain.features.answers import Sampling, read_questions
-from sae_posttrain.features.calibrate import Calibration
-from sae_posttrain.features.calibrated_for import calibrated_features
-from sae_posttrain.features.calibration_picture import draw_calibration
-from sae_posttrain.features.directions import difference_of_means, random_directions
-from sae_posttrain.features.loop_texts import collect_samples
-from sae_posttrain.features.repetition import find_repetition_features
+from sae_posttrain.features.calibrate.calibrate import Calibration
+from sae_posttrain.features.calibrate.picture import draw_calibration
+from sae_posttrain.features.controls.random_directions import difference_of_means, random_directions
+from sae_posttrain.features.find.answers import Sampling, read_questions
+from sae_posttrain.features.find.by_repetition import find_repetition_features
+from sae_posttrain.features.find.loop_texts import collect_samples
+from sae_posttrain.features.set.calibrated_for import calibrated_features
 
 HERE = Path(__file__).parent
 MAX_NEW_TOKENS = 160

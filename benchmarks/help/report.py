@@ -10,7 +10,7 @@ from typing import Any
 
 from code_switching import read_results
 
-from sae_posttrain.measure.intervals import wilson
+from sae_posttrain.measure.statistics.intervals import wilson
 
 HERE = Path(__file__).parent
 OTHERS = ("en", "ko", "ru", "es")

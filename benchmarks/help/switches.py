@@ -23,9 +23,9 @@ from typing import Any
 
 import regex
 
-from sae_posttrain.measure.code_switching import find_switches, right_language
-from sae_posttrain.measure.intervals import wilson
-from sae_posttrain.measure.rows import read_rows
+from sae_posttrain.measure.answers.rows import read_rows
+from sae_posttrain.measure.faults.switching import find_switches, right_language
+from sae_posttrain.measure.statistics.intervals import wilson
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, versions

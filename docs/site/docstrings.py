@@ -1,4 +1,4 @@
-"""Docstrings in TRL's format, as mkdocstrings takes them: links by name, sections under the names that Google's style has."""
+"""Docstrings in TRL's format, as mkdocstrings takes them: links by name, sections under names of Google's style."""
 
 import re
 from typing import Any

@@ -5,6 +5,7 @@ Links between files of the repository become links between pages. A link to a fi
 """
 
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from mkdocs.structure.files import File, Files
 import sae_posttrain
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["recipes/*/README.md", "benchmarks/README.md", "benchmarks/*/*.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+PAGES = [
+    "recipes/*/README.md",
+    "benchmarks/README.md",
+    "benchmarks/*/*.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+]
 """Markdown files outside `docs/` that are pages of the site, under their own path."""
 
 ROOMS = ["features", "sft", "rl", "penalty", "hooks", "measure", "saes"]
@@ -48,7 +56,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     in_docs = (ROOT / "docs" / uri).is_file()
     source = (ROOT / "docs" if in_docs else ROOT) / uri
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(lambda m: rewritten(m, source, uri), part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else LINK.sub(lambda m: rewritten(m, source, uri), part) for part in parts
+    )
 
 
 def rewritten(match: re.Match[str], source: Path, uri: str) -> str:
@@ -93,7 +103,9 @@ def api_page() -> str:
             raise PluginError(f"The public name {name} has no docstring.")
         rooms.setdefault(sae_posttrain._MODULES[name].partition(".")[0], []).append(name)
     lines = ["# Python API", "", "Everything that `from sae_posttrain import …` gives.", ""]
-    for room, names in sorted(rooms.items(), key=lambda item: (ROOMS.index(item[0]) if item[0] in ROOMS else 99, item[0])):
+    for room, names in sorted(
+        rooms.items(), key=lambda item: (ROOMS.index(item[0]) if item[0] in ROOMS else 99, item[0])
+    ):
         lines += [f"## `{room}`", ""]
         for name in names:
             path = f"sae_posttrain.{sae_posttrain._MODULES[name]}.{name}"
@@ -107,7 +119,11 @@ def members(name: str) -> list[str]:
     owner = getattr(sae_posttrain, name)
     if not isinstance(owner, type):
         return []
-    own = [key for key, value in vars(owner).items() if not key.startswith("_") and getattr(value, "__doc__", None) and callable(getattr(value, "__func__", value))]
+    own = [
+        key
+        for key, value in vars(owner).items()
+        if not key.startswith("_") and getattr(value, "__doc__", None) and callable(getattr(value, "__func__", value))
+    ]
     return ["    options:", f"      members: {own}", "      heading_level: 3", ""] if own else []
 
 
@@ -123,7 +139,10 @@ def command_line_page() -> str:
         lines += [f"## `sae-posttrain {name}`", "", f"{helps.get(name, '')}.".capitalize().replace("..", "."), ""]
         options = [action for action in command._actions if action.dest != "help"]
         if not options:
-            lines += ["Its options are the fields of its [settings](configuration.md): `sae-posttrain " + name + " --help`.", ""]
+            lines += [
+                "Its options are the fields of its [settings](configuration.md): `sae-posttrain " + name + " --help`.",
+                "",
+            ]
             continue
         lines += ["| option | |", "|---|---|"]
         for action in options:
@@ -137,10 +156,19 @@ def command_line_page() -> str:
 
 def configuration_page() -> str:
     """The fields that our settings add to TRL's."""
-    lines = ["# Settings", "", "What ours add to TRL's dataclasses. In a YAML file and on the command line they have the same names.", ""]
-    for module, name in (("penalty.arguments", "FeaturePenaltyArguments"), ("sft.config", "SASFTConfig"), ("rl.config", "SteeredGRPOConfig")):
+    lines = [
+        "# Settings",
+        "",
+        "What ours add to TRL's dataclasses. In a YAML file and on the command line they have the same names.",
+        "",
+    ]
+    for module, name in (
+        ("penalty.arguments", "FeaturePenaltyArguments"),
+        ("sft.config", "SASFTConfig"),
+        ("rl.config", "SteeredGRPOConfig"),
+    ):
         owner = getattr(importlib.import_module(f"sae_posttrain.{module}"), name)
-        own = owner.__dict__.get("__annotations__", {})
+        own = inspect.get_annotations(owner)
         fields = [owner.__dataclass_fields__[field] for field in own if field in owner.__dataclass_fields__]
         lines += [f"## `{name}`", ""]
         if not fields:

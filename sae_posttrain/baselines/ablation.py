@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import describe_place, place_name
 from ..hooks.steer import steer
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..languages import language_hint
-from ..measure.code_switching import find_switches
-from ..measure.scripts import can_measure
+from ..measure.faults.scripts import can_measure
+from ..measure.faults.switching import find_switches
 
 if TYPE_CHECKING:
     from datasets import Dataset

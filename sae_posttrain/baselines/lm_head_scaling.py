@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
-from ..measure.generation_settings import SCALED
-from ..measure.script_tokens import script_tokens
-from ..measure.scripts import count_scripts, target_scripts_of
+from ..measure.answers.generation_settings import SCALED
+from ..measure.faults.script_tokens import script_tokens
+from ..measure.faults.scripts import count_scripts, target_scripts_of
 
 logger = logging.getLogger(__name__)
 

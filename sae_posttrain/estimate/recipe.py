@@ -15,7 +15,7 @@ from transformers import AutoConfig, Trainer
 from transformers.utils import logging as transformers_logging
 from trl import TrlParser, get_peft_config
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from .step import PHASES, StepMemory, StepSettings, step_memory
 
 _ASSUMED_BLOCKS, _ASSUMED_FEATURES = 4, 64

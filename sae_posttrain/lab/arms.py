@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..features.feature_set import FeatureSet
-from ..features.readings import read_features
-from ..measure.evaluation import evaluate
-from ..measure.folder import write_json
-from ..measure.report_data import Arm
-from ..measure.report_runs import read_run
-from ..measure.summary import answer_key
+from ..features.read.readings import read_features
+from ..features.set.feature_set import FeatureSet
+from ..measure.answers.evaluation import evaluate
+from ..measure.answers.folder import write_json
+from ..measure.answers.summary import answer_key
+from ..measure.report.data import Arm
+from ..measure.report.runs import read_run
 from .contents import MODEL, as_messages, read_texts
 
 READINGS_FILE = "readings.json"

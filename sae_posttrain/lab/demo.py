@@ -15,10 +15,10 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from ..measure.intervals import wilson
-from ..measure.report import Section, write_report
-from ..measure.report_data import MEASURES
-from ..measure.report_words import compare_arms
+from ..measure.report.data import MEASURES
+from ..measure.report.page import Section, write_report
+from ..measure.report.words import compare_arms
+from ..measure.statistics.intervals import wilson
 from . import next_steps, repetition, switching
 from .progress import Progress
 from .record import Record, open_record

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..measure.folder import write_json
+from ..measure.answers.folder import write_json
 
 RECORD_FILE = "demo.json"
 

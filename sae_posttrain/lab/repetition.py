@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..features.calibrate import Calibration, calibrate
-from ..features.feature_set import FeatureSet
-from ..features.repetition import find_repetition_features
-from ..measure.folder import write_json
-from ..measure.report_data import Section
+from ..features.calibrate.calibrate import Calibration, calibrate
+from ..features.find.by_repetition import find_repetition_features
+from ..features.set.feature_set import FeatureSet
+from ..measure.answers.folder import write_json
+from ..measure.report.data import Section
 from ..rl.config import SteeredGRPOConfig
 from ..rl.rewards import EndlessRepetitionReward
 from ..rl.trainer import SteeredGRPOTrainer

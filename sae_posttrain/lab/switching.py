@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from ..features.feature_set import FeatureSet
-from ..features.language import find_features
-from ..measure.report_data import Section
+from ..features.find.by_group import find_features
+from ..features.set.feature_set import FeatureSet
+from ..measure.report.data import Section
 from ..sft.config import SASFTConfig
 from ..sft.trainer import SASFTTrainer
 from .arms import keep, load, measure, model_folder, read_arm

@@ -17,8 +17,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from ..features.feature_set import FeatureSet
-from ..features.texts import read_rows
+from ..features.read.texts import read_rows
+from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import Place, describe_place, place_name
 from .hiding import Drift, compare_readings
 from .probe import ProbeReading, ProbeSet, read_probe

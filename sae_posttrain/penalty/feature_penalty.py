@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import Place
 from .groups import GroupTable
 from .loss import excess, excess_sum, pre_activations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..languages import OWN_SCRIPTS, language_key, named_group, nearest_language
 from .script_detector import OTHER, script_detector
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import place_name
 from .probe import ProbeReading
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conversations import datasets_with_messages
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..hooks.record import SiteRecorder, training_capture
 from ..hooks.sites import Place
 from ..precision import widest_float

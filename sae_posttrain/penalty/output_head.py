@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
-from ..measure.generate import eval_mode
+from ..measure.answers.generate import eval_mode
 
 _NUM_CHECKED = 8
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}

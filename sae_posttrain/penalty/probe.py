@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..features.causal import target_tokens
-from ..features.feature_set import FeatureSet
-from ..features.texts import Text, TextBatch, batches, tokenize
+from ..features.find.causal import target_tokens
+from ..features.read.texts import Text, TextBatch, batches, tokenize
+from ..features.set.feature_set import FeatureSet
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
 from ..languages import names_of_targets
-from ..measure.generate import eval_mode
+from ..measure.answers.generate import eval_mode
 from ..precision import widest_float
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from .arguments import FeaturePenaltyArguments
 
 logger = logging.getLogger(__name__)

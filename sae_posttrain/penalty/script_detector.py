@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from ..languages import scripts_of
-from ..measure.scripts import count_scripts
+from ..measure.faults.scripts import count_scripts
 
 OTHER = "other"
 """What a group is called that is in the data but not in the table."""

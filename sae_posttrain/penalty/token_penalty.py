@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..measure.script_tokens import script_tokens
+from ..measure.faults.script_tokens import script_tokens
 from .groups import GroupTable
 from .output_head import OutputHead
 from .token_mass import tile_size, token_mass

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..measure.prompt_tokens import render_messages, template_hash
+from ..measure.answers.prompt_tokens import render_messages, template_hash
 
 
 def require_calibrated_prompts(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..measure.code_switching import find_switches, right_language
-from ..measure.line_language import check_suspects, line_pass, suspects_of
-from ..measure.loops import MIN_PERIODS, MIN_TOKENS, find_loop
-from ..measure.scripts import OWN_SCRIPTS, can_measure, same_language
-from ..measure.segments import opens_thinking, template_opens_thinking
+from ..measure.faults.line_language import check_suspects, line_pass, suspects_of
+from ..measure.faults.loops import MIN_PERIODS, MIN_TOKENS, find_loop
+from ..measure.faults.scripts import OWN_SCRIPTS, can_measure, same_language
+from ..measure.faults.segments import opens_thinking, template_opens_thinking
+from ..measure.faults.switching import find_switches, right_language
 
 KINDS = ("endless", "share")
 

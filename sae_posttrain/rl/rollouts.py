@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..measure.loops import find_loop
+from ..measure.faults.loops import find_loop
 
 Fault = Callable[[list[int], bool], bool]
 """From the token ids of an answer, without the end token, and whether it was ended: does it show the fault?"""

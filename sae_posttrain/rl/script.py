@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
-from ..measure.end_of_turn import answer_end_ids
+from ..measure.answers.end_of_turn import answer_end_ids
 from ..model_source import require_model
 from ..training.command import rows_of_rewards
 from ..training.gate import require_prompt_rows

@@ -10,9 +10,9 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
-from ..features.feature_set import FeatureSet
+from ..features.set.feature_set import FeatureSet
 from ..hooks.steer import Steerer
-from ..measure.end_of_turn import why_rollouts_run_on
+from ..measure.answers.end_of_turn import why_rollouts_run_on
 from ..model_card import FeatureCard
 from ..rewritten import refuse_rewritten
 from .advantages import floor_weights, group_advantages, total_reward, truncated_weights

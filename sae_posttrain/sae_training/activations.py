@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..features.texts import Text, batches
+from ..features.read.texts import Text, batches
 from ..hooks.record import record_sites
 from ..hooks.sites import Place, describe_place
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..measure.folder import write_json
+from ..measure.answers.folder import write_json
 
 REPORT = "training.json"
 

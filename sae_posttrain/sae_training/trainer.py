@@ -11,11 +11,11 @@ from typing import Any
 from accelerate import PartialState
 from torch import nn
 
-from ..features.fit import measure_fit
-from ..features.loading import load_model, model_name
-from ..features.texts import Text, check_texts, tokenize
+from ..features.fit.fit import measure_fit
+from ..features.read.loading import load_model, model_name
+from ..features.read.texts import Text, check_texts, tokenize
 from ..hooks.sites import Place, describe_place, find_site
-from ..measure.generate import eval_mode
+from ..measure.answers.generate import eval_mode
 from ..saes.loading import load_sae
 from ..sites import SITES, is_site, parse_hook, transformer_lens_hook
 from .activations import activation_batches, num_counted, split_texts

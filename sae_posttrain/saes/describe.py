@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..sites import SITES
-from .files import find_files
 from .frozen import COMPARING, FrozenSAE
 from .loading import list_saes
-from .safe_files import open_tensors
-from .stored_tensor import StoredTensor
+from .stored.files import find_files
+from .stored.safe_files import open_tensors
+from .stored.tensor import StoredTensor
 
 FEATURES_AT_ONCE = 4096  # of the encoder and decoder together, while their cosines are taken
 

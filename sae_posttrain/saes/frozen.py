@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .source import SAESource
+from .stored.source import SAESource
 
 ACTIVATIONS = ("topk", "abstopk", "groupmax", "relu", "jumprelu", "gated")
 COMPARING = ("topk", "abstopk", "groupmax")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..sites import SITES, is_site
-from .files import SAEFile, SAEFiles, Wanted, find_files
 from .formats import FORMATS
 from .frozen import FrozenSAE
+from .stored.files import SAEFile, SAEFiles, Wanted, find_files
 
 
 def load_sae(

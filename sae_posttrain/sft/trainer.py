@@ -13,8 +13,8 @@ from trl.data_utils import pack_dataset
 
 from ..checkpoints import CompleteCheckpoints
 from ..conversations import with_messages
-from ..features.feature_set import FeatureSet
-from ..measure.end_of_turn import why_never_ending
+from ..features.set.feature_set import FeatureSet
+from ..measure.answers.end_of_turn import why_never_ending
 from ..model_card import FeatureCard
 from ..penalty.arguments import OF_FEATURES, OF_TOKENS, FeaturePenaltyArguments
 from ..penalty.groups import (

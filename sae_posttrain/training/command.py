@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..measure.rows import is_data_file, read_rows
-from ..measure.scripts import known_language
+from ..measure.answers.rows import is_data_file, read_rows
+from ..measure.faults.scripts import known_language
 from ..model_source import require_model
 from ..row_checks import located
 from .data import require_data_file

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..conversations import read_row, with_messages
-from ..measure.rows import DATA_ENDINGS, is_data_file, read_rows
+from ..measure.answers.rows import DATA_ENDINGS, is_data_file, read_rows
 from ..row_checks import located
 
 CheckRows = Callable[..., bool]

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 
-from ..measure.rows import is_data_file
+from ..measure.answers.rows import is_data_file
 from .data import CheckRows, checked, load_file, require_data_file
 
 _NO_BF16 = "doesn't support bf16"

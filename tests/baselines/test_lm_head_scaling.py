@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from sae_posttrain.baselines.lm_head_scaling import scale_lm_head, scale_probabilities, smoothie_factors
-from sae_posttrain.measure.generate import generate_answers
-from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 IDS = [7, 50, 51]
 PROMPT = torch.tensor([[10, 20, 30]])

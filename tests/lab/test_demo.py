@@ -16,7 +16,7 @@ import pytest
 from sae_posttrain.cli import main
 from sae_posttrain.lab import arms, contents, demo, record, repetition, switching
 from sae_posttrain.lab.demo import NOTICE, format_table, run_demo
-from sae_posttrain.measure.report import Arm, Section
+from sae_posttrain.measure.report.page import Arm, Section
 
 QUICK = ["features.safetensors", "before", "sft-model", "sft", "sasft-model", "sasft"]
 

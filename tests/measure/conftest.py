@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sae_posttrain import evaluate
-from sae_posttrain.measure import evaluation as evaluation_module
+from sae_posttrain.measure.answers import evaluation as evaluation_module
 
 
 @pytest.fixture

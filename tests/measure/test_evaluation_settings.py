@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from transformers import AutoTokenizer
 
-from sae_posttrain.measure.report_data import Arm
-from sae_posttrain.measure.report_words import compare_arms
-from sae_posttrain.measure.summary import format_evaluation
+from sae_posttrain.measure.answers.summary import format_evaluation
+from sae_posttrain.measure.report.data import Arm
+from sae_posttrain.measure.report.words import compare_arms
 
 GROUPS = ["ko"] * 20 + ["ru"] * 8 + ["en"] * 2
 
@@ -47,7 +47,7 @@ def test_one_language_whose_answers_were_cut_is_told(run, monkeypatch, prompt_ro
         texts = [tokenizer.decode(ids) for ids in prompts]
         return [[40]] * len(prompts), [text != "Файл" for text in texts]
 
-    monkeypatch.setattr("sae_posttrain.measure.evaluation.generate_answers", cut_in_russian)
+    monkeypatch.setattr("sae_posttrain.measure.answers.evaluation.generate_answers", cut_in_russian)
     [remark] = run()["remarks"]
     assert "1 of 1 of the ru answers were cut at the limit" in remark
 

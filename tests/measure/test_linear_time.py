@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sae_posttrain import LanguageConsistencyReward
-from sae_posttrain.measure.code_switching import find_switches, right_language
+from sae_posttrain.measure.faults.switching import find_switches, right_language
 
 PIECES = [
     *[
@@ -96,7 +96,7 @@ def test_reward_takes_linear_time(piece):
 
 def test_lines_are_read_in_linear_time_too():
     pytest.importorskip("py3langid", reason="languages of lines need py3langid: pip install 'sae_posttrain[lid]'")
-    from sae_posttrain.measure.line_language import line_languages
+    from sae_posttrain.measure.faults.line_language import line_languages
 
     def judge(answer):
         return line_languages(answer, lang="es", suspects=["en"])

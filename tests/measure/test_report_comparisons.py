@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sae_posttrain.measure.intervals import paired_difference, unpaired_difference
-from sae_posttrain.measure.report import write_report
-from sae_posttrain.measure.report_data import Arm, Section
-from sae_posttrain.measure.summary import summarise
+from sae_posttrain.measure.answers.summary import summarise
+from sae_posttrain.measure.report.data import Arm, Section
+from sae_posttrain.measure.report.page import write_report
+from sae_posttrain.measure.statistics.intervals import paired_difference, unpaired_difference
 
 NO_LOOP = {"endless": False, "loop_any": False, "near_loop": False, "onset": None, "period": None, "span": 0}
 LOOP = NO_LOOP | {"endless": True, "loop_any": True, "onset": 0, "period": 4, "span": 80}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sae_posttrain.measure.code_switching import right_language
-from sae_posttrain.measure.words import count_words
+from sae_posttrain.measure.faults.switching import right_language
+from sae_posttrain.measure.faults.words import count_words
 
 RIGHT = [
     ("zh", "请在 iPad Pro 上打开 Google Maps。"),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sae_posttrain.measure.areas import areas_of
-from sae_posttrain.measure.chinese_in_japanese import chinese_stretches
-from sae_posttrain.measure.code_switching import find_switches
-from sae_posttrain.measure.quotations import brackets_of, quotations_of
+from sae_posttrain.measure.faults.areas import areas_of
+from sae_posttrain.measure.faults.chinese_in_japanese import chinese_stretches
+from sae_posttrain.measure.faults.quotations import brackets_of, quotations_of
+from sae_posttrain.measure.faults.switching import find_switches
 
 # kind: (lang, answer) or (lang, answer, prompt)
 EXPECTED = {

@@ -13,7 +13,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from sae_posttrain.cli import main
-from sae_posttrain.measure.tasks import evaluate_tasks
+from sae_posttrain.measure.capability.tasks import evaluate_tasks
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'sae_posttrain[eval]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the harness and what it brings warn
@@ -133,7 +133,7 @@ def test_own_task_runs_offline_and_two_models_are_paired(folder, capsys, make_mo
 def test_finished_tasks_are_not_run_again_and_other_settings_are_refused(folder, capsys, monkeypatch):
     assert run(folder, "before", "--limit", "3") == 0
     with monkeypatch.context() as without_model:
-        without_model.setattr("sae_posttrain.measure.tasks.load_model", None)
+        without_model.setattr("sae_posttrain.measure.capability.tasks.load_model", None)
         assert run(folder, "before", "--limit", "3", "--batch-size", "2") == 0
     include = ["--include-path", str(folder / "own"), "--limit", "3"]
     assert run(folder, "before", *include, tasks=["all_colours"]) == 0
@@ -243,7 +243,7 @@ def test_task_that_cannot_be_run_is_said_in_one_line_before_the_model_is_loaded(
     folder, capsys, monkeypatch, tasks, extra, message
 ):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sae_posttrain.measure.tasks.load_model", None)
+    monkeypatch.setattr("sae_posttrain.measure.capability.tasks.load_model", None)
     write_task(folder, {**COLOUR_TASK, "task": "gone"}, DOCUMENTS)
     (folder / "gone.jsonl").unlink()
     write_task(folder, {**COLOUR_TASK, "task": "fixed", "num_fewshot": 0}, DOCUMENTS)

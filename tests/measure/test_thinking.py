@@ -2,14 +2,14 @@
 
 import pytest
 
-from sae_posttrain.measure.code_switching import find_switches, right_language
-from sae_posttrain.measure.segments import (
+from sae_posttrain.measure.faults.segments import (
     opens_thinking,
     prompt_opens_thinking,
     segment_at,
     segments_of,
     template_opens_thinking,
 )
+from sae_posttrain.measure.faults.switching import find_switches, right_language
 
 OPENS = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 from ..trained import logged, weights
 from .conftest import CLASSES, rows_of

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 from sae_posttrain.penalty.groups import PADDING, GroupTable
 from sae_posttrain.penalty.token_penalty import TokenPenalty, read_token_ids
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from sae_posttrain.measure.prompt_tokens import template_hash
+from sae_posttrain.measure.answers.prompt_tokens import template_hash
 
 MESSAGES = [{"prompt": [{"role": "user", "content": text}]} for text in ("a", "one file", "xyz", "keys and more")]
 

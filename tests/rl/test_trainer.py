@@ -9,7 +9,7 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain import LanguageConsistencyReward, SteeredGRPOConfig, SteeredGRPOTrainer
-from sae_posttrain.features.calibrated_for import calibrated_features
+from sae_posttrain.features.set.calibrated_for import calibrated_features
 from sae_posttrain.rl import trainer as trainer_file
 
 from ..trained import logged, weights

@@ -1,6 +1,6 @@
 import pytest
 
-from sae_posttrain.features.texts import tokenize
+from sae_posttrain.features.read.texts import tokenize
 
 SENTENCES = [
     "open the file and save it",

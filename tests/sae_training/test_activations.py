@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_posttrain import record_blocks
-from sae_posttrain.features.texts import Text, tokenize
+from sae_posttrain.features.read.texts import Text, tokenize
 from sae_posttrain.sae_training.activations import activation_batches, mean_and_scale, num_counted, split_texts
 
 PLACES = [(0, "resid_post"), (1, "resid_post")]

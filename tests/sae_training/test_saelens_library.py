@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_posttrain import find_features, load_sae
-from sae_posttrain.features.loading import load_model
+from sae_posttrain.features.read.loading import load_model
 from sae_posttrain.lab.contents import MODEL, read_texts
 from sae_posttrain.sae_training.folder import read_report
 from sae_posttrain.sae_training.saelens import SPARSITY_OF

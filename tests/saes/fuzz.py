@@ -25,7 +25,7 @@ from torch import Tensor
 
 import sae_posttrain
 from sae_posttrain import FeatureSet, load_sae
-from sae_posttrain.features.feature_set import FeatureSource
+from sae_posttrain.features.set.source import FeatureSource
 
 
 def _sibling(name: str) -> ModuleType:

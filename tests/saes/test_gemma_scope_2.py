@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from sae_posttrain.saes import load_sae
-from sae_posttrain.saes.files import SAEFiles
 from sae_posttrain.saes.loading import list_saes
+from sae_posttrain.saes.stored.files import SAEFiles
 
 FOLDER = "resid_post/layer_17_width_16k_l0_big"
 CONFIG = {

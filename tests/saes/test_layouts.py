@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sae_posttrain.saes import FORMATS, load_sae
-from sae_posttrain.saes.files import find_files
 from sae_posttrain.saes.loading import list_saes
+from sae_posttrain.saes.stored.files import find_files
 
 spec = importlib.util.spec_from_file_location("layouts", Path(__file__).with_name("layouts.py"))
 layouts = importlib.util.module_from_spec(spec)

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from sae_posttrain.saes import FrozenSAE, load_sae
-from sae_posttrain.saes.files import SAEFile, SAEFiles
 from sae_posttrain.saes.formats.llama_scope import list_llama_scope
+from sae_posttrain.saes.stored.files import SAEFile, SAEFiles
 
 FOLDER = "Llama3_1-8B-Base-L4R-8x"
 HOOK = "blocks.4.hook_resid_post"

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from sae_posttrain.saes import load_sae
-from sae_posttrain.saes.files import SAEFiles
 from sae_posttrain.saes.formats.saelens import list_saelens
+from sae_posttrain.saes.stored.files import SAEFiles
 
 NEW = {"apply_b_dec_to_input": True, "normalize_activations": "none", "dtype": "float32", "d_in": 6, "d_sae": 16}
 NEW |= {"metadata": {"hook_name": "blocks.4.hook_resid_post", "sae_lens_version": "6.20.0"}}

@@ -11,7 +11,7 @@ from peft import LoraConfig, PromptTuningConfig
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import SASFTConfig, SASFTTrainer
-from sae_posttrain.measure.script_tokens import script_tokens
+from sae_posttrain.measure.faults.script_tokens import script_tokens
 from sae_posttrain.penalty.groups import GROUP_IDS
 
 from ..trained import logged, weights

@@ -143,6 +143,6 @@ def test_the_scripts_check_before_they_load_a_model(run, message, tmp_path):
     arguments = ["--model_name_or_path", "no/such-model", "--dataset_name", str(data), "--use_cpu", "true"]
     arguments += ["--output_dir", str(tmp_path / "out"), "--bf16", "false", "--features", "none.safetensors"]
     if run is grpo:
-        arguments += ["--reward_funcs", "sae_posttrain.measure.loops.find_loop"]
+        arguments += ["--reward_funcs", "sae_posttrain.measure.faults.loops.find_loop"]
     with pytest.raises(ValueError, match=f"Row 1 of {data}.*{message}"):
         run(arguments)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...measure.loops import find_loop
+from ...measure.faults.loops import find_loop
 
 _SMALLEST_REST = 1e-6
 

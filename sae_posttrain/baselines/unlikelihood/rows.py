@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...measure.generate import generate_answers
-from ...measure.prompt_tokens import tokenize_prompts
-from ...measure.prompts import Prompt
+from ...measure.answers.generate import generate_answers
+from ...measure.answers.prompt_tokens import tokenize_prompts
+from ...measure.answers.prompts import Prompt
 from .loss import loop_mask, repeated_ngram_mask
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from axolotl.core.trainers.grpo.trainer import AxolotlGRPOTrainer
 from datasets import Dataset
 
 from ...checkpoints import CompleteCheckpoints
-from ...features.feature_set import FeatureSet
+from ...features.set.feature_set import FeatureSet
 from ...penalty.arguments import FeaturePenaltyArguments
 from ...penalty.groups import (
     GROUP_IDS,

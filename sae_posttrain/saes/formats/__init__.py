@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
+from ..stored.files import SAEFile, SAEFiles, Wanted
 from .dictionary_learning import list_dictionary_learning, read_dictionary_learning
 from .gemma_scope import list_gemma_scope, read_gemma_scope
 from .gemma_scope_2 import list_gemma_scope_2, read_gemma_scope_2

@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..files import Wanted
+from ..stored.files import Wanted
 
 MOST_NAME_CHARACTERS = 200
 """Longest name of a model or module that is taken from a file."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ...sites import parse_hook
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import StoredTensors, check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import StoredTensors, check_tensors
 from .checks import agreed_k, refuse_input_scale, short_text, shown, whole_number
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 from ...sites import parse_hook
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import StoredTensors, check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import StoredTensors, check_tensors
 from .checks import flag, refuse_input_scale, short_text, shown, whole_number
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"

@@ -2,9 +2,9 @@
 
 import re
 
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import check_tensors
 from .checks import refuse_input_scale
 
 MODELS = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import check_tensors
 from .llamascopium_config import (
     base_model_of,
     check_sizes,

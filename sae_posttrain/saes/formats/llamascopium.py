@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import StoredTensors, check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import StoredTensors, check_tensors
 from .llamascopium_config import (
     LlamascopiumConfig,
     base_model_of,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...sites import parse_hook
-from ..files import SAEFile, SAEFiles, Wanted
+from ..stored.files import SAEFile, SAEFiles, Wanted
 from .checks import agreed_k, flag, short_text
 
 DEFAULTS = {

@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import INTEGER_DTYPES, Plain, check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import INTEGER_DTYPES, Plain, check_tensors
 from .checks import agreed_k, refuse_input_scale, shown
 
 LOCATIONS = {

@@ -3,9 +3,9 @@
 from typing import Any
 
 from ...sites import parse_hook
-from ..files import SAEFile, SAEFiles, Wanted
 from ..frozen import FrozenSAE
-from ..stored_tensor import StoredTensor, StoredTensors, check_tensors
+from ..stored.files import SAEFile, SAEFiles, Wanted
+from ..stored.tensor import StoredTensor, StoredTensors, check_tensors
 from .checks import agreed_k, refuse_input_scale, whole_number
 from .saelens_config import SAELensConfig, parse_config, site_of
 

@@ -3,7 +3,7 @@ import torch
 
 from sae_posttrain.baselines.unlikelihood.loss import repeated_ngram_mask
 from sae_posttrain.baselines.unlikelihood.rows import sample_unlikely_rows
-from sae_posttrain.measure.generate import generate_answers
+from sae_posttrain.measure.answers.generate import generate_answers
 
 LOOPING = 50
 

@@ -1,0 +1,154 @@
+"""Texts of several groups, read and divided once: those that are measured, and those held out to judge by."""
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import PartialState
+
+from ...languages import language_key, names_of_targets
+from .duplicates import num_duplicates
+from .texts import Text, TextBatch, batches, check_texts, split_held_out, tokenize
+
+logger = logging.getLogger(__name__)
+
+
+def read_group_rows(
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
+    target_groups: Sequence[str],
+    *,
+    group_column: str = "lang",
+    text_column: str = "text",
+    split: str = "train",
+    needs_others: bool = True,
+) -> list[Mapping[str, Any]]:
+    """
+    Rows of texts, checked for the groups that are asked for before anything large is loaded.
+
+    Args:
+        texts (`str`, `os.PathLike` or iterable of rows):
+            As [`find_features`] takes them.
+        target_groups (`Sequence[str]`):
+            Groups that must occur. Rows of the same language under another name get this one.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            Column with the group.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column with the text.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a `datasets` id.
+        needs_others (`bool`, *optional*, defaults to `True`):
+            Whether some group that is no target must occur too.
+
+    Raises:
+        ValueError: If there are no rows, a row has no group or no text, or a group is missing.
+    """
+    rows = check_texts(texts, split, group_column=group_column, text_column=text_column)
+    if not rows:
+        raise ValueError("There are no texts.")
+    groups = {row[group_column] for row in rows}
+    renamed = names_of_targets(groups, target_groups)
+    if renamed:
+        rows = [{**row, group_column: renamed.get(row[group_column], row[group_column])} for row in rows]
+        groups = {renamed.get(group, group) for group in groups}
+    _warn_of_other_regions(groups, target_groups)
+    absent = [group for group in target_groups if group not in groups]
+    if absent:
+        raise ValueError(
+            f"No text belongs to the target group {absent[0]!r}; the groups are {', '.join(sorted(groups))}."
+        )
+    if needs_others and groups <= set(target_groups):
+        raise ValueError(
+            f"All texts belong to {', '.join(map(repr, sorted(groups)))}. Add texts of other groups to tell it apart "
+            "from."
+        )
+    return rows
+
+
+def _warn_of_other_regions(groups: Collection[str], target_groups: Sequence[str]) -> None:
+    for target in target_groups:
+        alike = sorted(g for g in groups if g not in target_groups and language_key(g) == language_key(target))
+        if alike:
+            logger.warning(
+                "The texts have %s beside the target group %r: they count as other groups. Call all by one name if "
+                "they are one.",
+                ", ".join(map(repr, alike)),
+                target,
+            )
+
+
+@dataclass(frozen=True)
+class GroupedTexts:
+    """
+    Tokenized texts, divided as [`find_features`] divides them: with the same settings, into the same ones.
+
+    Attributes:
+        kept, held_out (`list[Text]`):
+            Texts to measure, and texts to judge by.
+        groups (`tuple[str, ...]`):
+            Names of the groups, by number.
+        batch_size (`int`):
+            Texts in one forward pass.
+        pad_token_id (`int`):
+            Of the tokenizer.
+    """
+
+    kept: list[Text]
+    held_out: list[Text]
+    groups: tuple[str, ...]
+    batch_size: int
+    pad_token_id: int
+
+    @classmethod
+    def divide(
+        cls,
+        rows: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        *,
+        group_column: str,
+        text_column: str,
+        max_texts: int | None,
+        max_length: int,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int,
+        held_out: float,
+        seed: int,
+    ) -> "GroupedTexts":
+        """
+        Tokenize rows and hold a share of each group out; a share of 0 keeps all.
+
+        Raises:
+            ValueError: If the share is not in [0, 1), or a group has fewer than two texts with a token that counts.
+        """
+        if not 0 <= held_out < 1:
+            raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
+        texts = tokenize(
+            rows,
+            tokenizer,
+            group_column=group_column,
+            text_column=text_column,
+            max_length=max_length,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        kept, judges = split_held_out(texts, held_out, max_texts, seed)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return cls(kept, judges, tuple(sorted({text.group for text in kept})), batch_size, pad)
+
+    def batches(self, texts: Sequence[Text]) -> Iterator[TextBatch]:
+        """Batches of some of the texts."""
+        return batches(texts, self.groups, self.batch_size, self.pad_token_id)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Texts of each group, and how many repeat others, for the notes of a feature set."""
+        return {"num_duplicates": num_duplicates(self.kept + self.held_out)} | {
+            name: {group: sum(text.group == group for text in texts) for group in self.groups}
+            for name, texts in (("num_texts", self.kept), ("num_held_out", self.held_out))
+        }
+
+
+def share_of_process(texts: Sequence[Text]) -> list[Text]:
+    """The texts that this process reads; all of them, but under `accelerate launch`."""
+    state = PartialState()
+    return list(texts[state.process_index :: state.num_processes])

@@ -1,0 +1,90 @@
+"""How the features of a set read on texts: what they read before a training, and what after it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...hooks.record import record_sites
+from ...hooks.sites import Place
+from ...measure.answers.generate import eval_mode
+from ..set.feature_set import FeatureSet
+from .texts import batches, tokenize
+
+
+def read_features(
+    model: nn.Module,
+    feature_set: FeatureSet,
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    group_column: str = "lang",
+    text_column: str = "text",
+    max_length: int = 512,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """
+    Mean and standard deviation of the pre-activation of each feature over the tokens of each group.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model: the one that the features were found on, or one trained from it.
+        feature_set ([`FeatureSet`]):
+            The features.
+        rows (`Iterable[Mapping]`):
+            Texts with a group each, as in [`find_features`].
+        tokenizer (`PreTrainedTokenizerBase`):
+            The model's tokenizer.
+        group_column, text_column (`str`):
+            Names of the columns.
+        max_length (`int`, *optional*, defaults to `512`):
+            Tokens of each text.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the chat template for texts that are messages.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Texts in one forward pass.
+
+    Returns:
+        `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the feature's site.
+
+    Raises:
+        ValueError: If there are no rows, a column is missing, or no token of a group counts.
+    """
+    texts = tokenize(
+        list(rows),
+        tokenizer,
+        group_column=group_column,
+        text_column=text_column,
+        max_length=max_length,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+    groups = sorted({text.group for text in texts})
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    device = next(model.parameters()).device
+    of_place = {place: feature_set.at(place) for place in feature_set.places}
+    pre_activations: dict[Place, list[torch.Tensor]] = {place: [] for place in of_place}
+    members = []
+    with torch.inference_mode(), eval_mode(model):
+        for batch in batches(texts, groups, batch_size, pad):
+            batch = batch.to(device)
+            with record_sites(model, list(of_place)) as values:
+                model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
+                )
+            members.append(batch.groups[:, None].expand_as(batch.counted)[batch.counted].cpu())
+            for place, features in of_place.items():
+                pre_activations[place].append(
+                    features.pre_activations(values[place][0].to(device)[batch.counted]).cpu()
+                )
+    group_of_token = torch.cat(members)
+    if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
+        raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")
+    readings: dict[str, dict[str, tuple[float, float]]] = {}
+    for place in of_place:
+        read = torch.cat(pre_activations[place]).double()
+        for column, label in enumerate(feature_set.labels_at(place)):
+            by_group = {group: read[group_of_token == number, column] for number, group in enumerate(groups)}
+            readings[label] = {g: (float(v.mean()), float(v.std(correction=0))) for g, v in by_group.items()}
+    return readings

@@ -1,0 +1,397 @@
+"""
+How often a model leaves its language or loops: answers sampled, judged, summed up in a folder; resumable, comparable.
+
+Everything is judged from `answers.jsonl`, one line an answer, which is also what is resumed and what is compared.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...languages import canonical_language
+from ..faults.line_language import check_suspects, line_languages, recorded_rule, suspects_of
+from ..faults.loops import find_loop
+from ..faults.scripts import can_measure
+from ..faults.segments import prompt_opens_thinking
+from ..faults.switching import find_switches, right_language
+from .end_of_turn import answer_end_ids
+from .folder import (
+    ANSWERS_FILE,
+    EVALUATION_FILE,
+    claim_folder,
+    keep_whole_batches,
+    read_answers,
+    read_finished,
+    read_json,
+    write_json,
+)
+from .generate import (
+    check_length,
+    fingerprint,
+    generate_answers,
+    load_model,
+    load_tokenizer,
+    model_name,
+    recorded_kwargs,
+    recorded_name,
+)
+from .generation_settings import describe_unused, unused_settings
+from .prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts, tokenizer_hash
+from .prompts import Prompt, read_prompts
+from .sample_rows import stratified
+from .summary import compare_answers, different_settings, remarks_on, summarise
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_LOOP_RECORD = ("endless", "loop_any", "near_loop", "onset", "period", "span")
+"""What a line of `answers.jsonl` keeps of a [`Loop`]."""
+
+
+def evaluate(
+    model: "nn.Module | str | os.PathLike[str]",
+    data: "str | os.PathLike[str] | Iterable[Mapping[str, Any]]",
+    *,
+    output_dir: str | os.PathLike[str],
+    tokenizer: "PreTrainedTokenizerBase | str | os.PathLike[str] | None" = None,
+    target_lang: str | None = "zh",
+    lid_languages: Sequence[str] | None = None,
+    group_column: str = "lang",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 1.0,
+    top_p: float = 0.8,
+    num_samples: int = 1,
+    batch_size: int = 32,
+    limit: int | None = None,
+    seed: int = 0,
+    compare: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """
+    Samples answers to prompts and measures how often they switch into another language or repeat themselves endlessly.
+
+    Prompts that are text go to the model as they are, messages through its chat template, as in TRL. Sampling defaults
+    are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty); the model's own generation
+    settings are not used, and named in `unused_generation_settings`. An answer ends at the end tokens of the model and
+    the tokenizer, or at the one that closes a turn in the chat template. Answers whose language is the target, or
+    shares its script, are left out of the switching rates; they have their right-language rate. Loops are those of
+    [`find_loop`] in the sampled tokens; an endless one is at least 64 tokens long, so `max_new_tokens` has to leave
+    room for it.
+
+    Writes `answers.jsonl` (every answer with its spans and its loop), `evaluation.json` (what is returned, without the
+    comparison) and `settings.json` to `output_dir`. An interrupted run goes on when called again with the same
+    settings, and ends in the same answers as one that was not interrupted; a finished one is returned without loading
+    the model. Of a local path, these files hold the last part only.
+
+    Args:
+        model (`PreTrainedModel`, `PeftModel`, `str` or path):
+            A loaded model, or a folder or Hub id of a model or an adapter. A loaded model stays where it is and is put
+            back into the training mode it had.
+        data (path, `datasets.Dataset` or iterable of `dict`):
+            Rows, or a `.json`, `.jsonl`, `.json.gz` or `.jsonl.gz` file of them. Each has `prompt` (text, or a list of
+            messages) or `messages` (a closing assistant turn is not sent and serves as reference), the language the
+            answer should be in, and optionally `id`, and `reference` or `completion`.
+        output_dir (path):
+            Folder for the results; made if missing.
+        tokenizer (`PreTrainedTokenizerBase`, `str` or path, *optional*):
+            By default that of the model, or of an adapter's base model.
+        target_lang (`str`, *optional*, defaults to `"zh"`):
+            Switches into this language count. `None` counts every script that the answer's language does not use.
+        lid_languages (`Sequence[str]`, *optional*):
+            Languages that lines of an answer may slip into without their script showing it, e.g. `["en", "es"]`: adds
+            the lines that are in one of them and should not be ([`line_languages`]) and their rates, which no other
+            rate includes. Of each answer, those are looked for that its script cannot show. Needs the extra `lid`.
+        group_column (`str`, *optional*, defaults to `"lang"`):
+            Column that holds the language the answer should be in.
+        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
+            Further variables of the template, e.g. `{"enable_thinking": False}`, for prompts that are messages.
+        max_new_tokens (`int`, *optional*, defaults to `512`):
+            Longest answer, in tokens.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature; 0 takes the likeliest token each time.
+        top_p (`float`, *optional*, defaults to `0.8`):
+            Probability mass of the tokens that are sampled from.
+        num_samples (`int`, *optional*, defaults to `1`):
+            Answers to each prompt. The intervals of single rates count them as independent, the comparison does not.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Answers generated at once. Another batch size gives other samples.
+        limit (`int`, *optional*):
+            Use so many prompts only, drawn by the seed: of each language as large a share as it has in the data, and
+            at least one.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of that draw and of the sampling; that of each batch follows from it and the batch's number.
+        compare (path, *optional*):
+            `output_dir` of a finished evaluation of another model on the same prompts: adds `comparison`, this one
+            minus that one.
+        device (`str`, *optional*):
+            Where to put a model that is loaded here; by default an accelerator if there is one.
+        model_kwargs (`Mapping[str, Any]`, *optional*):
+            Further arguments of `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "main"}`.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar.
+
+    Returns:
+        `dict`: `overall` and `groups` (by language), each with counts, rates and 95 % intervals; `settings`;
+        `end_tokens`; `unused_generation_settings`; `remarks`, what a reader should know, such as answers that were
+        almost all cut; `versions`; with `compare`, `comparison`. [`format_evaluation`] makes a table of it.
+
+    Raises:
+        ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
+            holds an evaluation with other settings, or one begun by a version that did not measure loops; if the
+            evaluation to compare with is not of the same prompts, or looked for other `lid_languages`.
+        ImportError: If `lid_languages` are given and py3langid is missing.
+    """
+    _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
+    target_lang = None if target_lang is None else canonical_language(target_lang)
+    all_prompts = read_prompts(data, group_column=group_column, target_lang=target_lang)
+    chosen = stratified([prompt.lang for prompt in all_prompts], limit, seed)
+    prompts = [all_prompts[index] for index in chosen]
+    if lid_languages is not None:
+        check_suspects([prompt.lang for prompt in prompts], lid_languages)
+    lid = None if lid_languages is None else recorded_rule(lid_languages)
+    output_dir = Path(output_dir)
+    other = read_finished(Path(compare), prompts, num_samples, target_lang, lid) if compare is not None else None
+
+    tokenizer, tokenizer_name = load_tokenizer(tokenizer, model)
+    form = prompt_form(prompts)
+    settings = {
+        "model": model_name(model),
+        "model_fingerprint": fingerprint(model),
+        "model_kwargs": recorded_kwargs(model_kwargs or {}),
+        "tokenizer": tokenizer_name,
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        **describe_prompting(tokenizer, form, chat_template_kwargs),
+        "prompts_sha256": None,
+        "num_prompts": len(prompts),
+        "target_lang": target_lang,
+        "lid": lid,
+        "group_column": group_column,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "num_samples": num_samples,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    tokenized = tokenize_prompts(tokenizer, prompts, chat_template_kwargs, rows=[index + 1 for index in chosen])
+    say_what_goes_raw(tokenizer, form)
+    settings["prompts_sha256"] = _sha256(
+        [[p.id, p.lang, p.text, p.reference, ids] for p, ids in zip(prompts, tokenized)]
+    )
+    claim_folder(output_dir, settings)
+
+    result = read_json(output_dir / EVALUATION_FILE)
+    if result is None:
+        asked = _write_answers(
+            output_dir / ANSWERS_FILE,
+            prompts,
+            tokenized,
+            settings,
+            lambda: load_model(model, device, model_kwargs or {}),
+            tokenizer,
+            progress,
+        )
+        summary = summarise(read_answers(output_dir / ANSWERS_FILE))
+        remarks = [
+            *remarks_on(summary, asked["end_tokens"]),
+            describe_unused(asked["unused_generation_settings"] or {}),
+        ]
+        result = {
+            **summary,
+            "remarks": [remark for remark in remarks if remark],
+            **asked,
+            "settings": settings,
+            "versions": _versions(),
+        }
+        write_json(output_dir / EVALUATION_FILE, result)
+    for remark in result.get("remarks", ()):
+        logger.warning(remark)
+    if compare is not None and other is not None:
+        other_settings, other_answers = other
+        result["comparison"] = {
+            "other": recorded_name(compare),
+            "other_model": other_settings["model"],
+            "different_settings": different_settings(settings, other_settings),
+            **compare_answers(other_answers, read_answers(output_dir / ANSWERS_FILE)),
+        }
+    return result
+
+
+def _check_settings(
+    max_new_tokens: int, temperature: float, top_p: float, num_samples: int, batch_size: int, limit: int | None
+) -> None:
+    counts = {
+        "max_new_tokens": max_new_tokens,
+        "num_samples": num_samples,
+        "batch_size": batch_size,
+        "limit": limit if limit is not None else 1,
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+    if temperature < 0:
+        raise ValueError(f"`temperature` must be 0 (the likeliest token) or more, got {temperature}.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"`top_p` must be above 0 and at most 1 (no cut), got {top_p}.")
+
+
+def _write_answers(
+    path: Path,
+    prompts: list[Prompt],
+    tokenized: list[list[int]],
+    settings: Mapping[str, Any],
+    get_model: Callable[[], Any],
+    tokenizer: Any,
+    progress: bool,
+) -> dict[str, Any]:
+    """Returns what only the loaded model can say: where its answers end, and which of its settings were put aside."""
+    from tqdm.auto import tqdm
+
+    num_samples, batch_size = settings["num_samples"], settings["batch_size"]
+    # Longest first: what does not fit fails at once, and batches hold prompts of like length.
+    order = sorted(range(len(prompts)), key=lambda index: -len(tokenized[index]))
+    jobs = [(index, sample) for index in order for sample in range(num_samples)]
+    num_done = keep_whole_batches(path, len(jobs), batch_size)
+    if num_done == len(jobs):
+        return {"end_tokens": None, "unused_generation_settings": None}
+    if num_done and "loop" not in read_answers(path)[0]:
+        raise ValueError(
+            f"{path.parent} holds {num_done} of {len(jobs)} answers, written by a version that did not measure loops. "
+            "Finish it with that version, or pick another `output_dir`."
+        )
+
+    model = get_model()
+    check_length(model, max(map(len, tokenized)), settings["max_new_tokens"])
+    with (
+        path.open("a", encoding="utf-8") as file,
+        tqdm(total=len(jobs), initial=num_done, unit="answer", desc="answers", disable=not progress) as bar,
+    ):
+        for start in range(num_done, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            answers, finished = generate_answers(
+                model,
+                tokenizer,
+                [tokenized[index] for index, _ in batch],
+                max_new_tokens=settings["max_new_tokens"],
+                temperature=settings["temperature"],
+                top_p=settings["top_p"],
+                seed=_batch_seed(settings["seed"], start // batch_size),
+            )
+            for (index, sample), ids, ended in zip(batch, answers, finished):
+                answer = tokenizer.decode(ids, skip_special_tokens=True)
+                think_opened = prompt_opens_thinking(tokenizer, tokenized[index])
+                judged = _judge(prompts[index], sample, answer, ids, ended, settings, think_opened)
+                file.write(json.dumps(judged, ensure_ascii=False) + "\n")
+            file.flush()
+            bar.update(len(batch))
+    end_ids = answer_end_ids(getattr(model, "generation_config", None), tokenizer)
+    return {
+        "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
+        "unused_generation_settings": unused_settings(model),
+    }
+
+
+def _batch_seed(seed: int, batch: int) -> int:
+    return int(np.random.SeedSequence([seed % 2**32, batch]).generate_state(1)[0])
+
+
+def _judge(
+    prompt: Prompt,
+    sample: int,
+    answer: str,
+    ids: list[int],
+    finished: bool,
+    settings: Mapping[str, Any],
+    think_opened: bool,
+) -> dict[str, Any]:
+    target_lang = settings["target_lang"]
+    loop = find_loop(ids, finished=finished)
+    judged: dict[str, Any] = {
+        "id": prompt.id,
+        "sample": sample,
+        "lang": prompt.lang,
+        "prompt": prompt.text,
+        "answer": answer,
+        "num_tokens": len(ids),
+        "finished": finished,
+        "any": None,
+        "unexpected": None,
+        "num_any": None,
+        "num_unexpected": None,
+        "num_unexpected_in_think": None,
+        "num_replacement_chars": answer.count("\ufffd"),
+        "right_language": right_language(answer, lang=prompt.lang, think_opened=think_opened),
+        "spans": [],
+        "loop": {name: getattr(loop, name) for name in _LOOP_RECORD},
+    }
+    if can_measure(prompt.lang, target_lang):
+        switches = find_switches(
+            answer,
+            lang=prompt.lang,
+            prompt=prompt.text,
+            reference=prompt.reference,
+            target_lang=target_lang,
+            think_opened=think_opened,
+        )
+        judged.update(
+            any=switches.any,
+            unexpected=switches.unexpected,
+            num_any=switches.num_any,
+            num_unexpected=switches.num_unexpected,
+            num_unexpected_in_think=switches.num_unexpected_in_think,
+            spans=[asdict(span) for span in switches.spans],
+        )
+    if settings["lid"] is not None:
+        judged["lines"] = _judge_lines(prompt, answer, settings["lid"]["languages"], think_opened)
+    return judged
+
+
+def _judge_lines(
+    prompt: Prompt, answer: str, lid_languages: Sequence[str], think_opened: bool
+) -> dict[str, Any] | None:
+    suspects = suspects_of(prompt.lang, lid_languages)
+    if not suspects:
+        return None
+    lines = line_languages(
+        answer,
+        lang=prompt.lang,
+        suspects=suspects,
+        prompt=prompt.text,
+        reference=prompt.reference,
+        think_opened=think_opened,
+    )
+    foreign = [asdict(line) for line in lines if line.is_foreign(prompt.lang)]
+    return {
+        "line_pass": not foreign if lines else None,
+        "num_lines": len(lines),
+        "num_unknown": sum(line.language is None for line in lines),
+        "foreign": foreign,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("sae-posttrain", "torch", "transformers", "regex"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout
+            continue
+    return versions
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:16]

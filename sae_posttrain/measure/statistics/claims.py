@@ -1,0 +1,134 @@
+"""What may be claimed: that nothing was lost beyond a margin, and which of several tests hold together."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .resampling import ResampledEstimate, Row, bootstrap_difference
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """
+    Whether an ability was kept.
+
+    Attributes:
+        difference ([`~sae_posttrain.measure.statistics.resampling.ResampledEstimate`]):
+            After minus before, with its interval and the same from each training seed.
+        margin (`float`):
+            The loss that was declared bearable before the run.
+        verdict (`str`):
+            `"non-inferior"`: the whole interval lies above `-margin`. `"inferior"`: it lies below. `"undecided"`:
+            neither.
+        prompts_needed (`int` or `None`):
+            If undecided, about how many prompts would decide at the same difference, if trainings agree: what differs
+            between them does not shrink with prompts, only with seeds. `None` if decided, or if the difference is
+            exactly `-margin`.
+    """
+
+    difference: ResampledEstimate
+    margin: float
+    verdict: str
+    prompts_needed: int | None
+
+    def __str__(self) -> str:
+        text = f"{self.verdict}: {self.difference}; margin {self.margin:g}"
+        if self.verdict != "undecided":
+            return text
+        if self.prompts_needed is None:
+            return f"{text}. The difference is the margin itself: no number of prompts decides."
+        return f"{text}. Too few prompts: at this difference it takes about {self.prompts_needed:,}."
+
+
+def non_inferiority(
+    before: Iterable[Row],
+    after: Iterable[Row],
+    margin: float,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    bootstrap_seed: int = 0,
+) -> NonInferiority:
+    """
+    Whether values that should be high are at most `margin` lower after than before.
+
+    It holds only if the lower bound of after minus before lies above `-margin`, the margin being set before the run:
+    that no difference was found does not show that there is none. The interval is that of
+    [`bootstrap_difference`], whose warning about few training seeds holds here.
+
+    Args:
+        before, after (`Iterable` of `(prompt, seed, value)`):
+            Both arms on the same prompts and training seeds. Higher is better: give right answers as 1, and minus the
+            loss.
+        margin (`float`):
+            Largest bearable loss, above 0, in the unit of the values: 0.02 for 2 points of a rate.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Coverage of the two-sided interval, of which the claim uses one side: it is wrong in half of the rest.
+        num_resamples (`int`, *optional*, defaults to `10000`):
+            Bootstrap samples.
+        bootstrap_seed (`int`, *optional*, defaults to `0`):
+            Seed of the bootstrap: the same rows give the same verdict.
+
+    Returns:
+        [`NonInferiority`]: difference, interval, margin and verdict.
+
+    Raises:
+        ValueError: If `margin` is not above 0, or as [`bootstrap_difference`].
+    """
+    if not 0 < margin < math.inf:
+        raise ValueError(f"`margin` is the bearable loss, above 0 and in the unit of the values, got {margin}.")
+    difference = bootstrap_difference(
+        before, after, confidence=confidence, num_resamples=num_resamples, bootstrap_seed=bootstrap_seed
+    )
+    if difference.low > -margin:
+        return NonInferiority(difference, margin, "non-inferior", None)
+    if difference.high < -margin:
+        return NonInferiority(difference, margin, "inferior", None)
+    gap = difference.estimate + margin
+    half_width = difference.estimate - difference.low if gap > 0 else difference.high - difference.estimate
+    # an interval over prompts narrows with the root of their number
+    needed = math.floor(difference.num_prompts * (half_width / gap) ** 2) + 1 if gap else None
+    return NonInferiority(difference, margin, "undecided", needed)
+
+
+class HolmTest(NamedTuple):
+    """One test of a family: its own p-value, the one adjusted for the family, and whether it holds."""
+
+    p_value: float
+    adjusted: float
+    rejected: bool
+
+
+def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmTest]:
+    """
+    Which tests of a family hold, with at most `alpha` probability that any of them does by chance.
+
+    Step-down of Holm (1979, *Scandinavian Journal of Statistics* 6, 65-70): of `m` p-values the i-th smallest is
+    multiplied by `m - i + 1`, and none may be below the one before it. Holds however the tests depend on each other.
+
+    Args:
+        p_values (`Mapping[str, float]`):
+            The p-value of **every** test that was declared before the run, by name; also of those that came out badly.
+        alpha (`float`, *optional*, defaults to `0.05`):
+            For the whole family.
+
+    Returns:
+        `dict[str, HolmTest]`: the tests, in the order in which they were given.
+
+    Raises:
+        ValueError: If there is no test, or a p-value or `alpha` is not within 0 and 1.
+    """
+    if not p_values:
+        raise ValueError("There is no test to adjust: give the p-values of all declared tests, by name.")
+    for name, p_value in p_values.items():
+        if not 0 <= p_value <= 1:
+            raise ValueError(f"A p-value is from 0 to 1, got {p_value} for {name!r}; run the test before adjusting.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` is between 0 and 1, got {alpha}; 0.05 is usual.")
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: HolmTest(p, adjusted[name], adjusted[name] <= alpha) for name, p in p_values.items()}

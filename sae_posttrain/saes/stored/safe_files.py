@@ -1,0 +1,52 @@
+"""
+Weight files read without trusting them: safetensors, `torch.save` archives and numpy's npz, by one mechanism.
+
+[`open_tensors`] reads a file's table of contents and checks it against the file's real size; it runs nothing of the
+file and takes no memory for weights. The [`StoredTensor`] it returns knows where its bytes lie and reads only what is
+asked of it.
+"""
+
+from pathlib import Path
+
+from .foreign_files import require_native
+from .npz_archive import open_npz
+from .safetensors_file import open_safetensors
+from .tensor import StoredTensors, WeightFile
+from .torch_archive import open_torch
+
+OPENERS = {
+    ".safetensors": open_safetensors,
+    ".pt": open_torch,
+    ".pth": open_torch,
+    ".bin": open_torch,
+    ".npz": open_npz,
+}
+
+
+def open_tensors(path: str | WeightFile) -> StoredTensors:
+    """
+    Table of contents of a weight file, checked, without running anything in it or taking memory for weights.
+
+    Args:
+        path (`str`, `pathlib.Path` or `RemoteFile`):
+            A `.safetensors` file, a `torch.save` archive (`.pt`, `.pth`, `.bin`) that holds tensors and plain values
+            in dicts and lists, or a `.npz` file.
+
+    Returns:
+        `StoredTensors`: the file's tensors by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NeedsWholeFile: If the file is remote and cannot be read in parts.
+        ValueError: If the file is truncated, is not what its name says, declares more than it holds, would run code
+            when unpickled, or holds anything but tensors and plain values. Git LFS pointers and files of an old
+            torch.save are named as what they are.
+    """
+    file = Path(path) if isinstance(path, str) else path
+    if isinstance(file, Path) and not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}. Is the download complete?")
+    if file.suffix not in OPENERS:
+        raise ValueError(f"{file} is no known kind of weight file. Known: {', '.join(OPENERS)}.")
+    if isinstance(file, Path):
+        require_native(file)
+    return OPENERS[file.suffix](file)
