@@ -5,9 +5,8 @@ How often [`line_languages`] blames a genuine page, and how often it finds a lin
 
 English and Spanish pages; one half of the ids is for choosing the probability below which a line is unknown, the
 other half for reporting. `chosen_probability` is the lowest at which 99 % of the pages pass. The library uses 0.9,
-which is below that choice: the six lines between the two, read on all pages, are five pieces of code without code
-marks and a Spanish title behind an English label, while at 0.99 many short foreign lines, and with several suspects up
-to 72 % of all lines, become unknown.
+which is below that choice: the alarms of the first half, read, are code without code marks, an English label, and
+English sentences that were left untranslated, while at 0.99 many short foreign lines become unknown.
 
 `--answers` adds what a model does by itself: the `answers.jsonl` of an evaluation, as `name=file`. With lingua
 installed, it judges the same lines for comparison. No text of the pages enters the results.

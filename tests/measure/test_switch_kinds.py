@@ -15,6 +15,7 @@ EXPECTED = {
         ("es", "Vea https://пример.рф/помощь hoy"),
         ("th", "ดูที่ https://例子.公司 นะ"),
         ("en", "Or just пример.рф without more"),
+        ("ru", "Откройте 日本語.example.com и file:///home/山/書類.txt"),
         ("en", "See https://zh.wikipedia.org/wiki/中华人民共和国 for it"),
         ("ru", "Статья https://ja.wikipedia.org/wiki/となりのトトロ здесь"),
         ("en", "https://www.google.com/search?q=天气预报&hl=en"),
@@ -61,6 +62,7 @@ EXPECTED = {
         ("ru", '<span lang="ja">こんにちは、世界</span> значит привет'),
         ("zh", "<ruby>漢字<rp>(</rp><rt>かんじ</rt><rp>)</rp></ruby>是日语"),
         ("es", "<i lang=ru>Привет, мир</i> es un saludo"),
+        ("en", "Write {時計|とけい} or 時計《とけい》 for ruby"),
     ],
     "symbol": [
         ("zh", "当 α > β 时，Σx 收敛，ρgh 为压强"),
@@ -133,6 +135,7 @@ SWITCHES = {
         ("hi", "देखें https://zh.example.com/a/然后点击保存 अभी"),
         ("en", "https://example.com/保存してください now"),
         ("ar", "https://example.com/จากนั้นคลิกปุ่ม الآن"),
+        ("ko", "https://example.com/a/下一步选择文件夹 로"),
         ("en", "Save to C:\\x\\报告.docx然后打开 it"),
         ("en", "Tag it #然后点击保存 now"),
         ("en", "Mail a@b.com然后 go"),
@@ -165,6 +168,8 @@ SWITCHES = {
         ("ja", "深圳市は广东省"),
         ("ja", "终了しました。"),
         ("ja", "そして他是一個學生。"),
+        ("ja", "次のとおり。首先打開設定頁面，再按下一步。"),
+        ("ja", "今日は。請問車站在哪裡？すみません。"),
     ],
     "letters that only look like a reason": [
         ("en", "<p>请保存</p> done"),

@@ -15,7 +15,7 @@ _ASCII_ENDINGS = (
     "|bg|rs|mk|gr|il|ir|sa|ae|eg|in|th|vn|xyz|online|site|shop"
 )
 _OTHER_ENDINGS = (
-    "中国|中國|香港|台湾|台灣|澳門|新加坡|公司|网络|網絡|网址|網址|中文网|中文網|在线|網站|网站|广告|みんな|한국|닷컴|닷넷|рф|рус|дети"
+    "中国|中國|测试|測試|テスト|테스트|香港|台湾|台灣|澳門|新加坡|公司|网络|網絡|网址|網址|中文网|中文網|在线|網站|网站|广告|みんな|한국|닷컴|닷넷|рф|рус|дети"
     "|онлайн|сайт|москва|укр|бел|срб|мкд|бг|қаз|мон|ευ|ελ|հայ|გე|ישראל|السعودية|مصر|امارات|المغرب|الجزائر|ایران|پاکستان"
     "|भारत|ভারত|ไทย|ලංකා|இந்தியா|شبكة|موقع|कॉम|संगठन|คอม"
 )
@@ -64,10 +64,12 @@ _AREA = regex.compile(
                   .{{0,1000}}? </(?P=element)>
                 | </?[a-zA-Z][\w:\-]{{0,40}}+{_ATTRIBUTES}\s*/?>
                 | <!-- .{{0,1000}}? --> ) )
+    | (?P<markup> \{{\p{{Han}}{{1,20}}[|｜][^{{}}\n]{{1,60}}\}}
+                | (?<!\p{{Han}})\p{{Han}}{{1,12}}+《[\p{{Hiragana}}\p{{Katakana}}ー]{{1,24}}》 )
     | (?P<tag> [\#＃@＠] (?<![\w&/\#@＃＠].) [\p{{L}}\p{{M}}\p{{N}}_・·]{{1,60}} )
     | (?P<path> (?=[~./\\]) (?<![\w/\\]) (?:\\\\|~[\\/]|\.{{1,2}}[\\/]|/(?=[^{_NO_NAME}]{{1,80}}/)) {_PARTS} )
     | (?P<url> (?=[hfw]) (?<![a-zA-Z0-9])
-               (?: (?:https?|ftp)://(?:{_ANY_DOMAIN}(?::\d+)?|[a-zA-Z0-9.\-:@%_]+) | www\.[a-zA-Z0-9.\-]+ )
+               (?: (?:https?|ftp|file)://(?:{_ANY_DOMAIN}(?::\d+)?|[a-zA-Z0-9.\-:@%_]*) | www\.[a-zA-Z0-9.\-]+ )
                {_BEHIND_HOST} )
     | (?<![\w.%+\-@/\\]) (?=[\w%+\-]++[.@:/\\][^\s]) (?:
         (?P<address> [\p{{L}}\p{{M}}\p{{N}}._%+\-]{{1,64}}+ @ {_ANY_DOMAIN} )
@@ -82,6 +84,7 @@ _AREA = regex.compile(
 _KINDS = ("code", "latex", "markup", "address", "url", "path", "tag")
 
 _LAST_PART = regex.compile(r"[^/?#=&\\]*\Z")
+_HAS_PATH = regex.compile(r"(?:[a-z]+://)?[^/?#]*[/?#]")
 _FIRST_OTHER = regex.compile(r"[^\x00-\x7F]")
 
 # A label of the host, a folder or a value that names a language which is not written in Latin: `zh.`, `/ja/`, `=ko&`.
@@ -90,7 +93,7 @@ _NAMES_LANGUAGE = regex.compile(
     r"|ua|gr|il|ir|sa|eg|by|kz)(?:[_\-][a-zA-Z]{2,4})?(?![a-zA-Z0-9])"
 )
 
-_IN_URL = Limits(short=(0, 0), long=(8, 24))
+_IN_URL = Limits(short=(0, 0), long=(7, 24))
 _IN_PATH = Limits(short=(0, 0), long=(12, 30))
 
 
@@ -118,6 +121,8 @@ def plain_areas(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
 def _end_without_clause(area: str, kind: str) -> int:
     """Length of the area up to a clause in its last part, which is text that goes on without a space."""
     if kind not in ("url", "path", "tag") or area.isascii():
+        return len(area)
+    if kind == "url" and not _HAS_PATH.match(area):
         return len(area)
     last = _LAST_PART.search(area)
     other = _FIRST_OTHER.search(area, last.start()) if last else None

@@ -9,7 +9,7 @@ such as 送料無料; it has no pronouns, no 這 and no 了 at its end.
 
 import regex
 
-from .han_forms import OLD_FORMS, SIMPLIFIED_FORMS
+from .han_forms import SIMPLIFIED_FORMS
 from .scripts import has_chinese_only_form
 
 _WORDS = frozenset(
@@ -43,7 +43,7 @@ _HINTS = regex.compile(
       | 時間 | 東西 | 地方 | 之[後前] | [上下]面 | 離開""",
     regex.VERBOSE,
 )
-# Old forms that names of people, schools and firms go on using.
+# Forms that names of people, schools and firms go on using.
 _OF_NAMES = frozenset("國學會澤邊廣齋櫻龍圓濱惠來榮壽眞應瀧鐵藏莊萬與淺條德禮神福祥靜豐龜彌")
 _MIN_HAN = 4
 
@@ -73,6 +73,12 @@ def chinese_stretches(text: str) -> list[tuple[int, int]]:
     return found
 
 
+def _is_rare_in_japanese(character: str) -> bool:
+    """Whether it stands in the second level of JIS X 0208, beyond the 2,965 common characters: old and rare forms."""
+    code = character.encode("shift_jis", "ignore")
+    return len(code) == 2 and code >= b"\x98\x9f" and character not in _OF_NAMES
+
+
 def _behind_kana(clause: str) -> int:
     return max((found.end() for found in _KANA.finditer(clause)), default=0)
 
@@ -84,6 +90,6 @@ def _is_chinese(text: str) -> bool:
     if _ALONE.search(text):
         return True
     says = sum(1 for _ in _SAYS.finditer(text))
-    old = sum(character in OLD_FORMS and character not in _OF_NAMES for character in text)
+    rare = sum(_is_rare_in_japanese(character) for character in set(text))
     hints = len(set(_HINTS.findall(text)))
-    return says + hints + old >= 2 if says else hints >= 1 and hints + old >= 3
+    return says + hints + rare >= 2 if says else hints >= 1 and hints + rare >= 3

@@ -114,17 +114,6 @@ _JAPANESE_TO_SIMPLIFIED = """
 """
 """The same for forms that are neither: those of Japan since 1946."""
 
-_OLD_FORMS = """
-乘亂亙亞佛來假傳僞價儉兒內兩剎剩劍劑勞勳勵勸勻區卷卻參吳咒啞單噓嚙嚴囑圈國圍圓圖團增墮壓壘壞壤壯壹壽奧奬妝孃
-學寢實寫寬寶將專對屆屬峯峽嶽巖巢帶廁廢廣廳彈彌彎彥徑從徵德恆悅惠惡惱慘應懷戀戰戲戶戾拂拔拜挾插揭搔搖搜摑擇擊
-擔據擴攝攪收效敕敘數斷晉晚晝暨曆曉曾會枡查條棧棱榆榮樂樓樞樣橫檢櫻權歐歡步歲歷歸殘殼毆每氣污沒涉淚淨淺渴溪溫
-溼滯滿潑潛澀澤濟濤濱濾瀧瀨灣焰燈燒營爐爭爲牀犧狀狹獨獵獸獻瓣產畫當疊疎痹瘦癡發皋盜盡碎祕祿禦禪禮禱稅稱稻穎穗
-穩穰竈竊粹糉絕絲經綠緖緣縣縱總繡繩繪繫繼續纔纖缺罐羣聯聰聲聽肅脣脫腦腳膽臟臺與舉舊舍荔莊莖菸萊萬蔣蔥薰藏藝藥
-蘆處虛號螢蟲蠟蠶蠻裝覺覽觀觸說謠證譯譽讀變讓豐豫貓貳賣賴贊贗踐輕輛轉辨辭辯遞遥遲邊鄉酢醉醫醬醱釀釋鋪錄錢鍊鐵
-鑄鑛閱關陷隨險隱雙雜雞霸靈靜顏顯餘騷驅驗驛髓體髮鬥鱉鷗鹼鹽麥麪麴黃黑默點黨齊齋齒齡龍龜
-"""
-"""Forms that Japan has replaced, which Chinese in traditional characters goes on using."""
-
 
 def _pairs(table: str) -> dict[str, str]:
     characters = table.replace("\n", "")
@@ -136,9 +125,6 @@ SIMPLIFIED: dict[str, str] = {**_pairs(_JAPANESE_TO_SIMPLIFIED), **_pairs(_TRADI
 
 SIMPLIFIED_FORMS: frozenset[str] = frozenset(_pairs(_TRADITIONAL_TO_SIMPLIFIED).values())
 """Characters that are the simplified form of another."""
-
-OLD_FORMS: frozenset[str] = frozenset(_OLD_FORMS.replace("\n", ""))
-"""Traditional characters for which Japanese has another form."""
 
 _TO_SIMPLIFIED = str.maketrans(SIMPLIFIED)
 
