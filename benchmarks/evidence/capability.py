@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     if arguments.model:
         measure_arms(arguments)
-    page = DOCS / "evidence.md"
+    page = DOCS / "evidence" / "details.md"
     text = table(read_results(RESULTS))
     page.write_text(with_tables(page.read_text(encoding="utf-8"), "capability", text), encoding="utf-8")
     print(text)
