@@ -73,7 +73,7 @@ def page(results: dict[str, Any]) -> str:
     cases = results["cases"]
     lines = [
         "# What trains with what?",
-        "`benchmarks/compatibility.py` writes this page from the records of the tests in `tests/matrix`; do not edit it.",
+        "`benchmarks/compatibility.py` writes this page from the records of `tests/matrix`; do not edit it.",
         "The raw results are in `benchmarks/results/compatibility.json`.",
         "",
         f"Run on {machine['cores']} cores ({machine['processor']}, {machine['system']}), no GPU, with {versions}.",
@@ -124,7 +124,12 @@ def page(results: dict[str, Any]) -> str:
     for entry in results["extras"]:
         number = f"{entry['relative']:.1e}" if "relative" in entry else "–"
         lines.append(f"| {entry['what']} | {entry['state']} | {number} | {_cell(entry.get('remark', ''))} |")
-    lines += ["", "## Which versions?", "The cases of one process without compilation, in environments of their own.", ""]
+    lines += [
+        "",
+        "## Which versions?",
+        "The cases of one process without compilation, in environments of their own.",
+        "",
+    ]
     lines += [
         "| TRL | transformers | peft | accelerate | green | largest difference in fp32 |",
         "|---|---|---|---|---|---|",
