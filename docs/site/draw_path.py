@@ -15,7 +15,7 @@ DATA, STEP, RESULT = "#e3e8ee", "#c9ebe6", "#fbe7b5"
 BOXES = {
     "sae": (20, 20, DATA, "published SAE", "and texts by language"),
     "find": (230, 20, STEP, "find features", "once, minutes"),
-    "set": (440, 20, RESULT, "feature set", "one file, a few kilobytes"),
+    "set": (440, 20, RESULT, "feature set", "one small file"),
     "grpo": (230, 149, STEP, "steered GRPO", "provoke, then unlearn"),
     "sasft": (440, 149, STEP, "SASFT", "fine-tune, held down"),
     "calibrate": (20, 149, STEP, "calibrate", "how hard to push"),
