@@ -3,6 +3,7 @@
 # make test    its own virtual environment, the tested versions, the tests
 # make test-floor  the same with the oldest versions allowed
 # make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers
+# make docs    builds the site into site/; a broken link or a public name without a page fails
 # make check   ruff, format and types: reports, changes nothing
 # make format  rewrites
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN = $(VENV)/bin
 
 DEMO ?= runs/demo$(findstring -quick,$(ARGS))
 
-.PHONY: install demo test test-floor test-versions slow check format
+.PHONY: install demo test test-floor test-versions slow docs check format
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,11 @@ test-versions: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# The warning that is switched off announces another program, Mkdocs 2; mkdocs itself is pinned below it.
+docs: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 check: install
 	$(BIN)/ruff check .

@@ -72,23 +72,27 @@ def page(results: dict[str, Any]) -> str:
     machine = results["machine"]
     cases = results["cases"]
     lines = [
-        "# What trains with what",
-        "Written by `benchmarks/compatibility.py` from what the tests of `tests/matrix` recorded; raw results in "
-        "`benchmarks/results/compatibility.json`. Do not edit.",
+        "# What trains with what?",
+        "`benchmarks/compatibility.py` writes this page from the records of `tests/matrix`; do not edit it.",
+        "The raw results are in `benchmarks/results/compatibility.json`.",
         "",
-        f"Run on {machine['cores']} cores ({machine['processor']}, {machine['system']}), no GPU, with {versions}. "
-        "All models here are tiny and random: the page says that the gradient is right, not how fast it comes.",
+        f"Run on {machine['cores']} cores ({machine['processor']}, {machine['system']}), no GPU, with {versions}.",
+        "All models here are tiny and random: the page shows that the gradient is right, not how fast it is computed.",
         "",
-        "## What was compared",
-        "Each case trains one step, with the trainer built as a user builds it. The gradient it hands to the "
-        "optimizer is compared with one from a few lines that use none of the library's code for losses and hooks "
-        "(`tests/matrix/truth.py`): one process, float32, one document at a time. Steered GRPO makes real, steered "
-        "rollouts, which are then replaced by fixed ones. *Difference* is ‖gradient − plain‖ / ‖plain‖; *largest* is "
-        "that of one number. Green is below 1e-5 in fp32; in bf16, where a number has 8 bits, below 0.06, and below "
-        "0.15 under FSDP2, which keeps the weights in bf16 too. FSDP2 runs through accelerate, which has to be told "
-        "that gloo counts as an accelerator; `torch_compile` uses the backend `aot_eager`, which needs no C compiler.",
+        "## What was compared?",
+        "Each case trains one step, with the trainer built as a user builds it.",
+        "The gradient that it passes to the optimizer is compared with a plain one (`tests/matrix/truth.py`).",
+        "The plain gradient comes from a few lines without the library's code for losses and hooks: one process, "
+        "float32, one document at a time.",
+        "Steered GRPO makes real, steered rollouts, which are then replaced by fixed ones.",
         "",
-        "The cases hold every pair of values of two axes at least once, except what is listed below "
+        "*Difference* is ‖gradient − plain‖ / ‖plain‖, and *largest* is the largest difference of one number.",
+        "A case is green below 1e-5 in fp32, and below 0.06 in bf16, where a number has 8 bits.",
+        "Under FSDP2 with bf16 the limit is 0.15, because the weights are in bf16 too.",
+        "FSDP2 runs through accelerate, which has to be told that gloo counts as an accelerator.",
+        "`torch_compile` uses the backend `aot_eager`, which needs no C compiler.",
+        "",
+        "Every pair of values of two axes occurs at least once, except for the pairs that are listed below "
         "(`tests/matrix/pairs.json`, made by `tests/matrix/pairs.py`).",
         "",
         "| axis | values: green cases of all |",
@@ -113,14 +117,19 @@ def page(results: dict[str, Any]) -> str:
     for entry in cases:
         numbers = [f"{entry[name]:.1e}" if name in entry else "–" for name in ("relative", "largest")]
         lines.append("| " + " | ".join([*entry["case"].values(), entry["state"], *numbers]) + " |")
-    lines += ["", "## What cannot be combined", "| values | why |", "|---|---|"]
+    lines += ["", "## What cannot be combined?", "| values | why |", "|---|---|"]
     for values, reason in EXCLUDED:
         lines.append(f"| {' with '.join(' or '.join(chosen) for chosen in values.values())} | {reason} |")
-    lines += ["", "## Beside the axes", "| what | result | difference | remark |", "|---|---|---|---|"]
+    lines += ["", "## What else was tried?", "| what | result | difference | remark |", "|---|---|---|---|"]
     for entry in results["extras"]:
         number = f"{entry['relative']:.1e}" if "relative" in entry else "–"
         lines.append(f"| {entry['what']} | {entry['state']} | {number} | {_cell(entry.get('remark', ''))} |")
-    lines += ["", "## Versions", "The cases of one process without compilation, in environments of their own.", ""]
+    lines += [
+        "",
+        "## Which versions?",
+        "The cases of one process without compilation, in environments of their own.",
+        "",
+    ]
     lines += [
         "| TRL | transformers | peft | accelerate | green | largest difference in fp32 |",
         "|---|---|---|---|---|---|",
@@ -132,14 +141,15 @@ def page(results: dict[str, Any]) -> str:
         lines.append(f"| {names} | {green} | {_largest(entries, 'relative')} |")
     lines += [
         "",
-        "TRL 1.16.0 and transformers 5.23.0 are the newest of the package index. TRL 1.15 takes its log-probabilities "
-        "in a Triton kernel, which ran in Triton's interpreter here; with neither a GPU nor that it does not train.",
+        "TRL 1.16.0 and transformers 5.23.0 are the newest on the package index.",
+        "TRL 1.15 computes its log-probabilities in a Triton kernel, which ran in Triton's interpreter here.",
+        "Without a GPU and without the interpreter, TRL 1.15 does not train.",
         "",
-        "## To know",
-        "- DDP with an adapter and reentrant checkpointing needs `ddp_find_unused_parameters=False`, as in plain TRL: "
-        "transformers turns the search on for PEFT's models, and DDP then meets some parameters twice.",
-        "- Prompt and prefix tuning with GRPO: virtual tokens stand in front of the left padding, so the gradient "
-        "hangs on how a batch is padded. This is so in plain TRL; the truth here is padded alike.",
+        "## What should I know?",
+        "- DDP with an adapter and reentrant checkpointing needs `ddp_find_unused_parameters=False`, as in plain TRL.",
+        "  The reason: transformers turns the search on for PEFT's models, and DDP then meets some parameters twice.",
+        "- In prompt and prefix tuning with GRPO, virtual tokens stand in front of the left padding.",
+        "  So the gradient depends on how a batch is padded, as in plain TRL; the plain gradient is padded alike.",
         "",
     ]
     return "\n".join(lines)

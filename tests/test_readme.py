@@ -1,4 +1,4 @@
-"""Every code block of the README, run; names of large models stand for the small one that ships."""
+"""Every code block of the README and of the pages that go on from it, run with the small model that ships."""
 
 import importlib.util
 import json
@@ -10,20 +10,26 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 
 from sae_posttrain.cli import main
 from sae_posttrain.lab.contents import MODEL, SAE, as_messages, read_texts
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", "docs/sasft.md", "docs/recipes.md", "docs/measuring.md", "docs/formats.md")
+README, *FURTHER = ((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+FIRST_RUN = README.split("## A first run on the model that ships\n")[1].split("\n## ")[0]
+TEXT = "\n".join([README.replace(FIRST_RUN, ""), *FURTHER])
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = CODE.findall(TEXT)
+OF_ONES_OWN = "list_mine"
+"""A name in the block that shows where functions of the reader's own go; it is not run."""
 
 IN_PLACE = {
     "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50": str(SAE),
     "Qwen/Qwen3-1.7B-Base": str(MODEL),
     "Qwen/Qwen3-1.7B": str(MODEL),
     "block=20, features=[17, 4711]": "block=2, features=[17, 471]",
+    "torch.zeros(3, 2048)": "torch.zeros(3, 192)",
     "max_completion_length=1024": "max_completion_length=64, max_steps=1, use_cpu=True, bf16=False",
     "assistant_only_loss=True": "assistant_only_loss=True, max_steps=1, use_cpu=True, bf16=False",
     "--blocks 26 27": "--blocks 2 3",
@@ -33,7 +39,7 @@ IN_PLACE = {
     "--blocks 8 12 16": "--blocks 1 2",
     "recipes/": f"{ROOT}/recipes/",
 }
-"""What the README says, and what stands for it here. Each must occur."""
+"""What the pages say, and what stands for it here. Each must occur."""
 
 SHORTER = {
     "find-features": [],
@@ -66,9 +72,12 @@ SHORTER = {
 }
 """Options that make a command short, by command."""
 
+IN_A_HURRY = {"sft": ["--max_steps", "2"], "evaluate": ["--limit", "4", "--max-new-tokens", "16"]}
+"""The same for the first run, whose commands run as they are written but for these."""
+
 
 def of_language(language: str) -> list[str]:
-    return [text for tag, text in BLOCKS if tag == language]
+    return [text for tag, text in BLOCKS if tag == language and OF_ONES_OWN not in text]
 
 
 def replaced(text: str) -> str:
@@ -78,14 +87,18 @@ def replaced(text: str) -> str:
 
 
 def commands() -> list[list[str]]:
-    """Words of each command of the bash blocks, with comments taken out."""
-    lines = re.sub(r" *\\\n *", " ", replaced("\n".join(of_language("bash")))).splitlines()
+    """Words of each command of the bash blocks, once, with comments taken out."""
+    return words_of(replaced("\n".join(of_language("bash"))))
+
+
+def words_of(text: str) -> list[list[str]]:
+    lines = dict.fromkeys(re.sub(r" *\\\n *", " ", text).splitlines())
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the files that the README names, small; what its commands write is there for its Python."""
+    """A folder with the files that the pages name, small; what its commands write is there for its Python."""
     folder = tmp_path_factory.mktemp("readme")
     train = read_texts("train")[:16]
     write(folder / "train.jsonl", [{"messages": row["messages"], "lang": row["lang"]} for row in train])
@@ -115,11 +128,11 @@ def arguments_of(words: list[str]) -> list[str]:
 
 def test_every_name_that_is_replaced_occurs():
     for name in IN_PLACE:
-        assert name in README, name
+        assert name in TEXT, name
 
 
 def test_every_block_is_of_a_kind_that_is_run_here():
-    assert {tag for tag, _ in BLOCKS} == {"bash", "python", "text"}
+    assert {tag for tag, _ in CODE.findall(README + TEXT)} == {"bash", "python", "text"}
 
 
 @pytest.mark.parametrize("target", [words[1] for words in commands() if words[0] == "make"])
@@ -130,7 +143,7 @@ def test_make_knows_the_target(target):
 def test_extras_that_are_installed_exist():
     installs = [" ".join(words) for words in commands() if words[0] == "pip"]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    named = set(re.findall(r"\[(\w+)\]", " ".join(installs) + README))
+    named = set(re.findall(r"\[(\w+)\]", " ".join(installs) + TEXT))
     assert installs and named & set(extras)
 
 
@@ -145,7 +158,26 @@ def test_commands_run_one_after_the_other(folder, monkeypatch):
 
 def test_python_runs_on_what_the_commands_made(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    names = {"residual": torch.zeros(3, 192)}
+    names: dict = {}
     for code in of_language("python"):
         exec(compile(replaced(code), "README.md", "exec"), names)
     assert names["sae"].num_features == 2
+
+
+def test_the_first_run_runs_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sae_posttrain", "recipes"):
+        Path(name).symlink_to(ROOT / name)
+    for tag, text in CODE.findall(FIRST_RUN):
+        if tag == "python":
+            exec(compile(text, "README.md", "exec"), {})
+        for words in words_of(text) if tag == "bash" else ():
+            assert words[0] == "sae-posttrain"
+            assert main([*words[1:], *IN_A_HURRY.get(words[1], ())]) == 0, words
+    assert Path("runs/eval-sasft").exists()
+
+
+def test_the_readme_is_short_and_each_sentence_has_a_line():
+    prose = re.sub(r"\|.*", "", CODE.sub("", README))
+    assert len(CODE.sub("", README).split()) < 950
+    assert not re.findall(r"[a-z)`][.] [A-Z].*", prose)

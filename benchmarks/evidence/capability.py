@@ -31,7 +31,7 @@ from machine import hardware
 from shared_measures import flags
 from tables import markdown, verdict
 from tqdm import tqdm
-from write_report import DOCS, with_tables
+from write_report import PAGE, with_tables
 
 from sae_posttrain import evaluate_tasks
 from sae_posttrain.measure.answers.prompts import read_rows
@@ -56,9 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(arguments.threads)
     if arguments.model:
         measure_arms(arguments)
-    page = DOCS / "evidence.md"
     text = table(read_results(RESULTS))
-    page.write_text(with_tables(page.read_text(encoding="utf-8"), "capability", text), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), "capability", text), encoding="utf-8")
     print(text)
 
 

@@ -3,7 +3,7 @@ Tables and pictures of an experiment, from its raw results: nothing is run.
 
     python benchmarks/evidence/write_report.py code_switching
 
-Writes the pictures to docs/evidence/ and the tables to docs/evidence.md, between the marks of the experiment.
+Writes the pictures to docs/evidence/ and the tables to docs/evidence/details.md, between the marks of the experiment.
 """
 
 import argparse
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-DOCS = HERE.parent.parent / "docs"
+EVIDENCE = HERE.parent.parent / "docs" / "evidence"
+PAGE = EVIDENCE / "details.md"
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "help"))
 
@@ -26,20 +27,18 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     experiment = Experiment.read(HERE / f"{arguments.experiment}.yaml")
     results = read_results(arguments.results / f"{experiment.name}.jsonl")
-    (DOCS / "evidence").mkdir(exist_ok=True)
-    tables = experiment.part("report").write(experiment, results, DOCS / "evidence")
-    page = DOCS / "evidence.md"
-    page.write_text(with_tables(page.read_text(encoding="utf-8"), experiment.name, tables), encoding="utf-8")
+    tables = experiment.part("report").write(experiment, results, EVIDENCE)
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), experiment.name, tables), encoding="utf-8")
     print(tables)
 
 
 def with_tables(page: str, name: str, tables: str) -> str:
-    """The page with what stands between the marks of an experiment replaced."""
+    """The page with new tables between the marks of an experiment; a table needs a blank line before it."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if begin not in page or end not in page:
-        raise ValueError(f"docs/evidence.md has no marks {begin} and {end}.")
+        raise ValueError(f"docs/evidence/details.md has no marks {begin} and {end}.")
     before, rest = page.split(begin)
-    return f"{before}{begin}\n{tables}\n{end}{rest.split(end)[1]}"
+    return f"{before}{begin}\n\n{tables}\n\n{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

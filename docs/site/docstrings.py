@@ -11,7 +11,11 @@ LINK = re.compile(r"\[`~?([\w.]+)`\](?!\(|\[)")
 SECTIONS = {"Parameters:": "Args:"}
 SECTION_NAMES = ("Args", "Raises", "Returns", "Attributes", "Yields")
 SUBHEADING = re.compile(r"^\s*> .*$", re.MULTILINE)
-TYPED_NAME = re.compile(r"^(\s+)(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \((.+)\))?:$")
+NAMES = r"\*{0,2}\w+(?:, \*{0,2}\w+)*"
+TYPE = r" \(((?:[^()]|\([^()]*\))*)\)"
+ENTRY = re.compile(rf"^(\s+)({NAMES}(?:{TYPE})?(?:, {NAMES}{TYPE})*):$")
+PART = re.compile(rf"({NAMES})(?:{TYPE})?(?:, |$)")
+UNFINISHED = re.compile(rf"^\s+{NAMES}(?:{TYPE})?(?:, {NAMES}{TYPE})*,?$")
 
 
 class PlainLinks(griffe.Extension):
@@ -31,23 +35,38 @@ def rewrite(text: str) -> str:
 
 
 def one_name_each(lines: list[str]) -> list[str]:
-    """`a, b (type):` and its description as an entry for each name, and types without their code marks."""
+    """`a, b (type), c (type):` and its description as an entry for each name, and types without their code marks."""
     out: list[str] = []
     number = 0
     while number < len(lines):
-        entry = TYPED_NAME.match(lines[number])
-        number += 1
+        line, taken = whole_entry(lines, number)
+        entry = ENTRY.match(line)
         if entry is None or entry[2] in SECTION_NAMES:
-            out.append(lines[number - 1])
+            out.append(lines[number])
+            number += 1
             continue
-        indent, names, of_type = entry[1], entry[2].split(", "), plain_type(entry[3] or "")
-        description = []
+        number += taken
+        indent, description = entry[1], []
         while number < len(lines) and (not lines[number].strip() or lines[number].startswith(indent + " ")):
             description.append(lines[number])
             number += 1
-        for name in names:
-            out += [f"{indent}{name} ({of_type}):" if of_type else f"{indent}{name}:", *description]
+        for names, of_type in PART.findall(entry[2]):
+            shown = plain_type(of_type)
+            for name in names.split(", "):
+                out += [f"{indent}{name} ({shown}):" if shown else f"{indent}{name}:", *description]
     return out
+
+
+def whole_entry(lines: list[str], number: int) -> tuple[str, int]:
+    """The line with those that go on with its names, at the same indent, and how many lines that are."""
+    line, taken = lines[number], 1
+    indent = line[: len(line) - len(line.lstrip())]
+    while UNFINISHED.match(line) and number + taken < len(lines):
+        following = lines[number + taken]
+        if not following.strip() or not following.startswith(indent) or following[len(indent)] == " ":
+            break
+        line, taken = f"{line} {following.strip()}", taken + 1
+    return (line, taken) if ENTRY.match(line) else (lines[number], 1)
 
 
 def link(match: re.Match[str]) -> str:

@@ -1,5 +1,5 @@
 """
-What the site adds to the pages of `docs/`: the READMEs of recipes and benchmarks, the command line and the settings.
+What the site adds to the pages of `docs/`: the READMEs, the public names, the command line and the settings.
 
 Links between files of the repository become links between pages. A link to a file that is no page shows its path.
 """
@@ -26,6 +26,9 @@ PAGES = [
 ]
 """Markdown files outside `docs/` that are pages of the site, under their own path."""
 
+START = ROOT / "README.md"
+"""The first page of the site, `index.md`."""
+
 ROOMS = ["features", "sft", "rl", "penalty", "hooks", "measure", "saes"]
 """Order of the rooms on the page of the Python API; the others follow."""
 
@@ -35,8 +38,8 @@ FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that do not lie in `docs/`, and the pictures that they show."""
-    for source in outside():
-        uri = source.relative_to(ROOT).as_posix()
+    for source in [START, *outside()]:
+        uri = "index.md" if source == START else source.relative_to(ROOT).as_posix()
         files.append(File.generated(config, uri, content=source.read_text(encoding="utf-8")))
         for _, _, target in LINK.findall(source.read_text(encoding="utf-8")):
             picture = (source.parent / target).resolve()
@@ -54,7 +57,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Links to files of the repository as links to pages, or as paths."""
     uri = page.file.src_uri
     in_docs = (ROOT / "docs" / uri).is_file()
-    source = (ROOT / "docs" if in_docs else ROOT) / uri
+    source = START if uri == "index.md" else (ROOT / "docs" if in_docs else ROOT) / uri
     parts = FENCE.split(markdown)
     return "".join(
         part if part.startswith("```") else LINK.sub(lambda m: rewritten(m, source, uri), part) for part in parts
@@ -79,15 +82,13 @@ def rewritten(match: re.Match[str], source: Path, uri: str) -> str:
 
 def page_of(file: Path) -> str | None:
     """Where a file of the repository lies in the site, or `None` if it is no part of it."""
-    if (file / "README.md").is_file():
+    if file != ROOT and (file / "README.md").is_file():
         file = file / "README.md"
     if file.is_file() and file.is_relative_to(ROOT / "docs"):
         return file.relative_to(ROOT / "docs").as_posix()
     if file in outside() or (file.is_file() and file.suffix == ".png"):
         return file.relative_to(ROOT).as_posix()
-    if file == ROOT / "README.md":
-        return "index.md"
-    return None
+    return "index.md" if file == START else None
 
 
 def outside() -> list[Path]:

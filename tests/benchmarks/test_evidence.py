@@ -14,7 +14,7 @@ import run as runner  # noqa: E402
 from choose import chosen_configs  # noqa: E402
 from settings import Experiment, merged  # noqa: E402
 from tables import claims_table  # noqa: E402
-from write_report import with_tables  # noqa: E402
+from write_report import PAGE, with_tables  # noqa: E402
 
 EXPERIMENTS = sorted((FOLDER / "evidence").glob("*.yaml"))
 
@@ -112,9 +112,17 @@ def result(job, settings) -> dict:
 
 def test_tables_replace_what_stands_between_the_marks():
     page = "before\n<!-- x: begin -->\nold\n<!-- x: end -->\nafter\n"
-    assert with_tables(page, "x", "| new |") == "before\n<!-- x: begin -->\n| new |\n<!-- x: end -->\nafter\n"
+    assert with_tables(page, "x", "| new |") == "before\n<!-- x: begin -->\n\n| new |\n\n<!-- x: end -->\nafter\n"
     with pytest.raises(ValueError, match="no marks <!-- y: begin -->"):
         with_tables(page, "y", "")
+
+
+def test_the_page_has_the_marks_of_every_experiment_with_tables_between_them():
+    page = PAGE.read_text(encoding="utf-8")
+    for name in (*(file.stem for file in EXPERIMENTS), "capability"):
+        tables = page.split(f"<!-- {name}: begin -->\n\n")[1].split(f"\n\n<!-- {name}: end -->")[0]
+        assert tables.startswith("| ")
+        assert with_tables(page, name, tables) == page
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
