@@ -1,10 +1,13 @@
-"""Rewards that do not see the fault: then the steered rollout teaches nothing, or worse, is rewarded."""
+"""Finds out when the rewards do not see the fault: then a steered rollout teaches nothing, or worse, is rewarded."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _SEE_REPETITION = {
     ("sae_posttrain.rl.rewards", "EndlessRepetitionReward"),
@@ -21,6 +24,17 @@ def sees_repetition(reward_func: Callable | Any) -> bool:
     """
     kind = type(reward_func)
     return bool(getattr(reward_func, "sees_repetition", False)) or (kind.__module__, kind.__name__) in _SEE_REPETITION
+
+
+def warn_of_blind_rewards(reward_funcs: Sequence[Any], reward_names: Sequence[str]) -> None:
+    """Warn if no reward is known to score endless repetition lower."""
+    if not any(sees_repetition(reward_func) for reward_func in reward_funcs):
+        logger.warning(
+            "None of the rewards (%s) is known to score endless repetition lower, and then the steered rollouts teach "
+            "nothing. Add `EndlessRepetitionReward(tokenizer.eos_token_id)`; if one of yours sees it, set its "
+            "attribute `sees_repetition = True`.",
+            ", ".join(reward_names),
+        )
 
 
 class BlindRewardCheck:

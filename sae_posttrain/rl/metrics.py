@@ -4,6 +4,9 @@ What the steered trainer logs, from tensors that were gathered over all processe
 Legend of the shapes: N rollouts of all processes, B of this one, G of a prompt, C completion positions.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -77,6 +80,51 @@ def loss_shares(sums: Tensor) -> dict[str, float]:
         "token_share": tokens_steered / max(tokens, 1),
         "advantage_share": advantage_steered / advantage if advantage else 0.0,
     }
+
+
+class LossPasses:
+    """
+    Log-probability of steered and entropy of plain rollouts, over the loss passes since the last log.
+
+    TRL computes both inside its loss and returns neither, so they are taken on their way: a loss pass is made inside
+    [`LossPasses.recording`], and whatever computes them tells [`LossPasses.see`]. Sums stay tensors until the logging
+    step.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def recording(self, mask: Tensor, steered: Tensor) -> Iterator[None]:
+        """
+        Record the loss pass that is made inside.
+
+        Args:
+            mask (`torch.Tensor` of shape `(B, C)`):
+                Tokens in the loss.
+            steered (`torch.Tensor` of shape `(B,)`, bool):
+                Rollouts that were steered.
+        """
+        self._rows = (mask, steered)
+        try:
+            yield
+            assert self._rows is None, "TRL's loss made no forward pass"
+        finally:
+            self._rows = None
+
+    def see(self, logps: Tensor, entropies: Tensor) -> None:
+        """Take in what a forward pass of the unsteered policy gave, `(B, C)` each; nothing outside a recording."""
+        if self._rows is None:
+            return
+        sums = pass_sums(logps.detach(), entropies.detach(), *self._rows)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows = None
+
+    def take(self) -> Tensor | None:
+        """The [`pass_sums`] of all passes, of this process, which starts anew; `None` if there were none."""
+        sums, self._sums = self._sums, None
+        return sums
 
 
 def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -> Tensor:

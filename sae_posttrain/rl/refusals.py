@@ -2,13 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..measure.faults.loops import MIN_TOKENS
 from .rewards import EndlessRepetitionReward
 
 if TYPE_CHECKING:
     from .config import SteeredGRPOConfig
-
-SMALLEST_COMPLETION = 64
-"""Tokens a loop must cover for the default detector."""
 
 _HIDE_LOOPS = {
     "repetition_penalty": 1.0,
@@ -67,10 +65,10 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`."
         )
     length = args.max_completion_length
-    if detects_loops and length is not None and length < SMALLEST_COMPLETION:
+    if detects_loops and length is not None and length < MIN_TOKENS:
         raise ValueError(
             f"`max_completion_length={length}` is too short to tell a loop, which takes "
-            f"{SMALLEST_COMPLETION} tokens: no rollout would show the fault. Set it to {SMALLEST_COMPLETION} or more."
+            f"{MIN_TOKENS} tokens: no rollout would show the fault. Set it to {MIN_TOKENS} or more."
         )
     _refuse_generation(args, generation_config)
 
