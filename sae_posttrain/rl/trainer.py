@@ -93,10 +93,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
     _tag_names = ["trl", "grpo", "sae"]
     _name = "Steered GRPO"
-    _paper = {
-        "title": "Qwen-Scope",
-        "id": "2605.11887",
-    }
+    _paper = {"title": "Qwen-Scope", "id": "2605.11887"}
     card_tag = "steered-grpo"
 
     model: Any  # set by GRPOTrainer, whose annotations allow for None
@@ -137,8 +134,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         if self._steering is not None and steers:
             feature_set = load_features(self._steering, feature_set)
             refuse_arguments(*other_rollouts)
-            own = getattr(model, "generation_config", None)
-            refuse_settings(self._steering, own, detects_loops=fault is None)
+            refuse_settings(self._steering, getattr(model, "generation_config", None), detects_loops=fault is None)
             self._strength = first_strength(self._steering, feature_set)
             if isinstance(model, nn.Module):  # before any work; a name is checked once it is loaded
                 feature_set.check_model(model, allow_base_model=self._steering.allow_base_model)
@@ -280,7 +276,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     # Weight of the steered rollouts in the loss
 
     def _weigh(self, batch: dict[str, Any], rollouts: Rollouts) -> None:
-        """Apply the settings to the batch, and log what came of it."""
+        """Apply the settings to the batch, and log rates, means and shares."""
         args, gather = self._steering, self.accelerator.gather
         assert args is not None and rollouts.rewards is not None
         num_tokens = batch["completion_mask"].sum(dim=1)
