@@ -33,7 +33,7 @@ class ReplacedNegatives(SteeredGRPOTrainer, ABC):
             for row, ids in zip(rows, negatives):
                 completion_ids[row] = ids
             faulty = show_fault(self._fault, completion_ids, self.eos_token_ids)
-            self._rollouts = Rollouts(steered, faulty, faulty.clone(), 0, 0.0)
+            self._rollouts = Rollouts(completion_ids, logprobs, steered, faulty, faulty.clone())
         return completion_ids, logprobs
 
 

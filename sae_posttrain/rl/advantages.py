@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_SPREAD = 1e-6
-"""Difference of rewards below which the rollouts of a prompt count as having none; rewards are float32."""
+"""Rewards of a prompt's rollouts that differ by less count as equal; rewards are float32."""
 
 _EPSILON = 1e-4  # as GRPOTrainer
 
@@ -20,12 +20,12 @@ def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
 
     Args:
         rewards_per_func (`torch.Tensor` of shape `(N, K)`):
-            NaN where a reward function had nothing to say.
+            Rewards; NaN where a reward function returned `None`.
         reward_weights (`torch.Tensor` of shape `(K,)`):
-            Weight of each.
+            Weight of each reward function.
 
     Returns:
-        `torch.Tensor` of shape `(N,)`: NaN where none of them had anything to say.
+        `torch.Tensor` of shape `(N,)`: NaN where every reward function returned `None`.
     """
     rewards_N = (rewards_per_func * reward_weights.to(rewards_per_func.device)).nansum(dim=1)
     rewards_N[rewards_per_func.isnan().all(dim=1)] = torch.nan
@@ -38,7 +38,7 @@ def spread(rewards: Tensor) -> Tensor:
 
     Args:
         rewards (`torch.Tensor` of shape `(M, G)`):
-            NaN where there is none.
+            Total rewards; NaN where there is none.
 
     Returns:
         `torch.Tensor` of shape `(M,)`: `-inf` for a prompt without any reward.
@@ -55,23 +55,23 @@ def group_advantages(
     in_group: Tensor,
 ) -> Tensor:
     """
-    `A_i = (r_i − mean(r_baseline)) / (std(r_group) + 1e-4)`: GRPO's advantage with a baseline of one's own.
+    `A_i = (r_i − mean(r_baseline)) / (std(r_group) + 1e-4)`: GRPO's advantage with a baseline of your choice.
 
-    With all rows in both it is that of GRPO (https://huggingface.co/papers/2402.03300), as `GRPOTrainer` computes it.
-    The scale is taken over all rollouts of the prompt even where the baseline is not: plain ones often score the same,
-    and a standard deviation of 0 would blow the steered rollout's advantage up to `(r − mean) / 1e-4`.
+    With all rows in both masks this is GRPO's advantage (https://huggingface.co/papers/2402.03300), as `GRPOTrainer`
+    computes it. The scale is taken over all rollouts of the prompt, even if the baseline is not: plain rollouts often
+    score the same, and a standard deviation of 0 would raise the steered rollout's advantage to `(r − mean) / 1e-4`.
 
     Args:
         rewards (`torch.Tensor` of shape `(N,)`):
             Total rewards of all rollouts of each prompt, one prompt after the other; NaN where there is none.
         num_generations (`int`):
-            G.
+            Number of rollouts of a prompt, G.
         scale_rewards (`"group"`, `"batch"` or `"none"`, *optional*, defaults to `"group"`):
-            Over what the standard deviation is taken: the rollouts of a prompt, or all.
+            What the standard deviation is taken over: the rollouts of a prompt, or all rollouts.
         in_baseline (`torch.Tensor` of shape `(N,)`, bool):
             Rollouts whose mean reward is subtracted.
         in_group (`torch.Tensor` of shape `(N,)`, bool):
-            Rollouts that take part at all: the others have advantage 0 and count neither in the mean nor in the scale.
+            Rollouts that take part. The others have advantage 0 and count neither in the mean nor in the scale.
 
     Returns:
         `torch.Tensor` of shape `(N,)`: 0 where there is no reward, no baseline or no second rollout to compare with.
@@ -95,7 +95,7 @@ def truncated_weights(logps: Tensor, sampling_logps: Tensor, clip: float) -> Ten
 
     Args:
         logps, sampling_logps (`torch.Tensor` of shape `(R, C)`):
-            Log-probabilities of the tokens under the policy, and under the steered one that sampled them.
+            Log-probabilities of the tokens under the policy, and under the steered policy that sampled them.
         clip (`float`):
             Largest weight.
     """
@@ -103,7 +103,7 @@ def truncated_weights(logps: Tensor, sampling_logps: Tensor, clip: float) -> Ten
 
 
 def floor_weights(logps: Tensor, floor: float) -> Tensor:
-    """1 for tokens that the policy gives at least the probability `floor`, else 0; shape of `logps`, `(R, C)`."""
+    """1 for tokens whose probability under the policy is at least `floor`, else 0; of shape `(R, C)`, as `logps`."""
     return (logps.exp() >= floor).to(logps.dtype)
 
 

@@ -1,10 +1,13 @@
-"""Rewards that do not see the fault: then the steered rollout teaches nothing, or worse, is rewarded."""
+"""Finds out when the rewards do not see the fault: then a steered rollout teaches nothing, or worse, is rewarded."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _SEE_REPETITION = {
     ("sae_posttrain.rl.rewards", "EndlessRepetitionReward"),
@@ -17,24 +20,35 @@ def sees_repetition(reward_func: Callable | Any) -> bool:
     """
     Whether a reward is known to score endless repetition lower.
 
-    Those of this package and of TRL are; another one says so by an attribute `sees_repetition = True`.
+    Those of this package and of TRL are known. Any other reward says so by an attribute `sees_repetition = True`.
     """
     kind = type(reward_func)
     return bool(getattr(reward_func, "sees_repetition", False)) or (kind.__module__, kind.__name__) in _SEE_REPETITION
 
 
+def warn_of_blind_rewards(reward_funcs: Sequence[Any], reward_names: Sequence[str]) -> None:
+    """Warn if no reward is known to score endless repetition lower."""
+    if not any(sees_repetition(reward_func) for reward_func in reward_funcs):
+        logger.warning(
+            "None of the rewards (%s) is known to score endless repetition lower, and then the steered rollouts teach "
+            "nothing. Add `EndlessRepetitionReward(tokenizer.eos_token_id)`; if one of yours sees it, set its "
+            "attribute `sees_repetition = True`.",
+            ", ".join(reward_names),
+        )
+
+
 class BlindRewardCheck:
     """
-    Counts prompts in a row with the fault among their rollouts, and no reward that saw it.
+    Counts prompts in a row whose rollouts show the fault and whose rewards do not see it.
 
-    A prompt counts if a steered rollout shows the fault and a plain one does not; it clears the count if a faulty
-    steered rollout scored below the mean of the plain ones.
+    A prompt counts if a steered rollout shows the fault and a plain one does not. The count starts anew if a faulty
+    steered rollout scores below the mean of the plain ones.
 
     Args:
         patience (`int`):
-            Prompts after which [`BlindRewardCheck.update`] raises; 0 never.
+            Number of such prompts after which [`BlindRewardCheck.update`] raises. 0: it never raises.
         reward_names (`Sequence[str]`):
-            For the message.
+            Names of the rewards, for the message.
     """
 
     def __init__(self, patience: int, reward_names: Sequence[str]):
@@ -50,9 +64,9 @@ class BlindRewardCheck:
             rewards (`torch.Tensor` of shape `(N,)`):
                 Total rewards; NaN where there is none.
             steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
-                Rollouts that were steered, that show the fault.
+                Rollouts that were steered, and rollouts that show the fault.
             num_generations (`int`):
-                Rollouts of a prompt.
+                Number of rollouts of a prompt.
 
         Raises:
             ValueError: If `patience` prompts in a row were blind.
@@ -66,8 +80,9 @@ class BlindRewardCheck:
             self.num_blind = 0 if seen else self.num_blind + 1
             if self._patience and self.num_blind >= self._patience:
                 raise ValueError(
-                    f"In the last {self.num_blind} prompts with a faulty steered rollout, none of these scored below "
-                    f"the plain ones: the rewards ({', '.join(self._reward_names)}) do not see the fault, so steering "
-                    "teaches nothing. Add a reward that does, `EndlessRepetitionReward(tokenizer.eos_token_id)` for "
-                    "loops, or raise its weight in `reward_weights`; `blind_reward_patience=0` turns this off."
+                    f"In the last {self.num_blind} prompts with a faulty steered rollout, no faulty rollout scored "
+                    f"below the plain ones: the rewards ({', '.join(self._reward_names)}) do not see the fault, so "
+                    "steering teaches nothing. Add a reward that does (for loops, "
+                    "`EndlessRepetitionReward(tokenizer.eos_token_id)`), or raise its weight in `reward_weights`; "
+                    "`blind_reward_patience=0` turns this off."
                 )

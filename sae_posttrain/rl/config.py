@@ -15,14 +15,14 @@ class SteeredGRPOConfig(GRPOConfig):
     (https://huggingface.co/papers/2605.11887, section 8).
 
     The base is DAPO (https://huggingface.co/papers/2503.14476) without dynamic sampling: `epsilon_high` is 0.28 here,
-    and `loss_type="dapo"` and `beta=0` are TRL's defaults already. Where the report says nothing (weight of the
-    off-policy row, rows that miss the fault), the default is to do nothing.
+    and `loss_type="dapo"` and `beta=0` are TRL's defaults already. The report says nothing about the weight of
+    off-policy rows and about rows that miss the fault; the defaults leave both as they are.
 
     Parameters:
         > Parameters that control the features
 
         features (`str`, *optional*):
-            Feature set to steer along: a file, a folder or a Hub repository. A [`FeatureSet`] object is passed to the
+            Feature set to steer along: a file, a folder or a Hub repository. Pass a [`FeatureSet`] object to the
             trainer instead.
         allow_base_model (`str`, *optional*):
             Name of a model, other than the one the features were found on, that may be trained with them.
@@ -30,7 +30,7 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control the steered rollouts
 
         num_steered (`int`, *optional*, defaults to `1`):
-            Rollouts of each prompt that are steered: the last ones. 0 trains exactly like [`~trl.GRPOTrainer`].
+            Number of steered rollouts of each prompt: the last ones. 0 trains exactly like [`~trl.GRPOTrainer`].
         steer_strength (`float`, *optional*):
             Length of the push, in median residual norms of the site. Defaults to the one that `calibrate` stored in
             the feature set.
@@ -41,60 +41,61 @@ class SteeredGRPOConfig(GRPOConfig):
         > Parameters that control rollouts that miss the fault
 
         on_miss (`str`, *optional*, defaults to `"keep"`):
-            What becomes of a steered rollout that does not show the fault: `"keep"` trains on it as on any other;
-            `"drop"` takes it out of the loss and of its prompt's statistics; `"resample"` generates it again, steered,
-            up to `max_resamples` times, and then keeps it.
+            What happens to a steered rollout that does not show the fault. `"keep"` trains on it as on any other;
+            `"drop"` takes it out of the loss and out of its prompt's statistics; `"resample"` generates it again,
+            steered, up to `max_resamples` times, and then keeps it.
         max_resamples (`int`, *optional*, defaults to `2`):
-            Further attempts for `on_miss="resample"`.
+            Largest number of further attempts for `on_miss="resample"`.
         target_hit_rate (`float`, *optional*):
-            Share of the steered rollouts that shall show the fault. The strength then follows the policy as it
-            changes. By default the strength stays as it is.
+            Share of the steered rollouts that should show the fault. The strength then follows the policy as it
+            changes. By default the strength is fixed.
         strength_gain (`float`, *optional*, defaults to `0.2`):
-            How fast: change of the logarithm of the strength per generation, per unit of missing hit rate.
+            How fast the strength changes: change of its logarithm per generation, per unit of missing hit rate.
         max_steer_strength (`float`, *optional*, defaults to `8.0`):
-            Largest strength the controller may set, in the same unit.
+            Largest strength that the controller may set, in residual norms.
 
         > Parameters that control how steered rollouts count
 
         steered_baseline (`str`, *optional*, defaults to `"all"`):
             Rollouts whose mean reward is the prompt's baseline: `"all"`, or the `"plain"` ones only, so that a bad
-            reward of the steered rollout does not raise the advantage of the others. The scale stays the standard
-            deviation over all rollouts of the prompt: that of the plain ones alone is often 0.
+            reward of the steered rollout does not raise the advantage of the others. The scale is the standard
+            deviation over all rollouts of the prompt in both cases: over the plain ones alone it is often 0.
         cap_steered_advantage (`bool`, *optional*, defaults to `False`):
             Cap the advantage of steered rollouts at 0: they are never reinforced.
         steered_weight (`float`, *optional*, defaults to `1.0`):
-            Factor on the advantage of steered rollouts. Their tokens count fully in the number the loss is divided by.
+            Factor on the advantage of steered rollouts. The loss is still divided by all their tokens.
         off_policy_weight (`str`, *optional*, defaults to `"none"`):
-            Weight of a steered rollout's tokens, which the policy did not sample: `"none"` as published;
-            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token, with the probability under steering μ from one
-            more forward pass over the steered rollouts (truncated sampling by `top_p` and the like is not counted);
+            Weight of a steered rollout's tokens, which the policy did not sample. `"none"`: 1, as published.
+            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. The probability under steering, μ, takes one
+            more forward pass over the steered rollouts; it leaves out `top_p` and other truncation of the sampling.
             `"floor"`: tokens whose `π_old` is below `off_policy_floor` are not trained on.
         off_policy_clip (`float`, *optional*, defaults to `1.0`):
             Largest weight for `"truncated"`.
         off_policy_floor (`float`, *optional*, defaults to `1e-4`):
             Smallest probability of a token for `"floor"`.
         loop_cut (`int`, *optional*):
-            Periods of a steered rollout's endless loop that stay in the loss, so that loop tokens do not own the mean
-            over tokens. Rewards still see the whole rollout. By default all of it stays.
+            Number of periods of a steered rollout's endless loop that stay in the loss, so that loop tokens do not
+            dominate the mean over tokens. Rewards still see the whole rollout. By default all periods stay.
 
         > Parameters that control dynamic sampling
 
         dynamic_sampling (`str`, *optional*, defaults to `"none"`):
-            What comes in place of a prompt whose plain rollouts all score the same and so teach nothing: `"fresh"`,
-            further prompts, as in DAPO; `"same"`, further rollouts of the same prompt; `"none"`, nothing, as in
-            [`~trl.GRPOTrainer`]. With `num_steered=0` too.
+            What replaces a prompt whose plain rollouts all score the same and so teach nothing. `"fresh"`: further
+            prompts, as in DAPO. `"same"`: further rollouts of the same prompt. `"none"`: nothing, as in
+            [`~trl.GRPOTrainer`]. It works with `num_steered=0` too.
         dynamic_sampling_max_rounds (`int`, *optional*, defaults to `10`):
-            Rounds of generation for one batch, the first one included. Places that are still open then go to
-            prompts without spread of the last round; `dynamic/shortfall` logs their share.
+            Largest number of rounds of generation for one batch, the first one included. Prompts of the last round
+            without spread fill the places that are still open; `dynamic/shortfall` logs their share.
         dynamic_sampling_reward (`str`, *optional*):
-            Name of the reward whose spread counts, as it is logged. DAPO looks at right and wrong alone, not at the
-            punishment for length. By default the weighted sum of all rewards.
+            Name of the reward whose spread counts, as it is logged. DAPO looks at right and wrong only, not at the
+            punishment for length. By default the weighted sum of all rewards counts.
 
         > Parameters that control the check of the rewards
 
         blind_reward_patience (`int`, *optional*, defaults to `32`):
-            Training stops after so many prompts in a row of which a steered rollout showed the fault, a plain one did
-            not, and no faulty one scored below the plain mean: the rewards do not see the fault. 0 never stops.
+            Number of prompts in a row after which training stops because the rewards do not see the fault. A prompt
+            counts if a steered rollout shows the fault, a plain one does not, and no faulty rollout scores below the
+            plain mean. 0: training never stops.
     """
 
     epsilon_high: float | None = field(
@@ -106,7 +107,9 @@ class SteeredGRPOConfig(GRPOConfig):
     )
     allow_base_model: str | None = field(
         default=None,
-        metadata={"help": "Name of another model than the features' own that may be trained with them."},
+        metadata={
+            "help": "Name of a model, other than the one the features were found on, that may be trained with them."
+        },
     )
     num_steered: int = field(
         default=1, metadata={"help": "Steered rollouts of each prompt. 0 trains exactly like GRPOTrainer."}
@@ -133,7 +136,7 @@ class SteeredGRPOConfig(GRPOConfig):
     target_hit_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Share of steered rollouts that shall show the fault; moves the strength. Default: it stays."
+            "help": "Share of steered rollouts that should show the fault; the strength follows it. Default: fixed."
         },
     )
     strength_gain: float = field(
@@ -157,8 +160,8 @@ class SteeredGRPOConfig(GRPOConfig):
     off_policy_weight: str = field(
         default="none",
         metadata={
-            "help": "Weight of tokens the policy did not sample: none, as published; the truncated ratio of the "
-            "policy's probability to that under steering; or no weight below a floor of probability.",
+            "help": "Weight of tokens the policy did not sample: none, as published; truncated, the policy's "
+            "probability divided by that under steering, clipped; or floor, 0 below a smallest probability.",
             "choices": ["none", "truncated", "floor"],
         },
     )
@@ -186,8 +189,8 @@ class SteeredGRPOConfig(GRPOConfig):
     blind_reward_patience: int = field(
         default=32,
         metadata={
-            "help": "Prompts in a row whose faulty rollout did not score below the plain ones, after which training "
-            "stops. 0: never."
+            "help": "Number of prompts in a row whose faulty rollout does not score below the plain ones, after which "
+            "training stops. 0: never."
         },
     )
 

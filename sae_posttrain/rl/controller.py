@@ -1,4 +1,4 @@
-"""Strength that follows the policy: as training unlearns the fault, more of a push is needed to provoke it."""
+"""The strength follows the policy: as training unlearns the fault, a harder push is needed to provoke it."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 SMALLEST_STRENGTH = 0.01
-"""Residual norms below which a push does nothing that could be measured."""
+"""Smallest strength, in residual norms: a weaker push has no measurable effect."""
 
 _MEMORY = 0.7  # weight of the past in the mean hit rate
 
@@ -21,22 +21,22 @@ class StrengthController(TrainerCallback, ExportableState):
         mean ← 0.7 · mean + 0.3 · h
         log strength ← log strength + gain · (target − mean),   bounded by 0.01 and `largest`.
 
-    On the logarithm, since a strength that is off by a factor needs as many steps at any scale. The hit rate is that
-    of all processes, so that all of them keep the same strength.
+    It works on the logarithm because a strength that is wrong by a factor then needs as many steps at any scale. The
+    hit rate is taken over all processes, so all processes keep the same strength.
 
     Its state is kept in checkpoints and restored on resuming, whether `restore_callback_states_from_checkpoint` is set
-    or not. If it is, the trainer replaces the controller by a new one with the settings of the checkpoint; so it is
-    looked up among the trainer's callbacks, and nobody keeps a reference to it.
+    or not. If it is set, the trainer replaces the controller with a new one that has the settings of the checkpoint.
+    So look it up among the trainer's callbacks, and do not keep a reference to it.
 
     Args:
         strength (`float`):
-            Where it starts, in residual norms.
+            First strength, in residual norms.
         target (`float`):
-            Share of the steered rollouts that shall show the fault.
+            Share of the steered rollouts that should show the fault.
         gain (`float`):
             Change of the logarithm per generation, per unit of missing hit rate.
         largest (`float`):
-            Strength that is never exceeded.
+            Largest strength.
     """
 
     def __init__(self, strength: float, *, target: float, gain: float, largest: float):
@@ -55,13 +55,13 @@ class StrengthController(TrainerCallback, ExportableState):
         return self.strength
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint keeps: arguments to build another one, and what has changed since."""
+        """What a checkpoint keeps: the arguments of a new one, and the values to set on it."""
         settings = {"target": self._target, "gain": self._gain, "largest": self._largest}
         moved = {"strength": self.strength, "mean_hit_rate": self.mean_hit_rate}
         return {"args": {"strength": self.strength, **settings}, "attributes": moved}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Go on from the checkpoint that training resumes from, if it is one of a controller."""
+        """Go on from the checkpoint that training resumes from, if it holds the state of a controller."""
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
         strength, mean_hit_rate = saved.get("strength"), saved.get("mean_hit_rate")
         if not (_is_number(strength) and strength > 0) or not (mean_hit_rate is None or _is_number(mean_hit_rate)):

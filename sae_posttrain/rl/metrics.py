@@ -1,8 +1,12 @@
 """
 What the steered trainer logs, from tensors that were gathered over all processes.
 
-Legend of the shapes: N rollouts of all processes, B of this one, G of a prompt, C completion positions.
+Legend of the shapes: N rollouts of all processes, B rollouts of this one, G rollouts of a prompt, C completion
+positions.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,16 +25,16 @@ def rollout_metrics(
         rewards (`torch.Tensor` of shape `(N,)`):
             Total rewards; NaN where there is none.
         lengths (`torch.Tensor` of shape `(N,)`):
-            Tokens of the rollouts.
+            Number of tokens of each rollout.
         steered, faulty, hit_at_first (`torch.Tensor` of shape `(N,)`, bool):
             As in [`Rollouts`].
         num_generations (`int`):
-            G.
+            Number of rollouts of a prompt, G.
 
     Returns:
-        `dict[str, float]`: of plain rollouts `hit_rate_plain`, `reward_plain`, `length_plain`; if any were steered,
-        `hit_rate` (at the first attempt), `reward`, `length`, and `only_signal`, the share of prompts whose plain
-        rollouts all score the same, but not all rollouts.
+        `dict[str, float]`: means over plain rollouts, `hit_rate_plain`, `reward_plain`, `length_plain`. If any rollout
+        was steered, also the means over steered rollouts, `hit_rate` (at the first attempt), `reward`, `length`, and
+        `only_signal`, the share of prompts whose plain rollouts all score the same while the steered ones differ.
     """
     metrics = {
         "hit_rate_plain": _mean(faulty[~steered].float()),
@@ -58,12 +62,13 @@ def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
         mask (`torch.Tensor` of shape `(B, C)`):
             Tokens in the loss.
         advantages (`torch.Tensor` of shape `(B,)` or `(B, C)`):
-            As they enter the loss, weights included.
+            Advantages as they enter the loss, weights included.
         steered (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that were steered.
 
     Returns:
-        `torch.Tensor` of shape `(4,)`: tokens steered, tokens, advantage steered, advantage. To be summed.
+        `torch.Tensor` of shape `(4,)`: steered tokens, all tokens, steered advantage, all advantage; to be summed over
+        processes.
     """
     size_BC = (advantages if advantages.ndim == 2 else advantages[:, None]).abs() * mask
     sums = [mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]
@@ -71,12 +76,57 @@ def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
 
 
 def loss_shares(sums: Tensor) -> dict[str, float]:
-    """`token_share` and `advantage_share` of the steered rollouts, from the summed [`loss_sums`]."""
+    """`token_share` and `advantage_share` of the steered rollouts, from [`loss_sums`] summed over processes."""
     tokens_steered, tokens, advantage_steered, advantage = sums.tolist()
     return {
         "token_share": tokens_steered / max(tokens, 1),
         "advantage_share": advantage_steered / advantage if advantage else 0.0,
     }
+
+
+class LossPasses:
+    """
+    Log-probability of steered and entropy of plain rollouts, over the loss passes since the last log.
+
+    TRL computes both inside its loss and returns neither, so they are taken on their way: a loss pass is made inside
+    [`LossPasses.recording`], and whatever computes them tells [`LossPasses.see`]. Sums stay tensors until the logging
+    step.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def recording(self, mask: Tensor, steered: Tensor) -> Iterator[None]:
+        """
+        Record the loss pass that is made inside.
+
+        Args:
+            mask (`torch.Tensor` of shape `(B, C)`):
+                Tokens in the loss.
+            steered (`torch.Tensor` of shape `(B,)`, bool):
+                Rollouts that were steered.
+        """
+        self._rows = (mask, steered)
+        try:
+            yield
+            assert self._rows is None, "TRL's loss made no forward pass"
+        finally:
+            self._rows = None
+
+    def see(self, logps: Tensor, entropies: Tensor) -> None:
+        """Take in what a forward pass of the unsteered policy gave, `(B, C)` each; nothing outside a recording."""
+        if self._rows is None:
+            return
+        sums = pass_sums(logps.detach(), entropies.detach(), *self._rows)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows = None
+
+    def take(self) -> Tensor | None:
+        """The [`pass_sums`] of all passes, of this process, which starts anew; `None` if there were none."""
+        sums, self._sums = self._sums, None
+        return sums
 
 
 def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -> Tensor:
@@ -85,12 +135,13 @@ def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -
 
     Args:
         logps, entropies, mask (`torch.Tensor` of shape `(B, C)`):
-            Of the unsteered policy.
+            Log-probability and entropy of each token under the unsteered policy, and which tokens are in the loss.
         steered (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that were steered.
 
     Returns:
-        `torch.Tensor` of shape `(4,)`: log-probability and tokens of steered rollouts, entropy and tokens of plain.
+        `torch.Tensor` of shape `(4,)`: log-probability and tokens of steered rollouts, then entropy and tokens of
+        plain ones.
     """
     logp_BC, entropy_BC = logps * mask, entropies * mask
     return torch.stack(

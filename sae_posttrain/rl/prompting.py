@@ -1,4 +1,4 @@
-"""Whether the prompts of a training are put to the model as those were on which its steering was calibrated."""
+"""Checks that training puts its prompts to the model in the same way as the calibration of the strength did."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,24 +13,24 @@ def require_calibrated_prompts(
     chat_template_kwargs: Mapping[str, Any] | None,
 ) -> None:
     """
-    Compare how prompts go to the model in training with how they went in the calibration.
+    Compare how prompts go to the model in training with how they went to it in the calibration.
 
-    A strength holds for the prompts that it was measured on: a model answers a bare text, a chat turn and a turn with
-    thinking switched off in different ways, and loops at different strengths. What the calibration does not record is
-    not compared, and neither are prompts that it got as token ids.
+    A strength holds for the prompts that it was measured on. A model answers a bare text, a chat turn and a turn with
+    thinking switched off in different ways, and loops at different strengths. Nothing is compared that the calibration
+    did not record, and no prompts that it got as token ids.
 
     Args:
         calibration (`Mapping`):
             `notes["calibration"]` of the feature set.
         rows (`Iterable[Mapping]`):
-            Training prompts; the first one is looked at.
+            Training prompts. Only the first one is looked at.
         tokenizer (`PreTrainedTokenizerBase`):
-            The trainer's.
+            Tokenizer of the trainer.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            The trainer's.
+            Variables that the trainer renders prompts with.
 
     Raises:
-        ValueError: If the two differ; the message says what to do.
+        ValueError: If the two differ. The message says what to do.
     """
     settings = calibration.get("settings") or {}
     form = settings.get("prompt_form")
@@ -39,7 +39,7 @@ def require_calibrated_prompts(
         return
     prompt = row.get("prompt")
     trained = "text" if isinstance(prompt, str) else "messages"
-    way_out = "or set `steer_strength` to a number to steer with it as it is."
+    way_out = "or set `steer_strength` to a number, which is then used unchecked."
     if trained != form:
         raise ValueError(
             f"The steering strength was calibrated on prompts that are {_say(form)}, and the training prompts are "
@@ -64,8 +64,8 @@ def require_calibrated_prompts(
     if rendered[0] != rendered[1]:
         raise ValueError(
             f"The steering strength was calibrated with `chat_template_kwargs` {calibrated_kwargs}, this training has "
-            f"{kwargs}, and the template makes other prompts of them. Give both the same (`--chat-template-kwargs` of "
-            f"`sae-posttrain calibrate`), {way_out}"
+            f"{kwargs}, and the template makes different prompts of them. Give both the same "
+            f"(`--chat-template-kwargs` of `sae-posttrain calibrate`), {way_out}"
         )
 
 

@@ -1,14 +1,12 @@
-"""Settings that would undo steered rollouts without a word, and those that are not supported yet."""
+"""Refuses settings that would undo the steering silently, and settings that are not supported yet."""
 
 from typing import TYPE_CHECKING, Any
 
+from ..measure.faults.loops import MIN_TOKENS
 from .rewards import EndlessRepetitionReward
 
 if TYPE_CHECKING:
     from .config import SteeredGRPOConfig
-
-SMALLEST_COMPLETION = 64
-"""Tokens a loop must cover for the default detector."""
 
 _HIDE_LOOPS = {
     "repetition_penalty": 1.0,
@@ -16,7 +14,7 @@ _HIDE_LOOPS = {
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
 }
-"""Settings of generation that keep tokens from being repeated, with the value that does nothing."""
+"""Generation settings that prevent repeated tokens, each with the value that does nothing."""
 
 _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 
@@ -29,12 +27,12 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
         args ([`SteeredGRPOConfig`]):
             Settings with `num_steered` above 0.
         generation_config (`transformers.GenerationConfig`, *optional*):
-            The model's own. `generate` falls back on it for whatever TRL leaves open.
+            Generation settings of the model. `generate` falls back on them for whatever TRL leaves open.
         detects_loops (`bool`, *optional*, defaults to `True`):
-            Whether the fault is told by `find_loop`, which needs 64 tokens.
+            Whether `find_loop` tells the fault. It needs answers of `MIN_TOKENS` tokens or more.
 
     Raises:
-        ValueError: For the first such setting; the message says what to set instead.
+        ValueError: At the first such setting. The message says what to set instead.
     """
     if args.use_vllm:
         mode = args.vllm_importance_sampling_mode
@@ -67,10 +65,10 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`."
         )
     length = args.max_completion_length
-    if detects_loops and length is not None and length < SMALLEST_COMPLETION:
+    if detects_loops and length is not None and length < MIN_TOKENS:
         raise ValueError(
             f"`max_completion_length={length}` is too short to tell a loop, which takes "
-            f"{SMALLEST_COMPLETION} tokens: no rollout would show the fault. Set it to {SMALLEST_COMPLETION} or more."
+            f"{MIN_TOKENS} tokens: no rollout would show the fault. Set it to {MIN_TOKENS} or more."
         )
     _refuse_generation(args, generation_config)
 
@@ -100,7 +98,7 @@ def refuse_short_completions(reward_funcs: Any, max_completion_length: int | Non
 
 def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
     """
-    Refuse arguments of the trainer that generate in a way that cannot be steered.
+    Refuse arguments of the trainer whose way to generate cannot be steered.
 
     Raises:
         ValueError: If one of them is given.
@@ -151,7 +149,7 @@ def refuse_images(row: dict[str, Any]) -> None:
 
 def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) -> None:
     """
-    Refuse to generate some rollouts again where all processes must make the same forward passes.
+    Refuse to generate some rollouts again if all processes must make the same forward passes.
 
     Raises:
         ValueError: For `on_miss="resample"` with a sharded model.

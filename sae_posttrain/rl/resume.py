@@ -1,4 +1,4 @@
-"""What TRL's GRPO does not restore by itself when it is resumed from a checkpoint."""
+"""Restores what TRL's GRPO does not restore when it is resumed from a checkpoint."""
 
 import logging
 import math
@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 class ResumableGRPO:
     """
-    Put before [`~trl.GRPOTrainer`] in the bases of a class, a run resumed where a generation ends goes on as if it had
-    not stopped.
+    Lets a run go on as if it had not stopped, if it is resumed where a generation ends. Put it before
+    [`~trl.GRPOTrainer`] in the bases of a class.
 
-    TRL shuffles the prompts of each epoch with a generator that is seeded when training starts, so a resumed run would
-    see the order of the first epoch again; here the orders of the epochs that are over are drawn and left. Rollouts
-    are not kept in checkpoints. Between two generations they are generated anew from the same prompts by the model as
-    it then is, with a warning, and from there on the weights differ; that generation counts twice for a controller of
-    the strength.
+    TRL shuffles the prompts of each epoch with a generator that is seeded when training starts. A resumed run would
+    see the order of the first epoch again, so the orders of the finished epochs are drawn and thrown away here.
+    Checkpoints keep no rollouts. A run that is resumed between two generations generates its rollouts anew from the
+    same prompts, with the model of the checkpoint, and warns. From there on the weights differ, and a controller of
+    the strength counts that generation twice.
     """
 
     # The trainer's own; declared for the type checker.

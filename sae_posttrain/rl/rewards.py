@@ -1,8 +1,8 @@
 """
 Rewards in TRL's signature that see what the measures see: endless repetition, and answers in another language.
 
-Callable classes, as TRL's own, since a reward may be pickled; `__name__` is what TRL logs them under. They work
-outside TRL too: every argument is a list with one entry an answer.
+They are callable classes, as TRL's own are, because a reward may be pickled. TRL logs them under `__name__`. They work
+outside TRL too: every argument is a list with one entry for each answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from ..measure.faults.switching import find_switches, right_language
 KINDS = ("endless", "share")
 
 _FROM_TRL = ("trainer_state", "log_extra", "log_metric", "environments")
-"""What TRL passes to rewards beside the columns of the dataset."""
+"""What TRL passes to rewards in addition to the columns of the dataset."""
 
 
 class EndlessRepetitionReward:
     """
-    −1 for an answer that repeats itself endlessly; less than that for a loop in which a little changes; else 0.
+    −1 for an answer that repeats itself endlessly, a smaller penalty for a loop in which a little changes, else 0.
 
     [`find_loop`] says what loops. An exact loop up to where the answer was cut costs 1. A near loop up to there (a
     counter, a name or a number changes, lines grow) costs `inexact` times the share of its tokens that repeat: 0.9 for
@@ -34,7 +34,7 @@ class EndlessRepetitionReward:
 
     Args:
         eos_token_id (`int` or `Sequence[int]`):
-            Token ids that end an answer: `tokenizer.eos_token_id`. Of a model that ends with several, all of them:
+            Token ids that end an answer: `tokenizer.eos_token_id`. If the model has several, pass all of them:
             `model.generation_config.eos_token_id` too.
         kind (`str`, *optional*, defaults to `"endless"`):
             `"endless"`: −1 or 0. `"share"`: minus the share of the answer's tokens that lie in the loop at its end,
@@ -42,7 +42,7 @@ class EndlessRepetitionReward:
             putting an end token behind it. Of a near loop, its share of the answer times the share of its tokens that
             repeat.
         inexact (`float`, *optional*, defaults to `1.0`):
-            How much near loops count, from 0 to 1. 0 counts exact loops alone, as the rate of endless answers does.
+            Weight of near loops, from 0 to 1. 0 counts exact loops only, as the rate of endless answers does.
         min_periods (`int`, *optional*, defaults to `4`), min_tokens (`int`, *optional*, defaults to `64`):
             What counts as a loop, as in [`find_loop`]. [`SteeredGRPOTrainer`] and [`evaluate`] use the defaults.
 
@@ -91,7 +91,7 @@ class EndlessRepetitionReward:
             completion_ids (`Sequence[Sequence[int]]`):
                 Token ids of each answer, with its end token if there was one, without padding.
             **kwargs:
-                Whatever else TRL passes; not used.
+                Whatever else TRL passes. It is not used.
 
         Returns:
             `list[float]`: a reward from −1 to 0 for each answer.
@@ -182,7 +182,7 @@ class LanguageConsistencyReward:
 
     def read_template(self, tokenizer: Any, **template_kwargs: Any) -> None:
         """
-        Learns from the chat template whether prompts of messages end in `<think>`; `think_opened`, if given, decides.
+        Learn from the chat template whether prompts of messages end in `<think>`. `think_opened`, if set, decides.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
@@ -196,9 +196,9 @@ class LanguageConsistencyReward:
         """
         Args:
             prompts, completions (`Sequence[str]` or `Sequence[list[dict]]`):
-                What was asked and what was answered, as text or as messages; of messages the assistant's count.
+                Questions and answers, as text or as messages. Of an answer in messages, only the assistant's count.
             **kwargs:
-                The columns of the dataset, each a list; that of the language must be among them.
+                The columns of the dataset, each a list. The column of the language must be among them.
 
         Returns:
             `list[float | None]`: 1, 0 or `None` for each answer.
@@ -246,7 +246,7 @@ class LanguageConsistencyReward:
 def tell_template(
     reward_funcs: Sequence[Any], tokenizer: Any, chat_template: str | None, template_kwargs: Any
 ) -> None:
-    """Has those of the rewards that judge by the language learn what the trainer's chat template does."""
+    """Tell the rewards that judge by the language what the trainer's chat template does."""
     for reward_func in reward_funcs:
         if isinstance(reward_func, LanguageConsistencyReward):
             chosen = {"chat_template": chat_template} if chat_template else {}
@@ -265,7 +265,7 @@ def _end_ids(given: Any) -> tuple[int, ...]:
 
 
 def _text(turns: Any, only: str | None = None) -> str:
-    """A text as it is; of messages their contents, of one role only if asked for."""
+    """A text as it is, or the contents of messages: of all of them, or of one role only."""
     if isinstance(turns, str):
         return turns
     contents = [message.get("content") for message in turns if only is None or message.get("role") == only]

@@ -1,24 +1,21 @@
 """
-What the steered trainer knows of a batch of rollouts: which are steered, which show the fault, where they loop.
+The rollouts of one generation: made once, and handed from step to step until the batch is weighed.
 
-Legend of the shapes: N rows of all processes, B rows of this one, P prompt and C completion positions.
+Legend of the shapes: N rows of all processes, B rows of this one, P prompt and C completion positions, K rewards.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..measure.faults.fault import Fault
 from ..measure.faults.loops import find_loop
 
-Fault = Callable[[list[int], bool], bool]
-"""From the token ids of an answer, without the end token, and whether it was ended: does it show the fault?"""
-
-
-def endless_repetition(token_ids: list[int], finished: bool) -> bool:
-    """The default fault: an exact loop of any period up to the length limit."""
-    return find_loop(token_ids, finished=finished).endless
+GenerateTurn = Callable[[list, Tensor], tuple[list[list[int]], list | None]]
+"""From prompts and the rows to steer, `(B,)`: completion ids, and their log-probabilities if the engine tells them."""
 
 
 @dataclass
@@ -27,23 +24,79 @@ class Rollouts:
     The rollouts that one process made in one generation.
 
     Attributes:
+        completion_ids (`list[list[int]]`):
+            Token ids of each answer, with its end token if there was one.
+        logprobs (`list`, *optional*):
+            Log-probabilities of these tokens, if the engine that sampled them tells them.
         steered (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that were steered.
         faulty (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that show the fault.
         hit_at_first (`torch.Tensor` of shape `(B,)`, bool):
-            The same before any steered rollout was generated again.
+            Rollouts that showed the fault before any steered rollout was generated again.
         num_resampled (`int`):
-            Rollouts that were generated again, each attempt counted.
+            Number of rollouts that were generated again, each attempt counted.
         strength (`float`):
-            Strength of the steered ones.
+            Strength of the steered rollouts, in residual norms.
+        rewards (`torch.Tensor` of shape `(N, K)`, *optional*):
+            Rewards of all processes. `None` until the rollouts are scored.
+        extra (`dict[str, list]`):
+            Columns that reward functions put into the completions table.
     """
 
+    completion_ids: list[list[int]]
+    logprobs: list | None
     steered: Tensor
     faulty: Tensor
     hit_at_first: Tensor
-    num_resampled: int
-    strength: float
+    num_resampled: int = 0
+    strength: float = 0.0
+    rewards: Tensor | None = None
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def roll_out(
+    generate: GenerateTurn,
+    prompt_ids: list,
+    steered: Tensor,
+    *,
+    fault: Fault,
+    end_ids: Collection[int],
+    strength: float,
+    max_resamples: int = 0,
+) -> Rollouts:
+    """
+    Generate one answer for each prompt. Steered answers that miss the fault are generated again.
+
+    Args:
+        generate (`Callable`):
+            Generates answers; see [`GenerateTurn`].
+        prompt_ids (`list`):
+            Token ids of the prompts.
+        steered (`torch.Tensor` of shape `(B,)`, bool):
+            Rows to steer.
+        fault (`Fault`):
+            Tells whether an answer shows the fault.
+        end_ids (`Collection[int]`):
+            Token ids that end an answer.
+        strength (`float`):
+            Strength that `generate` steers with, for the record.
+        max_resamples (`int`, *optional*, defaults to `0`):
+            Largest number of further attempts for a steered answer. The last attempt is kept.
+    """
+    completion_ids, logprobs = generate(prompt_ids, steered)
+    faulty = show_fault(fault, completion_ids, end_ids)
+    rollouts = Rollouts(completion_ids, logprobs, steered, faulty, faulty.clone(), strength=strength)
+    for _ in range(max_resamples):
+        missed = (steered & ~faulty).nonzero().flatten().tolist()
+        if not missed:
+            break
+        again, _ = generate([prompt_ids[row] for row in missed], torch.ones(len(missed), dtype=torch.bool))
+        for row, ids in zip(missed, again):
+            completion_ids[row] = ids
+        faulty[missed] = show_fault(fault, again, end_ids)
+        rollouts.num_resampled += len(missed)
+    return rollouts
 
 
 def steered_slots(num_rows: int, process_index: int, num_generations: int, num_steered: int) -> Tensor:

@@ -39,8 +39,8 @@ class SteeredGRPOScriptArguments(ScriptArguments):
             Rewards, by name: `endless_repetition` ([`EndlessRepetitionReward`]), `language_consistency`
             ([`LanguageConsistencyReward`], which needs a column `lang`), `ngram_repetition` and `soft_overlong` (TRL's
             with their own settings; the last fifth of `max_completion_length` is the cache, as in DAPO), or the
-            dotted path of a function or a callable object of your own, `my_rewards.shortness`. `reward_weights` weighs
-            them.
+            dotted path of a function or a callable object of your own, `my_rewards.shortness`. `reward_weights` sets
+            their weights.
     """
 
     reward_funcs: list[str] = field(
@@ -103,7 +103,7 @@ def make_trainer(
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
 ) -> SteeredGRPOTrainer:
-    """The trainer of the parsed settings: all rows of the data are checked before the model is loaded."""
+    """Build the trainer of the parsed settings. All rows of the data are checked before the model is loaded."""
     columns, check_language = rows_of_rewards(script_args.reward_funcs)
     check = partial(require_prompt_rows, columns=columns, check_language=check_language)
     dataset = load_data(script_args, dataset_args, check)

@@ -1,5 +1,5 @@
 """
-The commands `sft` and `grpo` before anything large is imported: their help, and mistakes in settings and data.
+The help of the commands `sft` and `grpo`, and the check of their settings and data, before anything large is imported.
 
 Neither torch nor TRL is imported here.
 """
@@ -24,28 +24,28 @@ _FROM_TRL = {
     "output_dir": "folder for the model and its checkpoints",
     "learning_rate": "peak learning rate",
     "num_train_epochs": "passes over the data",
-    "max_steps": "optimiser steps, in place of passes",
+    "max_steps": "optimiser steps, instead of passes over the data",
     "per_device_train_batch_size": "rows in a micro-batch of a device",
     "gradient_accumulation_steps": "micro-batches in a step",
     "max_length": "tokens kept of a row",
     "assistant_only_loss": "train on the assistant's turns only",
     "max_completion_length": "longest rollout, in tokens",
-    "num_generations": "rollouts in a group",
+    "num_generations": "rollouts of a prompt",
     "use_peft": "train LoRA adapters",
     "use_cpu": "train on the CPU",
     "resume_from_checkpoint": "`true`, or a checkpoint: go on from there",
 }
-"""Fields of TRL and transformers that most recipes set, in few words."""
+"""Fields of TRL and transformers that most recipes set, each with a short help text."""
 
 _TITLES = {"sft": "Fine-tune with SASFTTrainer", "grpo": "Train with SteeredGRPOTrainer"}
 
 
 def short_help(command: str) -> str | None:
     """
-    The help of a command: the fields of this package, and the commonest of TRL's.
+    The help of a command: the fields of this package, and the most common fields of TRL.
 
     Returns:
-        `str`, or `None` if the fields are not known without importing them.
+        `str`, or `None` if the fields cannot be known without importing them.
     """
     fields = fields_of(command)
     if fields is None:
@@ -88,14 +88,14 @@ def _default(field: Field) -> str:
 
 def check_command(command: str, arguments: Sequence[str]) -> None:
     """
-    Check what can be checked of settings and data without torch: the YAML file, the names of the fields, the model's
+    Check settings and data as far as possible without torch: the YAML file, the names of the fields, the model's
     folder, the feature set's file, and every row of a local data file.
 
     Args:
         command (`str`):
             `"sft"` or `"grpo"`.
         arguments (`Sequence[str]`):
-            Its command line.
+            Command line of the command.
 
     Raises:
         ValueError: If a setting or a row does not fit.
@@ -125,11 +125,11 @@ def check_command(command: str, arguments: Sequence[str]) -> None:
 
 def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:
     """
-    The fields that a YAML file and a command line set, as they stand there.
+    The fields that a YAML file and a command line set, with their values as written.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not YAML, or a field is not known; a near name is said.
+        ValueError: If the file is not YAML, or a field is not known. The message names similar fields.
     """
     given = list(arguments)
     if not given:
@@ -151,7 +151,7 @@ def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def command_of(path: Path) -> str:
-    """Whether a YAML file is one of `grpo` (by the fields that only that has) or of `sft`."""
+    """The command that a YAML file belongs to: `grpo` if it has a field that only `grpo` has, else `sft`."""
     of_sft, of_grpo = fields_of("sft") or {}, fields_of("grpo") or {}
     return "grpo" if any(name in of_grpo and name not in of_sft for name in read_yaml(path)) else "sft"
 
@@ -210,7 +210,7 @@ def _check_of(command: str, settings: Mapping[str, Any]) -> Check:
 
 
 def rows_of_rewards(names: Sequence[str]) -> tuple[tuple[str, ...], Any]:
-    """Columns that the named rewards read, and what raises a `ValueError` at a value that they do not know."""
+    """Columns that the named rewards read, and a function that raises a `ValueError` at a value they do not know."""
     return (("lang",), known_language) if "language_consistency" in names else ((), None)
 
 

@@ -1,4 +1,4 @@
-"""The data of a recipe: a local file, a folder or Hub id, or a mixture; checked, and in TRL's form."""
+"""Loads the data of a recipe (a file, a folder, a Hub id or a mixture), checks it, and puts it in TRL's form."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from ..measure.answers.rows import DATA_ENDINGS, is_data_file, read_rows
 from ..row_checks import located
 
 CheckRows = Callable[..., bool]
-"""[`require_training_rows`] or [`require_prompt_rows`] with its settings; takes the rows and `source`."""
+"""[`require_training_rows`] or [`require_prompt_rows`] with its settings. It takes the rows and `source`."""
 
 
 def require_data_file(name: str) -> None:
-    """Raises a `FileNotFoundError` if `name` is the name of a data file, or looks like a path, and is not there."""
+    """Raise a `FileNotFoundError` if `name` is a data file or looks like a path, and does not exist."""
     path = Path(name).expanduser()
     looks_local = is_data_file(name) or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
@@ -29,8 +29,8 @@ def load_file(name: str, split: str, check: CheckRows | None, *, streaming: bool
     """
     A data file as a dataset with one split.
 
-    A file that holds messages in another form than TRL's, a CSV file, and one with a byte order mark are read into
-    memory; any other is mapped by `datasets`.
+    A file is read into memory if it holds messages in another form than TRL's, is a CSV file, or begins with a byte
+    order mark. `datasets` maps any other file.
     """
     from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset
     from datasets.exceptions import DatasetsError
@@ -70,8 +70,8 @@ def _begins_with_mark(name: str) -> bool:
 
 def checked(dataset: Any, source: str, check: CheckRows | None) -> Any:
     """
-    A dataset that was loaded, in TRL's form; every row checked: of a stream the first thousand now, and each as it is
-    read.
+    A loaded dataset in TRL's form, with every row checked. The first thousand rows of a stream are checked now, and
+    each row as it is read.
     """
     if check is None:
         return with_messages(dataset, source)

@@ -1,4 +1,4 @@
-"""Rows that training leaves out because their whole answer lies behind the length limit: said by group."""
+"""Warns about rows that training leaves out because their whole answer lies behind the length limit."""
 
 import logging
 import os
@@ -10,13 +10,13 @@ logger = logging.getLogger(__name__)
 
 def say_dropped(before: Mapping[str, int], after: Mapping[str, int], name: str, max_length: int | None) -> None:
     """
-    Say how many rows of each group a trainer dropped, and which groups are gone; of several processes the first does.
+    Warn how many rows of each group a trainer dropped, and which groups are gone. Only the first process warns.
 
     Args:
         before, after (`Mapping[str, int]`):
-            Rows of each group as they were given, and as they are trained on. One group `""` where rows have none.
+            Number of rows of each group, as given and as trained on. Rows without a group are of the group `""`.
         name (`str`):
-            What the dataset is called.
+            Name of the dataset.
         max_length (`int`, *optional*):
             The length limit.
 
@@ -42,5 +42,5 @@ def say_dropped(before: Mapping[str, int], after: Mapping[str, int], name: str, 
 
 
 def count_groups(groups: list[str] | None, num_rows: int) -> Counter[str]:
-    """Rows of each group, from the column of groups; without one all are of the group `""`."""
+    """Number of rows of each group, from the column of groups. Without a column all rows are of the group `""`."""
     return Counter({"": num_rows}) if groups is None else Counter(map(str, groups))

@@ -1,8 +1,8 @@
 """
 The fields of the settings of `sft` and `grpo`, read from the source of their dataclasses.
 
-To import them takes torch, transformers and TRL, seconds of work; a help text or a mistyped name should not wait for
-that. A test compares them with the dataclasses.
+Importing the dataclasses takes torch, transformers and TRL, which is seconds of work. A help text or a mistyped name
+should not wait for that. A test compares the fields read here with the dataclasses.
 """
 
 import ast
@@ -27,13 +27,13 @@ _FILES = {
     "DatasetMixtureConfig": ("trl", "scripts/utils.py"),
     "TrainingArguments": ("transformers", "training_args.py"),
 }
-"""Where each dataclass stands: its package (`None` for this one) and the file in it."""
+"""Where each dataclass is defined: its package (`None` for this one) and the file in it."""
 
 SETTINGS = {
     "sft": ("ScriptArguments", "SASFTConfig", "ModelConfig", "DatasetMixtureConfig"),
     "grpo": ("SteeredGRPOScriptArguments", "SteeredGRPOConfig", "ModelConfig", "DatasetMixtureConfig"),
 }
-"""Dataclasses whose fields a YAML file of each command may hold."""
+"""For each command, the dataclasses whose fields its YAML file may hold."""
 
 
 class Field(NamedTuple):
@@ -42,9 +42,9 @@ class Field(NamedTuple):
 
     Attributes:
         name, type, help (`str`):
-            As they stand in the source.
+            Name, type and help text, as written in the source.
         default (`Any`):
-            Its default; of one that is computed, the source.
+            Default value, or the source of a default that is computed.
         owner (`str`):
             The dataclass that declares it.
     """
@@ -130,7 +130,7 @@ def _is_false(node: ast.expr | None) -> bool:
 
 
 def _value(node: ast.expr | None) -> Any:
-    """The constant in a node; of a lambda what it returns, of anything else its source."""
+    """The constant in a node or returned by a lambda; the source of anything else."""
     if node is None:
         return None
     if isinstance(node, ast.Lambda):

@@ -1,4 +1,4 @@
-"""The gate for training data: every row is read and checked before a model is loaded."""
+"""Checks every row of the training data before a model is loaded."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -16,12 +16,12 @@ from ..row_checks import (
 )
 
 ROWS_READ_FROM_A_STREAM = 1000
-"""Rows of a stream that are checked beforehand; the rest are checked as they are read."""
+"""Number of rows of a stream that are checked beforehand. The rest are checked as they are read."""
 
 LAYOUTS = ("messages", "prompt", "input_ids")
 
 Check = Callable[[Mapping[str, Any], str], Any]
-"""Raises a `ValueError` at a row that does not fit; takes the row and what errors call it."""
+"""Takes a row and its name in errors, and raises a `ValueError` if the row does not fit."""
 
 
 def require_training_rows(
@@ -35,15 +35,15 @@ def require_training_rows(
 ) -> bool:
     """
     Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`, or
-    `input_ids`. Exact copies are counted, and said.
+    `input_ids`. A warning counts exact copies.
 
     Args:
         rows (`Iterable[Mapping]`):
-            The dataset, or the rows of a file. Of a stream the first thousand are read.
+            The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
         group_column (`str`, *optional*, defaults to `"lang"`):
-            Column with each row's group. It may be missing in all rows; where it is there, each row has a text in it.
+            Column with each row's group. It may be missing in all rows; otherwise each row must hold a text in it.
         source (`str`, *optional*):
-            What errors call the dataset.
+            Name of the dataset in errors.
         start (`int`, *optional*, defaults to `1`):
             Number of the first row.
         text_field (`str`, *optional*, defaults to `"text"`):
@@ -55,7 +55,7 @@ def require_training_rows(
         `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
 
     Raises:
-        ValueError: At the first row that cannot be trained on; the message says what it should hold.
+        ValueError: At the first row that cannot be trained on. The message says what it should hold.
     """
     return _pass(rows, TrainingRows(group_column, text_field, check_group), source, start)
 
@@ -69,16 +69,16 @@ def require_prompt_rows(
     check_language: Callable[[str], Any] | None = None,
 ) -> bool:
     """
-    Check every row of a dataset for RL: a `prompt`, a text or messages, and the columns that rewards read. Exact
-    copies are counted, and said.
+    Check every row of a dataset for RL: a `prompt` (a text or messages), and the columns that rewards read. A warning
+    counts exact copies.
 
     Args:
         rows (`Iterable[Mapping]`):
-            The dataset, or the rows of a file. Of a stream the first thousand are read.
+            The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
         columns (`Iterable[str]`, *optional*):
             Columns that must hold a text in each row.
         source (`str`, *optional*):
-            What errors call the dataset.
+            Name of the dataset in errors.
         start (`int`, *optional*, defaults to `1`):
             Number of the first row.
         check_language (`Callable[[str], Any]`, *optional*):
@@ -88,7 +88,7 @@ def require_prompt_rows(
         `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
 
     Raises:
-        ValueError: At the first row that cannot be answered; the message says what it should hold.
+        ValueError: At the first row that cannot be answered. The message says what it should hold.
     """
     return _pass(rows, PromptRows(tuple(columns), check_language), source, start)
 
@@ -105,12 +105,12 @@ def _pass(rows: Iterable[Any], check: Check, source: str, start: int) -> bool:
 
 
 def _limit(rows: Any) -> int | None:
-    """How many rows to read: all of a file's, and of a stream the first ones."""
+    """Number of rows to read: `None` (all) for a file, the first ones for a stream."""
     return ROWS_READ_FROM_A_STREAM if hasattr(rows, "map") else None
 
 
 class TrainingRows:
-    """Checks row by row what [`require_training_rows`] says, and returns the row as it is trained on."""
+    """Checks rows one by one, as [`require_training_rows`] says, and returns each row as it is trained on."""
 
     def __init__(self, group_column: str, text_field: str, check_group: Callable[[str], Any] | None):
         self.group_column, self.text_field, self.check_group = group_column, text_field, check_group
@@ -178,7 +178,7 @@ class TrainingRows:
 
 
 class PromptRows:
-    """Checks row by row what [`require_prompt_rows`] says, and returns the row as it is answered."""
+    """Checks rows one by one, as [`require_prompt_rows`] says, and returns each row as it is answered."""
 
     def __init__(self, columns: tuple[str, ...], check_language: Callable[[str], Any] | None):
         self.columns, self.check_language = columns, check_language

@@ -15,7 +15,7 @@ _NO_BF16 = "doesn't support bf16"
 
 
 class SettingsParser(TrlParser):
-    """[`~trl.TrlParser`] whose errors are a `ValueError` of one line, and not a usage of a thousand."""
+    """[`~trl.TrlParser`] that raises a `ValueError` of one line instead of printing a usage text of a thousand."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -26,7 +26,7 @@ def parse_settings(kinds: Sequence[Any], prog: str, arguments: Sequence[str] | N
     The settings of a YAML file and a command line.
 
     Raises:
-        ValueError: If a setting does not fit; on a machine without a GPU, if it is left to bf16 on one.
+        ValueError: If a setting does not fit, or the settings ask for bf16 on a GPU and the machine has none.
     """
     try:
         return SettingsParser(kinds, prog=prog).parse_args_and_config(args=arguments)
@@ -50,7 +50,7 @@ def load_data(
         script_args (`ScriptArguments`), dataset_args (`DatasetMixtureConfig`):
             The settings.
         check (`Callable`, *optional*):
-            [`require_training_rows`] or [`require_prompt_rows`], with its settings; called with the rows of each
+            [`require_training_rows`] or [`require_prompt_rows`] with its settings. It is called with the rows of each
             split that is used.
 
     Raises:
@@ -85,7 +85,7 @@ def load_data(
 
 
 def take_split(dataset: Any, script_args: ScriptArguments, field: str) -> Dataset | IterableDataset:
-    """The split that `script_args` names in `field`; a `ValueError` names those there are."""
+    """The split that `script_args` names in `field`. If there is none, a `ValueError` names the splits there are."""
     name = getattr(script_args, field)
     if name not in dataset:
         raise ValueError(f"The dataset has no split {name!r}; it has {', '.join(dataset)}. Set `{field}`.")
@@ -93,7 +93,7 @@ def take_split(dataset: Any, script_args: ScriptArguments, field: str) -> Datase
 
 
 def loading_arguments(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: those of the model's settings, and over them `model_init_kwargs`."""
+    """Arguments of `from_pretrained`, from the settings of the model; `model_init_kwargs` overrides them."""
     given = training_args.model_init_kwargs
     return {
         "revision": model_args.model_revision,
@@ -104,7 +104,7 @@ def loading_arguments(training_args: Any, model_args: ModelConfig) -> dict[str, 
 
 
 def require_template(tokenizer: Any, training_args: Any, dataset: Any, columns: Sequence[str]) -> None:
-    """Raises a `ValueError` if rows hold messages and the tokenizer has no template to render them."""
+    """Raise a `ValueError` if rows hold messages and the tokenizer has no template to render them."""
     first = next(iter(dataset))
     held = [name for name in columns if isinstance(first.get(name), list)]
     if not held or getattr(tokenizer, "chat_template", None) or getattr(training_args, "chat_template_path", None):
@@ -143,7 +143,7 @@ def train_and_save(trainer: Any, script_args: ScriptArguments) -> None:
 
 
 def _hub_dataset(script_args: ScriptArguments) -> str | None:
-    """Name for the model's card, which links it: no file or folder of this machine."""
+    """Name of the dataset for the model card, which links it; `None` for a file or folder of this machine."""
     name = script_args.dataset_name
     return None if not name or is_data_file(name) or Path(name).exists() else name
 

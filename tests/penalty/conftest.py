@@ -28,6 +28,8 @@ from trl import (
 
 from sae_posttrain import FeaturePenaltyArguments, FeaturePenaltyMixin
 
+from ..trained import ONE_STEP_OF_SGD
+
 
 @dataclass
 class HeldDPOConfig(FeaturePenaltyArguments, DPOConfig):
@@ -176,19 +178,9 @@ def train(make_any_model, make_model, make_features, tokenizer, tmp_path):
         held, held_config, parent, parent_config = CLASSES[kind]
         trainer, config = classes or ((parent, parent_config) if plain else (held, held_config))
         settings = {
+            **ONE_STEP_OF_SGD,
             "per_device_train_batch_size": 4,
-            "max_steps": 1,
             "learning_rate": 0.05,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
         }
         extra = {"processing_class": tokenizer}
         if issubclass(trainer, FeaturePenaltyMixin) and issubclass(config, FeaturePenaltyArguments):

@@ -9,7 +9,7 @@ from peft import LoraConfig
 
 from sae_posttrain import SASFTConfig, SASFTTrainer
 
-from ..trained import logged, weights
+from ..trained import ONE_STEP_OF_SGD, logged, weights
 
 ROWS = [
     ("en", "A file.", "open it now"),
@@ -35,20 +35,10 @@ def train(make_model, features, tokenizer, tmp_path):
         args = SASFTConfig(
             str(tmp_path / "run"),
             **{
+                **ONE_STEP_OF_SGD,
                 "penalty_weight": 3.0,
                 "per_device_train_batch_size": 4,
-                "max_steps": 1,
                 "learning_rate": 0.3,
-                "optim": "sgd",
-                "lr_scheduler_type": "constant",
-                "max_grad_norm": 0.0,
-                "use_cpu": True,
-                "bf16": False,
-                "gradient_checkpointing": False,
-                "report_to": "none",
-                "save_strategy": "no",
-                "logging_steps": 1,
-                "disable_tqdm": True,
                 **settings,
             },
         )

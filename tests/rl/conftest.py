@@ -5,6 +5,8 @@ from datasets import Dataset
 
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
 
+from ..trained import ON_CPU
+
 PROMPTS = ["a", "one file", "xyz", "keys and more"]
 LOOPING = 50
 """Token that the steered rows say."""
@@ -90,6 +92,7 @@ def train(make_model, make_loop_feature, tokenizer, data, tmp_path):
         **kwargs,
     ):
         settings = {
+            **ON_CPU,
             "per_device_train_batch_size": 8,
             "num_generations": 4,
             "max_completion_length": 12,
@@ -98,13 +101,6 @@ def train(make_model, make_loop_feature, tokenizer, data, tmp_path):
             "learning_rate": 0.1,
             "optim": "sgd",
             "lr_scheduler_type": "constant",
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
         }
         if config is SteeredGRPOConfig:
             settings["steer_strength"] = 10.0

@@ -14,7 +14,7 @@ from transformers import TrainerState
 from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
-from sae_posttrain.rl.dynamic_sampling import SamplingState, fresh_indices, groups_to_ask
+from sae_posttrain.rl.dynamic_sampling import SamplingState, fresh_indices, prompts_to_ask
 
 from ..trained import logged, weights
 
@@ -217,7 +217,7 @@ def test_each_kept_row_counts_once_and_each_generated_token_once(train, keep_bat
     num_tokens, num_passes = [], []
 
     def count_tokens(prompt_ids, *rest):
-        again = trainer._replay is not None
+        again = trainer._rollouts is not None  # kept, and not to be generated
         completion_ids, logprobs = turn(prompt_ids, *rest)
         num_tokens.append(0 if again else sum(map(len, [*prompt_ids, *completion_ids])))
         return completion_ids, logprobs
@@ -295,7 +295,7 @@ def test_a_resumed_run_draws_the_prompts_of_one_that_was_not_interrupted(train, 
     resumed.train(resume_from_checkpoint=str(folder))
     assert torch.equal(weights(whole), weights(resumed))
     assert logged(whole, "dynamic/rounds") == logged(resumed, "dynamic/rounds")
-    assert whole._sampling_state.num_drawn == resumed._sampling_state.num_drawn
+    assert whole._callback(SamplingState).num_drawn == resumed._callback(SamplingState).num_drawn
 
 
 def test_a_damaged_state_is_refused():
@@ -469,6 +469,6 @@ def test_each_prompt_is_drawn_once_before_any_comes_again():
 
 def test_the_next_round_asks_for_what_is_missing_over_the_share_that_had_spread():
     # share (7 + 1) / (14 + 2) = 1/2: two for each of the 3 that are missing
-    assert groups_to_ask(3, 7, 14, at_most=16) == 6
-    assert groups_to_ask(3, 0, 14, at_most=16) == 16  # never more than a batch
-    assert groups_to_ask(3, 14, 14, at_most=16) == 4  # (14 + 1) / (14 + 2): a little more than what is missing
+    assert prompts_to_ask(3, 7, 14, at_most=16) == 6
+    assert prompts_to_ask(3, 0, 14, at_most=16) == 16  # never more than a batch
+    assert prompts_to_ask(3, 14, 14, at_most=16) == 4  # (14 + 1) / (14 + 2): a little more than what is missing

@@ -28,6 +28,10 @@ def batch_of(train, keep_batches):
     return run
 
 
+def rewards_of(trainer) -> torch.Tensor:
+    return torch.tensor(list(trainer._logs["rewards"]["SeesLoops"]))
+
+
 def never(ids, finished):
     return False
 
@@ -42,7 +46,7 @@ def always(ids, finished):
 def test_plain_baseline_takes_the_mean_over_plain_rollouts(batch_of):
     trainer, plain = batch_of(steered_baseline="plain")
     steered, ones = plain["steered"], torch.ones(8, dtype=torch.bool)
-    expected = group_advantages(trainer._rewards, 4, in_baseline=~steered, in_group=ones)
+    expected = group_advantages(rewards_of(trainer), 4, in_baseline=~steered, in_group=ones)
     assert torch.allclose(plain["advantages"], expected)
     grouped = plain["advantages"].view(2, 4)
     assert grouped[:, :3].sum(dim=1).abs().max() < 1e-5  # plain rollouts among themselves
@@ -55,7 +59,7 @@ def test_plain_baseline_takes_the_mean_over_plain_rollouts(batch_of):
 def test_by_default_the_advantages_are_trls_own(batch_of):
     trainer, batch = batch_of()
     ones = torch.ones(8, dtype=torch.bool)
-    expected = group_advantages(trainer._rewards, 4, in_baseline=ones, in_group=ones)
+    expected = group_advantages(rewards_of(trainer), 4, in_baseline=ones, in_group=ones)
     assert torch.allclose(batch["advantages"], expected, atol=1e-6)
     assert batch["advantages"].shape == (8,)
 

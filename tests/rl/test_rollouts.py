@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from sae_posttrain.measure.faults.fault import is_endless
 from sae_posttrain.rl.rollouts import (
     cut_loops,
-    endless_repetition,
     rows_in_step,
     show_fault,
     steered_positions,
@@ -34,7 +34,7 @@ def test_the_end_token_is_taken_off():
 
 def test_the_default_fault_is_an_endless_loop():
     loop = [5, 6] * 40
-    assert show_fault(endless_repetition, [loop, [*loop, END], list(range(80))], {END}).tolist() == [
+    assert show_fault(is_endless, [loop, [*loop, END], list(range(80))], {END}).tolist() == [
         True,
         False,
         False,

@@ -14,7 +14,7 @@ from sae_posttrain import SASFTConfig, SASFTTrainer
 from sae_posttrain.measure.faults.script_tokens import script_tokens
 from sae_posttrain.penalty.groups import GROUP_IDS
 
-from ..trained import logged, weights
+from ..trained import ONE_STEP_OF_SGD, logged, weights
 
 TEXTS = [
     ("en", "A file.", "open it now"),
@@ -49,19 +49,9 @@ def train(make_model, tokenizer, data, tmp_path):
         **kwargs,
     ):
         settings = {
+            **ONE_STEP_OF_SGD,
             "per_device_train_batch_size": batch,
-            "max_steps": 1,
             "learning_rate": 1.0,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
         }
         built = trainer(
             make_model(),

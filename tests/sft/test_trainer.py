@@ -15,7 +15,7 @@ from sae_posttrain.hooks.blocks import find_blocks
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GROUP_IDS
 
-from ..trained import logged, weights
+from ..trained import ONE_STEP_OF_SGD, logged, weights
 
 TEXTS = [
     ("en", "A file.", "open it now"),
@@ -53,20 +53,10 @@ def train(make_model, make_features, tokenizer, data, tmp_path):
         **kwargs,
     ):
         settings = {
+            **ONE_STEP_OF_SGD,
             "per_device_train_batch_size": batch,
             "gradient_accumulation_steps": accumulation,
-            "max_steps": 1,
             "learning_rate": 1.0,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
         }
         if config is SASFTConfig:
             settings["penalty_weight"] = 3.0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...measure.answers.generate import check_length, eval_mode
+from ...measure.faults.fault import Fault
 from ...measure.statistics.intervals import wilson
 from ..find.answers import (
     Prompts,
@@ -27,7 +28,7 @@ from ..read.loading import load_model
 from ..read.texts import check_prompts
 from ..set.calibrated_for import calibrated_features
 from ..set.feature_set import FeatureSet
-from .faults import Fault, Judge, judge_of, questions_that_show
+from .faults import Judge, judge_of, questions_that_show
 
 logger = logging.getLogger(__name__)
 

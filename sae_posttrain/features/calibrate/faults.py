@@ -3,24 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...measure.faults.loops import MIN_TOKENS, find_loop
+from ...measure.faults.fault import Fault, is_endless
+from ...measure.faults.loops import MIN_TOKENS
 from ...measure.faults.scripts import can_measure
 from ...measure.faults.switching import find_switches
 from ..find.answers import Answer, Question
-
-Fault = Callable[[Sequence[int], bool], bool]
-"""Whether an answer is faulty, from its token ids (without the end token) and whether it ended by itself."""
 
 FAULTS = ("repetition", "language")
 """Faults that are known by name."""
 
 Judge = Callable[[Answer], bool]
 """Whether an answer to a known question is faulty."""
-
-
-def endless(answer: Answer) -> bool:
-    """Whether an answer loops endlessly, by [`find_loop`]."""
-    return find_loop(answer.ids, finished=answer.finished).endless
 
 
 def judge_of(fault: str | Fault, target_lang: str | None, tokenizer: Any, max_new_tokens: int) -> tuple[Judge, str]:
@@ -55,7 +48,7 @@ def judge_of(fault: str | Fault, target_lang: str | None, tokenizer: Any, max_ne
                 f"A loop is {MIN_TOKENS} tokens or longer, `max_new_tokens` is {max_new_tokens}: no answer could show "
                 "one. Raise it, or give another `fault`."
             )
-        return endless, "endless loop"
+        return lambda answer: is_endless(answer.ids, answer.finished), "endless loop"
     if isinstance(fault, str):
         raise ValueError(f"Unknown fault {fault!r}. Known: {', '.join(FAULTS)}, or a function of your own.")
     name = getattr(fault, "__name__", type(fault).__name__)

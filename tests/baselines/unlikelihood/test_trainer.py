@@ -11,6 +11,8 @@ from sae_posttrain.baselines.unlikelihood.config import UnlikelihoodConfig
 from sae_posttrain.baselines.unlikelihood.rows import sample_unlikely_rows
 from sae_posttrain.baselines.unlikelihood.trainer import UnlikelihoodTrainer
 
+from ...trained import ONE_STEP_OF_SGD
+
 TEXTS = [("A file.", "open it now"), ("Save", "press the key"), ("x", "yes, it is"), ("Print", "use the menu")]
 LOOP = {"input_ids": [20, 21, 22, 50, 51, 50, 51, 50, 51], "unlikely": [0, 0, 0, 0, 0, 1, 1, 1, 1]}
 
@@ -53,19 +55,9 @@ def train(make_model, tokenizer, data, tmp_path):
 
     def run(trainer=UnlikelihoodTrainer, config=UnlikelihoodConfig, *, model=None, fit=True, given=None, **kwargs):
         settings = {
+            **ONE_STEP_OF_SGD,
             "per_device_train_batch_size": 8,
-            "max_steps": 1,
             "learning_rate": 0.5,
-            "optim": "sgd",
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0.0,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
         }
         args = config(str(tmp_path / "run"), **{**settings, **kwargs})
         arguments = {"train_dataset": data, "processing_class": tokenizer, **(given or {})}
