@@ -18,7 +18,7 @@ WIDTH = 32
 
 
 def pytest_collection_finish() -> None:
-    """Each trainer collects garbage before it trains: without the million objects of the libraries that takes no time."""
+    """Trainers collect garbage before they train, which takes no time without the many objects of the libraries."""
     gc.collect()
     gc.freeze()
 
