@@ -1,6 +1,6 @@
 # make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half.
 #              An interrupted demo goes on; ARGS=--overwrite begins anew
-# make test    its own virtual environment, the tested versions, the tests
+# make test    its own virtual environment, the tested versions, the tests in two processes; ARGS="-n 0 -k word" for a few in one
 # make test-floor  the same with the oldest versions allowed
 # make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers
 # make docs    builds the site into site/; a broken link or a public name without a page fails
@@ -9,6 +9,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Two processes of one thread each; the tests of a file stay together, since they share what it builds.
+ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+TWO = -n 2 --dist loadfile
 
 DEMO ?= runs/demo$(findstring -quick,$(ARGS))
 
@@ -24,14 +27,14 @@ demo: install
 	$(BIN)/sae-posttrain demo --out $(DEMO) $(if $(findstring --overwrite,$(ARGS)),,--resume) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TWO) $(ARGS)
 
 # The oldest versions that are allowed, in an environment of their own.
 test-floor:
 	$(PYTHON) -m venv $(VENV)-floor
 	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt torch
 	$(VENV)-floor/bin/pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
-	$(VENV)-floor/bin/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(VENV)-floor/bin/python -m pytest $(TWO) $(ARGS)
 
 # Oldest and newest TRL and transformers, each in an environment of its own; writes docs/compatibility.md.
 test-versions: install

@@ -1,5 +1,6 @@
 """Tiny random models from a config, a byte-level tokenizer, and a feature set that fits them: no network, no files."""
 
+import gc
 import math
 import os
 from collections.abc import Callable
@@ -14,6 +15,13 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.features.set.source import FeatureSource
 
 WIDTH = 32
+
+
+def pytest_collection_finish() -> None:
+    """Trainers collect garbage before they train, which takes no time without the many objects of the libraries."""
+    gc.collect()
+    gc.freeze()
+
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}{{ m['content'] }}<|end|>"

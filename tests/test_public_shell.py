@@ -45,7 +45,9 @@ def test_ruff_of_the_commit_hook_is_the_pinned_one():
 
 
 def test_workflow_runs_the_supported_pythons_on_what_contributors_run():
-    job = yaml.safe_load(read(".github/workflows/tests.yml"))["jobs"]["check-and-test"]
+    jobs = yaml.safe_load(read(".github/workflows/tests.yml"))["jobs"]
+    assert jobs["docs"]["steps"][-1]["run"] == "make docs"
+    job = jobs["check-and-test"]
     pythons = job["strategy"]["matrix"]["python"]
     assert f">={pythons[0]}" == PROJECT["requires-python"]
     supported = {each.rsplit(" ", 1)[1] for each in PROJECT["classifiers"] if " :: 3." in each}

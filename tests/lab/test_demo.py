@@ -35,6 +35,7 @@ def small():
             patch.setattr(module, "read_texts", few)
         for name in ("STEPS", "QUICK_STEPS", "NUM_FEATURES"):
             patch.setattr(switching, name, 2)
+        patch.setattr(switching, "BATCH_SIZE", 4)
         patch.setitem(switching.SAMPLING, "max_new_tokens", 24)
         patch.setattr(repetition, "STEPS", 2)
         patch.setattr(repetition, "MAX_NEW_TOKENS", 80)
@@ -48,9 +49,15 @@ def small():
 
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
-    """Folder of a demo that ran without a break, and what it printed."""
+    """Folder of a demo that ran without a break, and what it printed. Only its last report is drawn, to save time."""
     folder = tmp_path_factory.mktemp("lab") / "a demo"
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    draw = demo.write_report
+
+    def draw_the_last(path, *sections, notice, **options):
+        return path if "not finished" in notice else draw(path, *sections, notice=notice, **options)
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "write_report", draw_the_last)
         assert main(["demo", "--out", str(folder)]) == 0
     return folder, printed.getvalue()
 

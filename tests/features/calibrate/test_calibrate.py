@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sae_posttrain import FeatureSet, calibrate
-from sae_posttrain.features.calibrate.calibrate import calibrate as calibrate_module
 from sae_posttrain.features.calibrate.picture import draw_calibration
 from sae_posttrain.features.controls.random_directions import random_directions
 from sae_posttrain.features.find.answers import Answer, Question, mean_answer_loss
 from sae_posttrain.measure.answers.prompt_tokens import template_hash
 
+calibrate_module = sys.modules[calibrate.__module__]
 PROMPTS = [[10 + i, 11 + i, 12 + i] for i in range(12)]
 GREEDY = {"temperature": 0.0, "max_new_tokens": 70}
 
