@@ -30,5 +30,6 @@ def test_every_block_of_the_guides_runs(tmp_path, monkeypatch):
         for name, stands_in in IN_PLACE.items():
             block = block.replace(name, stands_in)
         exec(compile(block, "guides.md", "exec"), names)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
+    assert any("residual/square" in row for row in names["small"].state.log_history)
     assert names["answers"].num_rows == 3 and names["trainer"].state.global_step == 1

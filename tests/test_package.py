@@ -45,7 +45,7 @@ MAY_IMPORT = {
         "measure.answers",
         "measure.faults.script_tokens",
         "measure.faults.scripts",
-        "rewritten",
+        "unsloth",
     },
     "training": {"measure", "model_source"},
     "sft": {
@@ -65,7 +65,7 @@ MAY_IMPORT = {
         "checkpoints",
         "model_card",
         "model_source",
-        "rewritten",
+        "unsloth",
     },
     "baselines": {"hooks", "features.set", "measure"},
     "estimate": {"hooks", "features.set", "sft", "rl"},

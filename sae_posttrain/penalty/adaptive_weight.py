@@ -1,9 +1,13 @@
-"""A penalty weight that finds itself: dual ascent on an allowed excess rate, within what the loss may pay for it."""
+"""A penalty weight that adapts itself: dual ascent on an allowed excess rate within a limit on the loss."""
 
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import TrainerCallback
+
+from ..precision import widest_float
 
 _RATE_MEMORY = 0.9  # weight of the past in the mean excess rate: about ten steps
 _LOSS_MEMORY = 0.98  # in the mean loss, which is noisier: about fifty
@@ -15,7 +19,7 @@ _TINY = 1e-12
 
 class AdaptiveWeight:
     """
-    The weight as the Lagrange multiplier of "at most `target` of the excesses", raised and lowered by dual ascent.
+    A weight that dual ascent raises and lowers: the Lagrange multiplier of "at most `target` of the excesses".
 
     Training minimises `loss + weight · penalty`. A multiplier rises while its constraint is violated and falls while
     there is slack, to 0 if the constraint holds by itself (dual ascent: Boyd et al. 2011, section 2.1,
@@ -27,7 +31,7 @@ class AdaptiveWeight:
         loss_room  = (limit − loss) / (limit − reference), at least −1;   limit = reference · (1 + max_loss_increase)
         log weight ← log weight + gain · min(rate_error, loss_room)
 
-    The loss that plain training would have at this step is not known. The reference is the lowest level that the
+    Nobody knows the loss that plain training would have at this step. The reference is the lowest level that the
     smoothed loss of this training has reached so far, from its tenth step on: the lowest of `loss + 2 · standard
     error`, so that noise does not count (in simulations with a limit of 2 %, a loss that varies by 5 % from step to
     step leaves the weight alone; one that varies by 15 % does not). So the limit keeps the penalty from *undoing* what
@@ -39,12 +43,12 @@ class AdaptiveWeight:
 
     Args:
         weight (`float`):
-            Where it starts; above 0.
+            Weight at the start; above 0.
         target (`float`):
             Excess rate to hold: share of penalised tokens and features above level and margin, between 0 and 1.
         max_loss_increase (`float`, *optional*):
-            Share of the reference by which the loss may rise, 0.02 for 2 %. It has priority over the target. No limit
-            if left out.
+            Share of the reference by which the loss may rise, 0.02 for 2 %. It has priority over the target. There is
+            no limit if it is left out.
         gain (`float`, *optional*, defaults to `0.05`):
             Largest change of the logarithm in one step: the weight grows tenfold in 46 steps or more.
 
@@ -85,18 +89,45 @@ class AdaptiveWeight:
         self._last_loss = 0.0
         self._loss_noise = 0.0
         self._lowest_loss = math.inf
+        self._step_sums: Tensor | None = None  # of the micro-batches of the optimizer step so far
+
+    def add(self, above: Tensor, possible: Tensor, loss: Tensor, accelerator: Any, *, mean_of_batches: bool) -> None:
+        """
+        Take in one micro-batch. At the last one of an optimizer step, add up all processes and adapt the weight.
+
+        Args:
+            above (`torch.Tensor` of shape `()`), possible (`torch.Tensor` of shape `()`):
+                Numerator and denominator of the excess rate.
+            loss (`torch.Tensor` of shape `()`):
+                The trainer's loss on the micro-batch, without the penalty.
+            accelerator (`accelerate.Accelerator`):
+                The trainer's accelerator.
+            mean_of_batches (`bool`):
+                Whether the loss of a step is the mean over its micro-batches, and not their sum.
+        """
+        device = accelerator.device
+        parts = (above, possible, loss.detach(), torch.ones_like(possible))
+        sums = torch.stack([part.to(device, widest_float(device)) for part in parts])
+        self._step_sums = sums if self._step_sums is None else self._step_sums + sums
+        if not accelerator.sync_gradients:
+            return
+        num_above, num_possible, loss_sum, num_batches = accelerator.reduce(self._step_sums, "sum").tolist()
+        self._step_sums = None
+        if num_possible:
+            divisor = num_batches if mean_of_batches else accelerator.num_processes
+            self.update(num_above / num_possible, loss_sum / divisor)
 
     def update(self, excess_rate: float, loss: float) -> float:
         """
-        Take in one optimizer step; returns the weight of the next.
+        Take in one optimizer step, and return the weight of the next one.
 
-        A step without a penalised token has no excess rate: leave it out.
+        A step without a penalised token has no excess rate: do not call this for it.
 
         Args:
             excess_rate (`float`):
-                Of the penalised tokens of that step, over all processes.
+                Excess rate of the penalised tokens of that step, over all processes.
             loss (`float`):
-                Its mean token loss over all processes, without the penalty.
+                Mean token loss of that step over all processes, without the penalty.
 
         Raises:
             ValueError: If a value is not finite, or the rate is no share.
@@ -123,7 +154,7 @@ class AdaptiveWeight:
         return self.weight
 
     def _share_of_new(self, memory: float) -> float:
-        """Of the newest value in a mean: the plain mean of the first ones, until they fill the memory."""
+        """Share of the newest value in a mean. The mean is the plain one until its values fill the memory."""
         return max(1 - memory, 1 / self._num_updates)
 
     def _loss_room(self) -> float:
@@ -136,7 +167,7 @@ class AdaptiveWeight:
         return max(-1.0, room / max(self._max_loss_increase * abs(self._lowest_loss), _TINY))
 
     def state(self) -> dict[str, float | int | None]:
-        """All that changes, as JSON holds it."""
+        """Everything that changes in training, in a form that JSON holds."""
         return {
             "log_weight": self._log_weight,
             "num_updates": self._num_updates,
@@ -149,10 +180,14 @@ class AdaptiveWeight:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """
-        Go on from `state()`, with the settings of this object.
+        Go on from a state that `state()` returned, with the settings of this object.
+
+        Args:
+            state (`dict[str, Any]`):
+                The state.
 
         Raises:
-            ValueError: If it is no such state.
+            ValueError: If it is not the state of an adaptive weight.
         """
         known = self.state()
         if set(state) != set(known):
@@ -174,15 +209,15 @@ class AdaptiveWeight:
 
 class KeepWeightInCheckpoints(TrainerCallback):
     """
-    Carries an adaptive weight's state in `trainer_state.json`.
+    Keeps the state of an adaptive weight in `trainer_state.json`.
 
-    It is no `ExportableState`: those are only restored with `restore_callback_states_from_checkpoint`, and then as new
-    objects, which the trainer would not know of. Update the weight before `on_step_end`, or the checkpoint of a step
-    lacks that step.
+    It is not an `ExportableState`: transformers restores those only with `restore_callback_states_from_checkpoint`,
+    and as new objects that the trainer does not know. Update the weight before `on_step_end`, or the checkpoint of a
+    step lacks that step.
 
     Args:
         adaptive_weight ([`AdaptiveWeight`]):
-            The one that the trainer uses.
+            The weight that the trainer uses.
     """
 
     _KEY = "AdaptiveWeight"

@@ -1,4 +1,4 @@
-"""Settings of the feature penalty and of the token penalty, to be added to any trainer's own."""
+"""Settings of the feature penalty and of the token penalty, to be added to those of any trainer."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ OF_FEATURES: tuple[str, ...] = (
     *("allow_base_model", "penalty_weight", "penalty_target", "penalty_max_loss_increase", "penalty_unit"),
     *("margin", "penalty", "penalty_positions", "hold", "unknown_group"),
 )
-"""Settings that act on features only."""
+"""Settings that apply to features only."""
 
 OF_TOKENS: tuple[str, ...] = ("penalised_tokens", "token_penalty_weight")
-"""Settings that act on penalised tokens only."""
+"""Settings that apply to penalised tokens only."""
 
 
 @dataclass
@@ -43,15 +43,16 @@ class FeaturePenaltyArguments:
         > Parameters that control the penalty
 
         penalty_weight (`float`, *optional*, defaults to `1.0`):
-            Weight of the penalty, a mean over tokens, beside the trainer's loss. 0 trains as the trainer does without
-            it, bit for bit, and still logs the features. The published code's weight for SFT is this one divided by
-            its gradient accumulation steps.
+            Weight of the penalty, a mean over tokens, beside the trainer's loss. With 0 the trainer trains exactly as
+            without the penalty, bit for bit, and still logs the features. The weight in the published code for SFT is
+            this one divided by its gradient accumulation steps.
         penalty_target (`float`, *optional*):
-            Excess rate to hold in place of a fixed weight: allowed share of penalised tokens and features above level
-            and margin, between 0 and 1. The weight starts at `penalty_weight` and is adapted ([`AdaptiveWeight`]).
+            Excess rate to hold, in place of a fixed weight: the allowed share of penalised tokens and features above
+            level and margin, between 0 and 1. The weight starts at `penalty_weight` and is adapted
+            ([`AdaptiveWeight`]).
         penalty_max_loss_increase (`float`, *optional*):
-            With `penalty_target`: share by which the loss may rise for it (0.02 for 2 %). It has priority over the
-            target.
+            Share by which the loss may rise for the target (0.02 for 2 %). It needs `penalty_target`, and has priority
+            over it.
         penalty_unit (`str`, *optional*, defaults to `"std"`):
             `"std"` measures a feature in its standard deviations on the token's group, so that a weight carries over
             between features, blocks and models; `"raw"` in units of the residual stream, as published.
@@ -61,11 +62,12 @@ class FeaturePenaltyArguments:
             Level that a feature may reach for free: `"sasft"` the mean of the token's group, `"zero"` the published
             variant without statistics.
         penalty_positions (`str`, *optional*, defaults to `"response"`):
-            `"response"`: the residuals at the tokens of the answer, as published. `"predicting"`: those one to the
-            left, which predict the tokens; it holds the end of the prompt too, where the answer's language is chosen.
-            A document's first position is never among them: its residual is an outlier in most models.
+            `"response"` penalises the residuals at the tokens of the answer, as published. `"predicting"` penalises
+            those one to the left, which predict the tokens. They include the end of the prompt, where the answer's
+            language is chosen. A document's first position is never penalised: its residual is an outlier in most
+            models.
         penalty_rows (`str`, *optional*, defaults to `"chosen"`):
-            In preference data: `"chosen"` penalises and counts the chosen (desirable) answers only, `"both"` the
+            For preference data. `"chosen"` penalises and counts the chosen (desirable) answers only, `"both"` the
             rejected ones too. Other data has no rejected answers, and `"both"` is refused there.
         hold (`str` or `dict[str, str]`, *optional*, defaults to `"down"`):
             `"down"` or `"up"`, for all features or by feature name.
@@ -73,27 +75,26 @@ class FeaturePenaltyArguments:
         > Parameters that control penalised tokens
 
         penalised_tokens (`str`, *optional*):
-            Tokens whose probability is penalised in the answers, beside the features or alone: a language, whose
-            script's tokens are meant (`"zh"`), or the path of a `.json` file with a list of token ids.
+            Tokens whose probability is penalised in the answers, with or without features: a language, which stands
+            for the tokens of its script (`"zh"`), or the path of a `.json` file with a list of token ids.
         token_penalty_weight (`float`, *optional*, defaults to `10.0`):
-            Weight of their probability, a mean over the answers' tokens, beside the trainer's loss. 0 adds nothing and
-            still logs it.
+            Weight of this probability, a mean over the answers' tokens, beside the trainer's loss. 0 adds nothing to
+            the loss and still logs the probability.
 
         > Parameters that control the groups
 
         target_group (`str` or `list[str]`, *optional*):
-            Group (or groups) whose answers are not penalised. Defaults to the ones the features were found for;
+            Group (or groups) whose answers are not penalised. Defaults to the groups the features were found for, or
             without features to the language in `penalised_tokens`, if the data have a group of that name.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column with the group of each example. A language may be called by any of its names (`zh`, `zh-CN`,
-            `zho_Hans`, `Chinese`); a script that it is usually not written in makes another group (`uz-Cyrl`). If
-            the dataset has no column `lang`, the group is told from the script of the answer; not where the model
-            writes the answers itself, as in GRPO. An answer without letters then has no group: it is counted and never
-            penalised.
+            `zho_Hans`, `Chinese`). With a script that is unusual for the language it is another group (`uz-Cyrl`). If
+            the dataset has no column `lang`, the script of the answer tells the group. This does not work where the
+            model writes the answers itself, as in GRPO. An answer without letters then has no group: it is counted and
+            never penalised.
         unknown_group (`str`, *optional*, defaults to `"error"`):
-            What to do with a group that has no statistics: `"error"`, or `"mean"` to use the mean of the others.
-            Where the feature set has no statistics at all and none are needed, every group is penalised but the
-            target.
+            `"error"` refuses a group that has no statistics, `"mean"` uses the mean of the others. Where the feature
+            set has no statistics at all and none are needed, every group except the target is penalised.
     """
 
     features: str | None = field(

@@ -1,5 +1,5 @@
 """
-What each kind of trainer puts into its rows and batches: which tokens the loss is on, and in which forward.
+What each kind of trainer puts into its rows and batches: the tokens of its loss, and the forward they are in.
 
 A batch carries the groups of its tokens as [`GROUP_IDS`], one number per row or one per token.
 """
@@ -54,19 +54,20 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
     else:
         raise ValueError(
             f"It is not known which tokens of this batch the loss is on; it holds {', '.join(map(repr, batch))}. "
-            "Override `penalised_tokens(self, inputs)` in your trainer: it returns a boolean tensor of the shape of "
-            "the model's `input_ids`."
+            "Override `penalised_positions(self, inputs)` in your trainer: it returns a boolean tensor of the shape "
+            "of the model's `input_ids`."
         )
     return tokens
 
 
 def behind_the_first(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
     """
-    Positions that are not the first of a document: nothing predicts those, and their state is the attention sink.
+    Positions that are not the first of a document. Nothing predicts a first position, and its state is an attention
+    sink.
 
-    Documents are told by `position_ids` that begin anew, by an attention mask (where padding ends, or the number of
-    the document rises), by the masks of prompts and answers, or by `cu_seq_lens_q`. Rows that were cut out of a stream
-    of documents (packing `"wrapped"`) are one document to the model.
+    A document begins where `position_ids` begin again, where an attention mask says so (padding ends, or the number of
+    the document rises), where the masks of prompts and answers say so, or where `cu_seq_lens_q` does. Rows that were
+    cut out of a stream of documents (packing `"wrapped"`) are one document to the model.
 
     Args:
         batch (`Mapping[str, Any]`):
@@ -95,9 +96,29 @@ def behind_the_first(batch: Mapping[str, Any], shape: torch.Size | tuple[int, in
     return behind
 
 
+def without_groups(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a batch without [`GROUP_IDS`]. The batch itself keeps them, since GRPO reads a batch again."""
+    return {name: value for name, value in batch.items() if name != GROUP_IDS}
+
+
+def split_groups(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
+    """
+    A copy of a batch without the groups, and the groups.
+
+    Raises:
+        ValueError: If the batch has no groups.
+    """
+    if batch.get(GROUP_IDS) is None:
+        raise ValueError(
+            f"The batch has no `{GROUP_IDS}`, so the penalty cannot tell which tokens it applies to. "
+            "Was the trainer's data collator replaced?"
+        )
+    return without_groups(batch), batch[GROUP_IDS]
+
+
 def token_ids(batch: Mapping[str, Any]) -> Tensor:
     """
-    The tokens that the model is given, `(B, T)`.
+    The tokens that the model reads, `(B, T)`.
 
     Raises:
         ValueError: If the batch is of no known kind.
@@ -113,12 +134,12 @@ def token_ids(batch: Mapping[str, Any]) -> Tensor:
 
 
 def earlier_forwards(batch: Mapping[str, Any]) -> int:
-    """Forwards that the trainer makes with the model before the one of the loss: KTO first scores other answers."""
+    """Number of forwards that the trainer makes before the one of its loss: KTO first scores other answers."""
     return 1 if "KL_input_ids" in batch else 0
 
 
 def answer_ids(row: Mapping[str, Any]) -> Sequence[int] | None:
-    """Token ids of the answer in a prepared row: of a pair, the chosen one's; `None` for an unknown kind of row."""
+    """Token ids of the answer in a prepared row, in a pair of the chosen one; `None` for an unknown kind of row."""
     if "chosen_ids" in row and "prompt_ids" in row:  # DPO
         return row["chosen_ids"]
     if "chosen_ids" in row:  # reward models: prompt and answer in one
@@ -155,7 +176,7 @@ def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> li
         row (`Mapping[str, Any]`):
             A prepared row.
         groups ([`RowGroups`]):
-            Tells its group.
+            Finds the group of a row.
         rows (`"chosen"` or `"both"`):
             Whether rejected answers count.
     """
@@ -173,9 +194,9 @@ class RowGroupCollator:
 
     Args:
         collator (`Callable`):
-            The trainer's own collator. It makes the rest of the batch and does not see the column of groups.
+            The trainer's own collator. It makes the rest of the batch, and does not see the column with the groups.
         groups ([`RowGroups`]):
-            Tells the group of a row.
+            Finds the group of a row.
         rows (`"chosen"` or `"both"`):
             Whether rejected answers count.
     """

@@ -1,4 +1,4 @@
-"""What the datasets of a trainer must hold for the penalty: rows that tell their group, and a token to penalise."""
+"""Check the datasets of a trainer for the penalty: each row must tell its group, and some token must be penalised."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ def prepare_row_groups(
     penalised_tokens: Collection[int] = (),
 ) -> tuple[RowGroups, bool]:
     """
-    Look at the datasets of a trainer, and refuse what the penalty could not use.
+    Check the datasets of a trainer, and refuse what the penalty could not use.
 
     Args:
         datasets (`Mapping[str, Any]`):
@@ -42,13 +42,13 @@ def prepare_row_groups(
         settings ([`FeaturePenaltyArguments`]):
             The trainer's settings.
         decode (`Callable`, *optional*):
-            From token ids their text, to tell a group from its script; `None` without a tokenizer.
+            Function from token ids to their text, to tell a group from its script; `None` without a tokenizer.
         generates (`bool`):
             Whether the rows are prompts that the model answers in training.
         charges (`bool`):
-            Whether a weight is above 0: then a row must have a token to penalise.
+            Whether a weight is above 0. Then some row must have a token to penalise.
         penalised_tokens (`Collection[int]`, *optional*):
-            A set of tokens whose probability is penalised, where the answer's own token is none of them.
+            Set of tokens whose probability is penalised where the answer's own token is not in the set.
 
     Returns:
         [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
@@ -93,19 +93,21 @@ def prepare_row_groups(
 
 def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> GroupTable:
     """
-    The groups where tokens are penalised and no features: the target groups, and the rest.
+    The groups where no features are penalised: the target groups, and the rest.
 
     Args:
         settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings, with `penalised_tokens`.
+            The trainer's settings.
         dataset:
-            Any dataset of the trainer; `None` if there is none. Of a stream the first thousand rows are read.
+            Any dataset of the trainer; `None` if there is none. If it is a stream, its first thousand rows are read.
 
     Raises:
         ValueError: If `target_group` is not set, and the data have no group of the language in `penalised_tokens`.
     """
     if settings.target_group:
         return GroupTable.for_tokens(settings.target_group)
+    if settings.penalised_tokens is None:
+        raise ValueError("Set `target_group`, the group (or groups) whose answers are not penalised.")
     language, column = str(settings.penalised_tokens), settings.group_column
     first = next(_rows(dataset), {}) if dataset is not None else {}
     if column not in first:
@@ -127,7 +129,7 @@ def _is_of(group: object, language: str) -> bool:
 
 
 def _rows(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    """The rows of a dataset of `datasets`, a list, a stream, or a map-style dataset of PyTorch."""
+    """Rows of a dataset of `datasets`, a list, a stream, or a map-style dataset of PyTorch."""
     if hasattr(dataset, "__len__"):
         return (dataset[i] for i in range(len(dataset)))
     return iter(dataset)

@@ -1,4 +1,4 @@
-"""A callback that reads the features on fixed texts as a model trains, and warns when it hides from them."""
+"""A callback that reads the features on fixed texts during training, and warns when the model hides from them."""
 
 import hashlib
 import json
@@ -35,21 +35,21 @@ _MAX_FEATURES_LOGGED_BY_NAME = 32
 
 class FeatureDriftCallback(TrainerCallback):
     """
-    Reads the features on fixed texts before, during and after training, and warns when they are hidden from.
+    Reads the features on fixed texts before, during and after training, and warns when the model hides from them.
 
-    A penalty is on readings, and a model can lower a reading in two ways: stop doing the thing, or do it where the
-    encoder's row does not look. Two signs tell the second from the first:
+    A penalty acts on readings. A model can lower a reading in two ways: it stops the behaviour, or it represents the
+    behaviour where the encoder's row does not look. Two signs tell the second way from the first:
 
     - a feature is **blind**: it tells texts of the target from others worse than before (AUROC), while a difference of
       means that is fitted anew on the same residuals does not;
     - it is **unstopped**: it reads lower on the other groups than before, while the target's tokens are as probable
       there as before.
 
-    It judges features that are held down; one that is held up is only read.
+    The callback judges features that are held down. A feature that is held up is only read.
 
     Every `every` steps and at the end the figures go to `trainer.state.log_history` as `drift/…` and to
-    `feature_drift.jsonl` in the output folder; each feature is warned of once, with its figures. Training itself is as
-    without the callback, bit for bit: it makes forward passes without dropout and draws no random number.
+    `feature_drift.jsonl` in the output folder. There is one warning for each feature, with its figures. The callback
+    does not change training, not even by a bit: it makes forward passes without dropout and draws no random number.
 
     On several processes the main one reads and the others wait at their next exchange; a model whose parameters are
     sharded (FSDP, DeepSpeed ZeRO-3, tensor parallelism) cannot run on one process and is refused. A resumed run is
@@ -64,12 +64,12 @@ class FeatureDriftCallback(TrainerCallback):
         every (`int`, *optional*, defaults to `100`):
             Optimizer steps between two readings.
         target_group (`str` or `Sequence[str]`, *optional*):
-            The target groups; those that the features were found for if left out.
+            The target groups. Defaults to those that the features were found for.
         saes (`Sequence[Any]`, *optional*):
-            SAEs of the features' sites, as [`load_sae`] loads them: how much of the variance of the residuals they
-            still explain is then read too. Anything with `block`, `site` and `reconstruct(x)`.
+            SAEs of the features' sites, as [`load_sae`] loads them. The callback then also reads how much of the
+            variance of the residuals they still explain. Any object with `block`, `site` and `reconstruct(x)` will do.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The trainer's if left out.
+            Defaults to the trainer's.
         group_column, text_column (`str`, *optional*, defaults to `"lang"` and `"text"`):
             Columns of the rows.
         max_texts (`int`, *optional*, defaults to `64`):
@@ -269,7 +269,7 @@ def _load_start(path: Path, identity: str, places: Sequence[Place], saes: Iterab
 
 
 def _forget_rows_after(path: Path, step: int) -> None:
-    """Of an interrupted run: what it measured after its last checkpoint will be measured again."""
+    """Drop what an interrupted run measured after its last checkpoint: it will be measured again."""
     if not path.exists():
         return
     kept = []

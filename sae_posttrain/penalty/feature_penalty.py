@@ -1,32 +1,38 @@
-"""A `FeatureSet` turned into the tables that the penalty reads at every step."""
+"""The penalty on SAE features: how far they rise above the level that a token's group allows."""
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..features.set.feature_set import FeatureSet
+from ..hooks.record import SiteRecorder
 from ..hooks.sites import Place
+from .adaptive_weight import AdaptiveWeight
+from .arguments import FeaturePenaltyArguments
 from .groups import GroupTable
 from .loss import excess, excess_sum, pre_activations
+from .term import PenalisedBatch, PenaltyTerm, TermReading, summable
 
 _MIN_STD = 1e-6
+_MAX_FEATURES_LOGGED_BY_NAME = 32
 
 
 @dataclass(frozen=True)
 class PenaltyReading:
     """
-    What one micro-batch gave.
+    What [`FeaturePenalty`] measured on one micro-batch.
 
     Attributes:
         excess_sum (`torch.Tensor` of shape `()`):
             Sum over penalised tokens of the mean excess over features, summed over sites; attached to the graph.
         num_penalised (`torch.Tensor` of shape `()`):
-            Tokens that were penalised.
+            Number of tokens that were penalised.
         num_above (`torch.Tensor` of shape `(F,)`):
-            Penalised tokens on which each feature was above its level and margin.
+            Number of penalised tokens on which each feature was above its level and margin.
         pre_activation_sum (`torch.Tensor` of shape `(F,)`):
             Sum of each feature's pre-activation over the penalised tokens, in raw units.
     """
@@ -37,7 +43,7 @@ class PenaltyReading:
     pre_activation_sum: Tensor
 
 
-class FeaturePenalty:
+class FeaturePenalty(PenaltyTerm):
     """
     The penalty on one set of features: `relu(pre − mean[group] − margin)`, averaged over the features of a site,
     summed over sites and over the tokens of every group but the target.
@@ -47,6 +53,8 @@ class FeaturePenalty:
             The features.
         groups ([`GroupTable`]):
             Numbers of the groups in the batches.
+        weight (`float` or [`AdaptiveWeight`], *optional*, defaults to `1.0`):
+            Weight of the penalty in a trainer.
         penalty (`"sasft"` or `"zero"`):
             Level a feature may reach for free: the mean of the token's group, or 0 (the published variant).
         unit (`"std"` or `"raw"`):
@@ -55,6 +63,8 @@ class FeaturePenalty:
             Height above the level that costs nothing, in that unit.
         hold (`str` or `Mapping[str, str]`):
             `"down"` or `"up"`, for all features or by name (`"down"` for names left out).
+        positions (`"response"` or `"predicting"`):
+            Whether the residuals at the answer's tokens are penalised, or those one to the left, which predict them.
 
     Raises:
         ValueError: If statistics are missing, a feature does not vary, or `hold` names an unknown feature.
@@ -65,11 +75,16 @@ class FeaturePenalty:
         feature_set: FeatureSet,
         groups: GroupTable,
         *,
+        weight: float | AdaptiveWeight = 1.0,
         penalty: str = "sasft",
         unit: str = "std",
         margin: float = 0.0,
         hold: str | Mapping[str, str] = "down",
+        positions: str = "response",
     ):
+        self.adaptive_weight = weight if isinstance(weight, AdaptiveWeight) else None
+        self._fixed_weight = weight.weight if isinstance(weight, AdaptiveWeight) else float(weight)
+        self.positions = positions
         self.groups = groups
         self.margin = margin
         self.places: tuple[Place, ...] = feature_set.places
@@ -109,20 +124,43 @@ class FeaturePenalty:
                 _SiteTables(place, features.encoder_rows, features.encoder_bias, level_GF, scale_GF, sign_F)
             )
 
+    @classmethod
+    def from_settings(
+        cls, feature_set: FeatureSet, groups: GroupTable, settings: FeaturePenaltyArguments
+    ) -> "FeaturePenalty":
+        """The penalty that a trainer's settings describe."""
+        weight: float | AdaptiveWeight = float(settings.penalty_weight)
+        if settings.penalty_target is not None:
+            weight = AdaptiveWeight(
+                settings.penalty_weight,
+                target=settings.penalty_target,
+                max_loss_increase=settings.penalty_max_loss_increase,
+            )
+        return cls(
+            feature_set,
+            groups,
+            weight=weight,
+            penalty=settings.penalty,
+            unit=settings.penalty_unit,
+            margin=settings.margin,
+            hold=settings.hold or "down",
+            positions=settings.penalty_positions,
+        )
+
     def __call__(self, values: Mapping[Place, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         """
         Measure one micro-batch.
 
         Args:
             values (`Mapping[Place, torch.Tensor]`):
-                For each block and site what passes there, `(B, T, D)`.
+                What passes at each block and site, `(B, T, D)`.
             group_ids (`torch.Tensor` of shape `(B, T)`):
                 Number of each token's group in the group table; −1 on padding.
             mask (`torch.Tensor` of shape `(B, T)`, bool):
-                Response tokens. Those of the target groups are taken out here.
+                Tokens of the answers. Those of the target groups are removed here.
 
         Returns:
-            [`PenaltyReading`]: on the device of the last site, its number of tokens on that of `mask`.
+            [`PenaltyReading`]: on the device of the last site; its number of tokens is on the device of `mask`.
         """
         mask_BT = mask & self.groups.is_penalised(group_ids)
         sums, above, pre_sums = [], [], []
@@ -140,10 +178,54 @@ class FeaturePenalty:
         sums, above, pre_sums = ([part.to(device) for part in parts] for parts in (sums, above, pre_sums))
         return PenaltyReading(torch.stack(sums).sum(), mask_BT.sum(), torch.cat(above), torch.cat(pre_sums))
 
+    # As a term of a trainer's loss
+
+    @property
+    def weight(self) -> float:  # type: ignore[override]
+        """Weight of the penalty in the next step."""
+        return self._fixed_weight if self.adaptive_weight is None else self.adaptive_weight.weight
+
+    @weight.setter
+    def weight(self, weight: float) -> None:
+        self.adaptive_weight, self._fixed_weight = None, weight
+
+    def attach(self, model: nn.Module) -> None:
+        self._recorder = SiteRecorder(model, self.places)
+
+    def arm(self) -> AbstractContextManager[dict[Place, list[Tensor]]]:
+        return self._recorder.armed()
+
+    def measure(self, captured: Mapping[Place, list[Tensor]], batch: PenalisedBatch) -> TermReading:
+        values = {place: batch.value_at(captured, place) for place in self.places}
+        mask = batch.mask
+        if self.positions == "predicting":
+            mask = mask.roll(-1, dims=1) & batch.behind_the_first  # the first position, an attention sink, stays out
+        reading = self(values, batch.group_ids, mask)
+        counts = (batch.num_tokens, reading.num_penalised, reading.num_above)
+        return TermReading(reading.excess_sum, summable(reading.excess_sum, *counts, reading.pre_activation_sum))
+
+    def above_and_possible(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Numerator and denominator of the excess rate, from the sums of a reading."""
+        num_features = len(self.names)
+        return sums[3 : 3 + num_features].sum(), sums[2] * num_features
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        excess_sum, num_tokens, num_penalised = sums[:3].tolist()
+        above, possible = (figure.item() for figure in self.above_and_possible(sums))
+        mean_pre = (sums[3 + len(self.names) :] / max(num_penalised, 1)).tolist()
+        metrics = {"sae/penalty": excess_sum / max(num_tokens, 1), "sae/excess_rate": above / max(possible, 1)}
+        if num_penalised and len(self.names) <= _MAX_FEATURES_LOGGED_BY_NAME:
+            metrics |= {f"sae/pre_activation/{name}": value for name, value in zip(self.names, mean_pre)}
+        elif num_penalised:
+            metrics["sae/pre_activation"] = sum(mean_pre) / len(mean_pre)
+        if self.adaptive_weight is not None:
+            metrics["sae/penalty_weight"] = self.weight
+        return metrics
+
 
 @dataclass
 class _SiteTables:
-    """Plain tensors, moved to their block's device on first use. Not on the model: they would be sharded, saved."""
+    """Plain tensors, moved to their block's device on first use. On the model they would be sharded and saved."""
 
     place: Place
     encoder_rows: Tensor

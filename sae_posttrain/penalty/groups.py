@@ -1,4 +1,4 @@
-"""Which token belongs to which group: numbers for the groups, and the tensor of them in a batch."""
+"""The group of each token: numbers for the groups, and the tensor of numbers in a batch."""
 
 import logging
 from collections import Counter
@@ -19,16 +19,16 @@ GROUP_IDS = "group_ids"
 """Column of the prepared dataset, and key of the batch: the number of each token's or each row's group."""
 
 PADDING = -1
-"""In place of a number: a token or row that does not count."""
+"""Stands for a group's number on a token or row that does not count."""
 
 NO_GROUP = -2
-"""In place of a number: a token or row that counts, but whose answer has no letters to tell a group from."""
+"""Stands for a group's number on a token or row that counts, but whose answer has no letters to tell a group from."""
 
 NO_LETTERS = "no letters"
-"""What logs call the answers of [`NO_GROUP`]."""
+"""Name of the answers of [`NO_GROUP`] in logs."""
 
 _MISSPELT = 0.82
-"""How alike a name must be to that of a language to be taken for a misspelling of it."""
+"""Least similarity of a name to that of a language to count as a misspelling of it."""
 
 DEFAULT_GROUP_COLUMN = "lang"
 ROWS_READ_FROM_A_STREAM = 1000
@@ -37,21 +37,21 @@ ROWS_READ_FROM_A_STREAM = 1000
 @dataclass(frozen=True)
 class GroupTable:
     """
-    Numbers of the groups, as they travel with the tokens.
+    Numbers of the groups. They travel with the tokens.
 
     A group that is a language may be called by any of its names: `zh-CN`, `zho_Hans` and `Chinese` are `zh`
-    ([`named_group`]). Where several groups are of one language, only their own names tell them apart.
+    ([`named_group`]). Where several groups are of one language, only their exact names tell them apart.
 
     Parameters:
         names (`tuple[str, ...]`):
-            Groups with statistics, and the target groups; the target groups alone where no statistics are needed. A
-            group's number is its place here; the place behind the last one is for groups that are in the data but not
+            Groups with statistics, and the target groups; only the target groups where no statistics are needed. A
+            group's number is its index here. The index after the last one is for groups that are in the data but not
             here.
         targets (`tuple[str, ...]`):
             Groups whose tokens are not penalised.
         unknown_group (`"error"`, `"mean"` or `"penalised"`):
-            What happens to a group that is not in `names`: refused, read with the mean statistics of the others, or
-            penalised like any other, where no statistics are needed.
+            Treatment of a group that is not in `names`: it is refused, read with the mean statistics of the others,
+            or, where no statistics are needed, penalised like any other.
     """
 
     names: tuple[str, ...]
@@ -61,11 +61,11 @@ class GroupTable:
     @classmethod
     def for_features(cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str) -> "GroupTable":
         """
-        The groups of a feature set; of one without statistics the targets, and whatever else is in the data.
+        The groups of a feature set. Without statistics these are the targets, and every other group in the data.
 
         Raises:
-            ValueError: If no target is given, or a target is not among the groups that have statistics, or may be
-                several of them.
+            ValueError: If no target is given, or a target is not among the groups that have statistics, or may stand
+                for several of them.
         """
         if not targets:
             raise ValueError(
@@ -86,7 +86,7 @@ class GroupTable:
 
     @classmethod
     def for_tokens(cls, targets: Sequence[str]) -> "GroupTable":
-        """The groups of a penalty that needs no statistics: the targets, and whatever else is in the data."""
+        """The groups of a penalty that needs no statistics: the targets, and every other group in the data."""
         return cls(tuple(targets), tuple(targets), "penalised")
 
     @property
@@ -96,7 +96,7 @@ class GroupTable:
 
     @property
     def penalised_ids(self) -> list[int]:
-        """Their numbers, that of unknown groups included if these are allowed."""
+        """Numbers of the penalised groups, and the number of unknown groups if these are allowed."""
         return [self.names.index(name) for name in self.penalised] + (
             [len(self.names)] if self.unknown_group != "error" else []
         )
@@ -106,8 +106,8 @@ class GroupTable:
         Number of a group.
 
         Raises:
-            ValueError: If it has no statistics and `unknown_group` is `"error"`; if it may be several of the groups,
-                or looks like a misspelt target.
+            ValueError: If it has no statistics and `unknown_group` is `"error"`; if it may stand for several of the
+                groups; or if it looks like a misspelt target.
         """
         if not isinstance(name, str):
             raise ValueError(f"An example's group must be a text, got {name!r}.")
@@ -126,10 +126,10 @@ class GroupTable:
 
     def number_of_text(self, text: str) -> int:
         """
-        Number of the group of an answer, told from its script; [`NO_GROUP`] if it has no letters.
+        Number of the group of an answer, told from the answer's script; [`NO_GROUP`] if it has no letters.
 
         Raises:
-            ValueError: If the groups are no languages that their scripts tell apart, or the script is that of none.
+            ValueError: If the groups are not languages that scripts tell apart, or the script belongs to none of them.
         """
         group = self.detector()(text)
         return NO_GROUP if group is None else self.number(group)
@@ -139,12 +139,12 @@ class GroupTable:
         return script_detector(self.names, others=self.unknown_group != "error")
 
     def count(self, numbers: Iterable[int]) -> dict[str, int]:
-        """How many of these numbers are of each group, by its name; [`PADDING`] is left out."""
+        """How often the number of each group occurs, by the group's name; [`PADDING`] is not counted."""
         names = {NO_GROUP: NO_LETTERS, **dict(enumerate((*self.names, OTHER)))}
         return dict(sorted(Counter(names[number] for number in numbers if number != PADDING).items()))
 
     def log_unknown(self, names: Iterable[object], dataset_name: str) -> None:
-        """Say which groups of a dataset are read with the mean of the others, if any."""
+        """Log which groups of a dataset are read with the mean of the others, if any."""
         if self.unknown_group == "mean":
             unknown = [str(name) for name in dict.fromkeys(names) if self.number(name) == len(self.names)]
             if unknown:
@@ -161,7 +161,7 @@ class GroupTable:
         return next((target for target in self.targets if language_key(target).split("-")[0] == near), None)
 
     def missing_statistics(self, name: str) -> str:
-        """What to tell the user about a group without statistics."""
+        """Message to the user about a group without statistics."""
         return (
             f"The group {name!r} occurs in the data, but the feature set has statistics of "
             f"{', '.join(self.names)} only. Find the features again with texts of {name!r}, leave it out of the data, "
@@ -210,12 +210,12 @@ def find_group_column(
         table ([`GroupTable`]):
             The groups.
         dataset_name (`str`):
-            What messages call the dataset.
+            Name of the dataset in messages.
         by_script (`bool`, *optional*, defaults to `True`):
             Whether the rows hold answers to tell the group from.
 
     Raises:
-        ValueError: If there is no such column and the script cannot stand in for it.
+        ValueError: If there is no such column and the script cannot tell the groups.
     """
     if column in row:
         return column
@@ -239,7 +239,7 @@ def find_group_column(
 @dataclass(frozen=True)
 class RowGroups:
     """
-    Tells the number of a dataset row's group: from its column, or from the script of its answer.
+    Finds the number of a dataset row's group, from its column or from the script of its answer.
 
     Parameters:
         table ([`GroupTable`]):
@@ -247,7 +247,8 @@ class RowGroups:
         column (`str`):
             Column with the group of each row.
         answer (`Callable`, *optional*):
-            From a row the text of its answer, for rows without the column. Without it they are refused.
+            Function from a row to the text of its answer, for rows without the column. Without the function such rows
+            are refused.
         by_script (`bool`, *optional*, defaults to `False`):
             Whether there are such rows.
     """
@@ -278,7 +279,7 @@ def require_penalised(
     penalised: Iterable[bool], table: GroupTable, *, streamed: bool, of_tokens: bool = False
 ) -> None:
     """
-    Refuse a dataset of which no row would be penalised.
+    Refuse a dataset in which no row would be penalised.
 
     Args:
         penalised (`Iterable[bool]`):
@@ -286,9 +287,9 @@ def require_penalised(
         table ([`GroupTable`]):
             The groups.
         of_tokens (`bool`, *optional*, defaults to `False`):
-            Whether it is the penalty on a set of tokens, which leaves out those that the answers hold.
+            Whether the penalty is on a set of tokens: it does not count answers' tokens of that set.
         streamed (`bool`):
-            Whether reading rows costs something: then only the first thousand are read, and a warning given.
+            Whether reading rows is expensive. Then only the first thousand are read, and there is a warning.
 
     Raises:
         ValueError: If there is none.
@@ -321,7 +322,7 @@ def add_group_ids(
         column (`str`, *optional*):
             Column with the example's group. Without it the script of the answer tells it.
         decode (`Callable`, *optional*):
-            From token ids their text, where there is no column.
+            Function from token ids to their text, where there is no column.
     """
     if column is not None:
         number = groups.number(example[column])
@@ -334,7 +335,7 @@ def add_group_ids(
 
 def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[int] = ()) -> None:
     """
-    Refuse a tokenized dataset with [`GROUP_IDS`] of which no token would be penalised.
+    Refuse a tokenized dataset with [`GROUP_IDS`] in which no token would be penalised.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`):
@@ -342,7 +343,7 @@ def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[
         table ([`GroupTable`]):
             The groups.
         charged (`Iterable[int]`, *optional*):
-            The set of tokens whose probability is penalised: an answer's own token of that set pays nothing.
+            The set of tokens whose probability is penalised. An answer's own tokens of that set are not penalised.
 
     Raises:
         ValueError: If there is none.
@@ -359,7 +360,7 @@ def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[
 
 class GroupCollator:
     """
-    A data collator that also batches [`GROUP_IDS`]: padded, or in one row as padding-free batches are.
+    A data collator that also batches [`GROUP_IDS`]: padded, or in one row for padding-free batches.
 
     Args:
         collator (`Callable`):

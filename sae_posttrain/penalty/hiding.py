@@ -14,11 +14,11 @@ from ..hooks.sites import place_name
 from .probe import ProbeReading
 
 AUROC_FALL = 0.2
-"""Fall of a feature's AUROC from which it counts as blind, if the refitted direction's fell less than half as much."""
+"""A feature counts as blind if its AUROC fell by this or more, and the refitted direction's by less than half."""
 READING_FALL = 2.5
-"""Fall of a feature's mean on the other groups, in standard deviations, from which it counts as held down."""
+"""A feature counts as held down if its mean on the other groups fell by this many standard deviations or more."""
 PROBABILITY_KEPT = 0.8
-"""Of the target tokens' probability there: if surely more than this is left, the behaviour has not gone."""
+"""The behaviour has not gone if surely more than this share of the target tokens' probability is left there."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FeatureFigures:
 
     Attributes:
         correlation (`float`):
-            Of its pre-activations token by token, now and before.
+            Correlation of its pre-activations now with those before, token by token.
         auroc, auroc_before (`float`):
             How well its mean pre-activation tells a text of the target from another.
         refitted_auroc, refitted_auroc_before (`float`):
@@ -58,13 +58,13 @@ class Drift:
 
     Attributes:
         features (`dict[str, FeatureFigures]`):
-            By name.
+            Figures of each feature, by name.
         variance_explained (`dict[str, tuple[float, float]]`):
-            By place, where an SAE was given: share of the variance that it reconstructs, now and before.
+            Share of the variance that the SAE of a place reconstructs, now and before. Only places with an SAE occur.
         target_probability (`tuple[float, float]`):
             Mean next-token probability of all target tokens together in the texts of the other groups, now and before.
         probability_ratio (`tuple[float, float, float]`, *optional*):
-            Of these two, with a 95 % interval; `None` if the groups do not differ in their tokens.
+            Ratio of these two and its 95 % interval; `None` if the groups do not differ in their tokens.
     """
 
     features: dict[str, FeatureFigures]
@@ -105,13 +105,13 @@ class Drift:
 
 def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeReading) -> Drift:
     """
-    Figures of every feature from two readings of one probe set.
+    Compare two readings of one probe set, feature by feature.
 
     Args:
         feature_set ([`FeatureSet`]):
             The features.
         before, now ([`ProbeReading`]):
-            As [`read_probe`] gave them.
+            Readings by [`read_probe`].
     """
     features: dict[str, FeatureFigures] = {}
     for place in feature_set.places:
@@ -175,7 +175,7 @@ def text_auroc(scores: Tensor, positive: Tensor) -> Tensor:
         scores (`torch.Tensor` of shape `(P, F)`):
             One score per text and feature.
         positive (`torch.Tensor` of shape `(P,)`, bool):
-            Which texts are positives; there are some, and not all are.
+            Which texts are positives. Some are, and some are not.
 
     Returns:
         `torch.Tensor` of shape `(F,)`, float64.
@@ -186,15 +186,16 @@ def text_auroc(scores: Tensor, positive: Tensor) -> Tensor:
 
 def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     """
-    How well the model's own difference of means tells the target apart, whatever became of the features.
+    How well the model's own difference of means tells the target apart. The features play no part in it.
 
-    The direction is fitted on every other text and tried on the rest, and the other way round; the mean of the two.
+    The direction is fitted on every second text and tried on the rest, then the other way round. The result is the
+    mean of the two.
 
     Args:
         mean_values (`torch.Tensor` of shape `(P, D)`):
-            Of each text.
+            Mean of what the site holds, for each text.
         positive (`torch.Tensor` of shape `(P,)`, bool):
-            Which texts belong to the target; two or more, and two or more do not.
+            Which texts belong to the target. At least two do, and at least two do not.
     """
     half = torch.zeros_like(positive)
     for side in (positive, ~positive):

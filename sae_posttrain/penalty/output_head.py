@@ -17,7 +17,7 @@ _TOLERANCE_OF_HALF_TYPES = 0.05
 
 class OutputHead:
     """
-    What goes into a model's LM head, and the logits of it.
+    Input of a model's LM head, and the logits that the model makes of it.
 
     TRL computes its losses without logits: it takes the hidden states behind the last norm and multiplies them with
     the head's weight tile by tile. A hook on the decoder sees the same hidden states, whoever asks for them. It only
@@ -110,7 +110,7 @@ class OutputHead:
 
         Args:
             hidden (`torch.Tensor` of shape `(N, D)`):
-                What goes into the head.
+                Input of the head.
 
         Returns:
             `torch.Tensor` of shape `(N, V)`.

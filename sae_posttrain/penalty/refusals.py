@@ -1,28 +1,43 @@
-"""Settings and trainers that the penalties cannot work with, or that would leave them without an effect."""
+"""Refuse settings and trainers that the penalties cannot work with, or that would leave them without an effect."""
 
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from ..features.set.feature_set import FeatureSet
 from .arguments import FeaturePenaltyArguments
+from .term import PenaltyTerm
 
 logger = logging.getLogger(__name__)
 
 
-def load_features(settings: FeaturePenaltyArguments, feature_set: FeatureSet | None) -> FeatureSet | None:
+def load_features(
+    settings: FeaturePenaltyArguments, feature_set: FeatureSet | None, terms: Sequence[PenaltyTerm] = ()
+) -> FeatureSet | None:
     """
-    The features that were passed or that the settings name; `None` where there are none to hold.
+    Find the features that are to be held.
+
+    Args:
+        settings ([`FeaturePenaltyArguments`]):
+            The trainer's settings.
+        feature_set ([`FeatureSet`], *optional*):
+            Features that were passed; they come before `settings.features`.
+        terms (`Sequence` of [`PenaltyTerm`], *optional*):
+            Penalties of the user's own, which need no features.
+
+    Returns:
+        [`FeatureSet`] or `None`: `None` where there are no features to hold.
 
     Raises:
-        ValueError: If there are none, and a setting asks for some.
+        ValueError: If there are no features, and a setting asks for some.
     """
     if feature_set is None and settings.features is not None:
         return FeatureSet.from_pretrained(settings.features)
-    if feature_set is None and settings.penalised_tokens is not None:
+    if feature_set is None and (settings.penalised_tokens is not None or terms):
         _require_no_feature_settings(settings)
     elif feature_set is None and settings.penalty_weight > 0:
         raise ValueError(
@@ -34,7 +49,7 @@ def load_features(settings: FeaturePenaltyArguments, feature_set: FeatureSet | N
 
 
 def _require_no_feature_settings(settings: FeaturePenaltyArguments) -> None:
-    """Where tokens are penalised and no features: what is set for features would do nothing."""
+    """Refuse settings of features where something else is penalised: they would do nothing."""
     if settings.penalty_target is not None:
         raise ValueError(
             "`penalty_target` adapts the weight of features, and there are none. Set `features`, or leave it out and "
@@ -47,30 +62,73 @@ def _require_no_feature_settings(settings: FeaturePenaltyArguments) -> None:
         )
 
 
-def require_nothing_to_hold(
-    trainer: type, behind: Iterable[type], given: Iterable[Any], feature_set: FeatureSet | None
+def refuse_old_method(trainer: type) -> None:
+    """
+    Refuse a subclass that overrides `penalised_tokens`, the earlier name of `penalised_positions`.
+
+    Raises:
+        TypeError: If the class has a method of the earlier name, which nothing would call.
+    """
+    if hasattr(trainer, "penalised_tokens"):
+        raise TypeError(
+            f"{trainer.__name__} overrides `penalised_tokens`. The method is called `penalised_positions` now, and "
+            "nothing calls the old one: rename it."
+        )
+
+
+def refuse_wrong_model(
+    features: FeatureSet | None, settings: FeaturePenaltyArguments, model: Any, tokenizer: Any = None
+) -> None:
+    """
+    Refuse features of another model. A model that is given by its name is checked once it is loaded.
+
+    Args:
+        features ([`FeatureSet`], *optional*):
+            The features.
+        settings ([`FeaturePenaltyArguments`]):
+            The trainer's settings.
+        model:
+            The model, or its name.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            The model's tokenizer, to be checked too.
+
+    Raises:
+        ValueError: If the features were found on another model.
+    """
+    if features is not None and isinstance(model, nn.Module):
+        features.check_model(model, allow_base_model=settings.allow_base_model, tokenizer=tokenizer)
+
+
+def warn_of_plain_training(
+    trainer: type,
+    mixin: type,
+    given: Iterable[Any],
+    feature_set: FeatureSet | None,
+    terms: Sequence[PenaltyTerm] = (),
 ) -> None:
     """
     Warn that a trainer with a plain config trains plainly.
 
     Args:
-        trainer (`type`), behind (`Iterable[type]`):
-            The trainer, and the classes behind the mixin in its bases.
+        trainer (`type`), mixin (`type`):
+            The class of the trainer, and the mixin in its bases.
         given (`Iterable[Any]`):
-            What the trainer was given, its config among it.
-        feature_set ([`FeatureSet`], *optional*):
-            Features that were passed too.
+            Arguments of the trainer, its config among them.
+        feature_set ([`FeatureSet`], *optional*), terms (`Sequence` of [`PenaltyTerm`], *optional*):
+            What was passed to be penalised.
 
     Raises:
-        ValueError: If there are features.
+        ValueError: If there is something to penalise.
     """
     config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
     plain = f"a plain `{config}`" if config else "no config"
-    if feature_set is not None:
+    if feature_set is not None or terms:
+        passed = "A `feature_set` was" if feature_set is not None else "`terms` were"
         raise ValueError(
-            f"A `feature_set` was passed with {plain}, which has no penalty. Use a config that derives from "
+            f"{passed} passed with {plain}, which has no penalty. Use a config that derives from "
             "`FeaturePenaltyArguments` (for SFT `SASFTConfig`)."
         )
+    behind = trainer.__mro__[trainer.__mro__.index(mixin) + 1 :]
     parent = next((each.__name__ for each in behind if issubclass(each, Trainer)), "the trainer")
     logger.warning(
         "%s got %s: it trains like `%s`, without a feature penalty. Use a config that derives from "
@@ -85,13 +143,13 @@ def refuse_environment_without_rows(
     trainer: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
     """
-    An environment may bring the prompts of its own, but those tell no group.
+    Refuse an environment that brings prompts of its own: those tell no group.
 
     Args:
         trainer (`Callable`):
-            What builds the trainer.
+            Function that builds the trainer.
         args (`Sequence`), kwargs (`Mapping`):
-            What it is given.
+            Its arguments.
 
     Raises:
         ValueError: If there is an environment and no dataset to train on.
@@ -103,18 +161,24 @@ def refuse_environment_without_rows(
     if given.get("train_dataset") is None:
         raise ValueError(
             "With `environment_factory` and no `train_dataset` the environment writes the prompts, and nothing tells "
-            "the group of an answer, so the penalty cannot tell whom it may touch. Pass a `train_dataset` with a "
-            "column `prompt` and the group of each prompt's answer in the column of `group_column` ('lang'); the "
-            "environment then adds to these prompts."
+            "the group of an answer, so the penalty cannot tell which answers it applies to. Pass a `train_dataset` "
+            "with a column `prompt` and the group of each prompt's answer in the column of `group_column` ('lang'); "
+            "the environment then adds to these prompts."
         )
 
 
 def refuse_what_cannot_work(trainer: Any, settings: FeaturePenaltyArguments) -> None:
     """
-    What a trainer may be set to that the penalties do not support.
+    Refuse settings of a trainer that the penalties do not support.
+
+    Args:
+        trainer (`transformers.Trainer`):
+            The trainer.
+        settings ([`FeaturePenaltyArguments`]):
+            Its settings.
 
     Raises:
-        ValueError: If it is.
+        ValueError: If there is such a setting.
     """
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
@@ -131,7 +195,7 @@ def refuse_what_cannot_work(trainer: Any, settings: FeaturePenaltyArguments) -> 
     sharded = getattr(trainer, "is_fsdp_enabled", False) or (plugin is not None and plugin.zero_stage == 3)
     if settings.penalised_tokens is not None and sharded:
         raise ValueError(
-            "With FSDP or ZeRO-3 the LM head lies in parts on several processes, and the probability of "
+            "With FSDP or ZeRO-3 the LM head is split over several processes, and the probability of "
             "`penalised_tokens` cannot be read from it. Use DDP or ZeRO-1 or 2, or hold features down instead."
         )
     if settings.penalty_max_loss_increase is not None and hasattr(trainer, "reward_funcs"):

@@ -6,7 +6,7 @@ from ..languages import scripts_of
 from ..measure.faults.scripts import count_scripts
 
 OTHER = "other"
-"""What a group is called that is in the data but not in the table."""
+"""Name of a group that is in the data but not in the table."""
 
 
 def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[[str], str | None]:
@@ -17,15 +17,15 @@ def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[
         groups (`Sequence[str]`):
             The languages.
         others (`bool`, *optional*, defaults to `False`):
-            Whether texts may be in a script of none of them; their group is called `"other"`. Else such a script is
-            not looked at.
+            Whether texts may be in a script of none of these languages. Their group is then called `"other"`;
+            otherwise such scripts are ignored.
 
     Returns:
-        `Callable`: from a text its group; `None` if it has no letters. A text whose letters are all of other scripts
-        is a `ValueError` where others are not looked at.
+        `Callable`: function from a text to its group, or to `None` if the text has no letters. It raises a
+        `ValueError` for a text with letters of other scripts only, where others are ignored.
 
     Raises:
-        ValueError: If a group is no known language, or two of them share a script.
+        ValueError: If a group is not a known language, or two groups share a script.
     """
     group_of: dict[str, str] = {}
     for group in groups:

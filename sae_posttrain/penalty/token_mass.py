@@ -27,12 +27,12 @@ def token_mass(hidden: Tensor, project: Callable[[Tensor], Tensor], ids: Tensor,
 
     Args:
         hidden (`torch.Tensor` of shape `(N, D)`):
-            What goes into the LM head.
+            Input of the LM head.
         project (`Callable`):
-            From `(n, D)` the logits `(n, V)`: the head, then what the model does to its logits. No dropout: a second
-            call has to give the same.
+            Function from `(n, D)` to the logits `(n, V)`: the head, then what the model does to its logits. Without
+            dropout, since a second call has to give the same.
         ids (`torch.Tensor` of shape `(K,)`, int64):
-            The set, without repetitions.
+            Ids of the tokens, without repetitions.
         tokens_per_tile (`int`):
             Positions in a tile, see [`tile_size`].
 

@@ -1,54 +1,62 @@
-"""The penalty on a set of tokens: their probability where answers of other groups are written."""
+"""The penalty on a set of tokens: their probability where answers of other groups are predicted."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..measure.faults.script_tokens import script_tokens
 from .groups import GroupTable
 from .output_head import OutputHead
+from .term import PenalisedBatch, PenaltyTerm, TermReading, summable
 from .token_mass import tile_size, token_mass
 
 
-@dataclass(frozen=True)
-class TokenReading:
+class TokenReading(NamedTuple):
     """
-    What one micro-batch gave.
+    What [`TokenPenalty`] measured on one micro-batch.
 
     Attributes:
         mass_sum (`torch.Tensor` of shape `()`):
             Sum over the counted positions of the probability of the penalised tokens; attached to the graph.
         num_counted (`torch.Tensor` of shape `()`):
-            Positions that were counted.
+            Number of positions that were counted.
     """
 
     mass_sum: Tensor
     num_counted: Tensor
 
 
-class TokenPenalty:
+class TokenPenalty(PenaltyTerm):
     """
-    The penalty on one set of tokens: `p(S | what stands before)`, at the positions that predict an answer's token.
+    The penalty on one set of tokens: `p(S | the tokens before)`, at the positions that predict an answer's token.
 
-    "SFT+Penalty" of SASFT (https://huggingface.co/papers/2507.14894), its baseline without an SAE. Positions that
-    predict a token of a target group do not count, nor do those whose true next token is itself in the set: the
-    trainer's own loss wants it there.
+    It is "SFT+Penalty" of SASFT (https://huggingface.co/papers/2507.14894), the baseline without an SAE. Two kinds of
+    positions do not count: those that predict a token of a target group, and those whose true next token is itself in
+    the set, since the trainer's own loss teaches it there.
 
     Args:
         ids (`Sequence[int]`):
-            The set.
+            Ids of the tokens.
         groups ([`GroupTable`]):
             Numbers of the groups in the batches.
+        weight (`float`, *optional*, defaults to `10.0`):
+            Weight of the penalty in a trainer.
+        head ([`OutputHead`], *optional*):
+            LM head of the trainer's model; made from the model where it is left out.
     """
 
-    def __init__(self, ids: Sequence[int], groups: GroupTable):
+    def __init__(
+        self, ids: Sequence[int], groups: GroupTable, *, weight: float = 10.0, head: OutputHead | None = None
+    ):
         self.ids = frozenset(ids)
         self.groups = groups
+        self.weight = weight
+        self._head = head
         self._ids_K = torch.tensor(sorted(self.ids))
 
     def __call__(
@@ -59,15 +67,15 @@ class TokenPenalty:
 
         Args:
             hidden (`torch.Tensor` of shape `(B, T, D)`):
-                What goes into the LM head.
+                Input of the LM head.
             head ([`OutputHead`]):
-                The head.
+                The LM head.
             token_ids (`torch.Tensor` of shape `(B, T)`):
                 The tokens.
             group_ids (`torch.Tensor` of shape `(B, T)`):
                 Number of each token's group in the group table; −1 on padding.
             mask (`torch.Tensor` of shape `(B, T)`, bool):
-                The answers' tokens. Those of the target groups and of the set are taken out here.
+                Tokens of the answers. Those of the target groups and of the set are removed here.
         """
         self._ids_K = self._ids_K.to(token_ids.device)
         mask_BT = mask & self.groups.is_penalised(group_ids) & ~torch.isin(token_ids, self._ids_K)
@@ -76,29 +84,51 @@ class TokenPenalty:
         mass_N = token_mass(hidden_ND, head.logits, self._ids_K, tokens_per_tile=tile_size(head.vocab_size))
         return TokenReading(mass_N.sum(), predicting_BT.sum())
 
+    # As a term of a trainer's loss
+
+    def attach(self, model: nn.Module) -> None:
+        self._head = self._head or OutputHead(model)
+        self._head.listen()
+
+    def arm(self) -> AbstractContextManager[list[Tensor]]:
+        assert self._head is not None
+        return self._head.armed()
+
+    def measure(self, captured: list[Tensor], batch: PenalisedBatch) -> TermReading:
+        assert self._head is not None
+        hidden = batch.aligned(self._head.training_input(batch.of_loss(captured)))
+        reading = self(hidden, self._head, batch.token_ids, batch.group_ids, batch.mask)
+        return TermReading(reading.mass_sum, summable(*reading))
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        mass_sum, num_counted = sums.tolist()
+        return {"tokens/mass": mass_sum / num_counted} if num_counted else {}
+
 
 def read_token_ids(penalised_tokens: str, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
     """
-    The set that the settings name, sorted.
+    The ids of the tokens that a setting names, sorted.
 
     Args:
         penalised_tokens (`str`):
-            A language, whose script's tokens are meant, or the path of a `.json` file with a list of token ids.
+            A language, which stands for the tokens of its script, or the path of a `.json` file with a list of token
+            ids.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model's; a file needs none.
+            The model's tokenizer. A file needs none.
         vocab_size (`int`):
-            Tokens that the model's head knows.
+            Number of tokens to which the model's head gives a logit.
 
     Raises:
-        ValueError: If the language is unknown, the file holds no list of ids, or the set is empty, out of the
-            vocabulary or all of it.
+        ValueError: If the language is unknown, the file holds no list of ids, or the set is empty, outside the
+            vocabulary or the whole of it.
     """
     if penalised_tokens.endswith(".json"):
         ids: Sequence[int] = _read_file(Path(penalised_tokens))
     elif not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise ValueError(
-            f"`penalised_tokens={penalised_tokens!r}` means the tokens of that language's script, and the trainer has "
-            "no tokenizer to find them. Pass `processing_class`, or name a .json file with a list of token ids."
+            f"`penalised_tokens={penalised_tokens!r}` stands for the tokens of that language's script, and the "
+            "trainer has no tokenizer to find them. Pass `processing_class`, or name a .json file with a list of "
+            "token ids."
         )
     else:
         ids = script_tokens(tokenizer, penalised_tokens).ids
@@ -106,8 +136,8 @@ def read_token_ids(penalised_tokens: str, tokenizer: Any, vocab_size: int) -> tu
     outside = [number for number in chosen if not 0 <= number < vocab_size]
     if outside:
         raise ValueError(
-            f"`penalised_tokens` ({penalised_tokens}) holds the token {outside[0]}, and the model has {vocab_size}: 0 "
-            f"to {vocab_size - 1}. Is it of another model's tokenizer?"
+            f"`penalised_tokens` ({penalised_tokens}) holds the token {outside[0]}, and the model knows {vocab_size}: "
+            f"0 to {vocab_size - 1}. Was the list made with another model's tokenizer?"
         )
     if not chosen or len(chosen) == vocab_size:
         what = "no token" if not chosen else "every token of the vocabulary"

@@ -15,7 +15,7 @@ from ..features.set.feature_set import FeatureSet
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
-from ..rewritten import refuse_rewritten
+from ..unsloth import refuse_unsloth
 from .advantages import total_reward
 from .blind_reward import BlindRewardCheck
 from .config import SteeredGRPOConfig
@@ -110,7 +110,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         fault: Fault | None = None,
         **kwargs: Any,
     ):
-        refuse_rewritten(type(self))
+        refuse_unsloth(type(self))
         if args is None and feature_set is not None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             args = SteeredGRPOConfig(f"{str(name).split('/')[-1] or 'model'}-SteeredGRPO")

@@ -1,4 +1,4 @@
-"""Settings of SASFT: TRL's, plus which features or tokens to hold down and how hard."""
+"""Settings of SASFT: those of TRL, and which features or tokens to hold down and how hard."""
 
 from dataclasses import dataclass
 

@@ -36,19 +36,20 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
     [`~trl.SFTTrainer`] plus a penalty on SAE features (SASFT, https://huggingface.co/papers/2507.14894), on the
     probability of a set of tokens ("SFT+Penalty" there, the baseline without an SAE), or on both.
 
-    The only change to the loss is one added term for each: on the response tokens of every group but the target, the
-    height of the features' pre-activations above what is normal for that group; and where these tokens are predicted,
-    the probability of `penalised_tokens`. `SFTConfig` in place of [`SASFTConfig`] trains plainly, with a warning.
+    The only change to the loss is one added term for each penalty. The penalty on features is the height of their
+    pre-activations above what is normal for a group, on the response tokens of every group except the target. The
+    penalty on tokens is the probability of `penalised_tokens` where these response tokens are predicted. With
+    `SFTConfig` in place of [`SASFTConfig`] the trainer trains plainly, with a warning.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
-            As in [`~trl.SFTTrainer`].
+            The model, as in [`~trl.SFTTrainer`].
         args ([`SASFTConfig`], *optional*):
             Settings.
         feature_set ([`FeatureSet`], *optional*):
             The features, in place of `args.features`.
         **kwargs:
-            Everything else [`~trl.SFTTrainer`] takes.
+            Other arguments of [`~trl.SFTTrainer`], and `terms` of [`FeaturePenaltyMixin`]: penalties of your own.
 
     Raises:
         ValueError: If there are neither features nor penalised tokens, the features belong to another model, a group
@@ -117,8 +118,10 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         super()._build_penalty(settings, features)
         self._kept_column = GROUP_IDS
         self.feature_set = features
-        if features is None:  # the card shall not speak of features
-            self._name, self._paper = "SFT with a penalty on the probability of tokens", {}
+        if features is None:  # the model card must not name features
+            on_tokens = settings.penalised_tokens is not None
+            penalised = "a penalty on the probability of tokens" if on_tokens else "a penalty of its own"
+            self._name, self._paper = f"SFT with {penalised}", {}
             self._tag_names = ["trl", "sft"]
 
     def _moved_settings(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
 
     def _prepare_groups(self, settings: FeaturePenaltyArguments) -> None:
         _refuse_virtual_tokens(self.model, settings, documents_share_rows=self.padding_free)
-        if (self._fixed_weight > 0 or self._token_weight > 0) and self.train_dataset is not None:
+        if self._charges and self.train_dataset is not None:
             assert self._groups is not None
             require_penalised_tokens(self.train_dataset, self._groups, self._charged_tokens())
         # Packing and padding-free refuse a custom collator, so TRL's own is wrapped after it is built.
@@ -162,7 +165,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
         self._refuse_penalty_on_prompts(first, args)
         column = find_group_column(first, args.group_column, groups, dataset_name)
         if column is None:
-            self._told_by_script = True
+            self._log_group_share()
         elif isinstance(dataset, Dataset):
             groups.log_unknown(dict.fromkeys(dataset[column]), dataset_name)
 
@@ -207,7 +210,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
 
     def _refuse_penalty_on_prompts(self, first: dict[str, Any], args: SFTConfig) -> None:
         assert isinstance(args, FeaturePenaltyArguments)
-        if (self._fixed_weight == 0 and self._token_weight == 0) or "labels" in first:
+        if not self._charges or "labels" in first:
             return
         messages = first.get("messages") or first.get("conversations")
         if messages and not args.assistant_only_loss and any(_role(m) != "assistant" for m in messages):
@@ -225,7 +228,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
 def _say_dropped(
     given: Dataset, prepared: Dataset, column: str | None, name: str, max_length: int | None, *, packing: bool
 ) -> None:
-    """Say what the length limit leaves out; packing cuts later than this, so its rows are counted as they will be."""
+    """Log what the length limit drops. Packing cuts rows later than this, so they are counted as if they were cut."""
     if max_length is None:
         return
     before = count_groups(given[column] if column else None, len(given))
@@ -237,7 +240,7 @@ def _say_dropped(
 
 
 def _refuse_virtual_tokens(model: Any, settings: Any, *, documents_share_rows: bool) -> None:
-    """What PEFT's prompt learning cannot be combined with; TRL lets it pass."""
+    """Refuse settings that PEFT's prompt learning cannot be combined with, and that TRL allows."""
     tuning = getattr(model, "active_peft_config", None)
     if tuning is None or not tuning.is_prompt_learning:
         return

@@ -75,9 +75,9 @@ def one_batch(trainer):
 def term(trainer, batch, **kwargs) -> float:
     """What the penalty adds to the loss of a batch, per unit of its weight."""
     with_penalty = trainer.compute_loss(trainer.model, dict(batch), **kwargs)
-    weight, trainer._fixed_weight = trainer._fixed_weight, 0.0
+    weight, trainer.feature_penalty.weight = trainer.penalty_weight, 0.0
     without = trainer.compute_loss(trainer.model, dict(batch), **kwargs)
-    trainer._fixed_weight = weight
+    trainer.feature_penalty.weight = weight
     return (with_penalty - without).item() / weight
 
 

@@ -104,7 +104,7 @@ def test_trainer_with_batches_of_its_own_says_which_tokens_count(train, tokenize
         pass
 
     class Told(Held):
-        def penalised_tokens(self, inputs):
+        def penalised_positions(self, inputs):
             return inputs["targets"] != -100
 
     def collate(rows):

@@ -33,7 +33,7 @@ def test_added_term_is_the_mean_probability_where_the_answers_that_count_are_pre
     kwargs = {"num_items_in_batch": torch.tensor(num_tokens)} if kind == "trainer" else {}
     divisor = batch["num_items_in_batch"].item() / 2 if kind == "grpo" else num_tokens
     with_penalty = trainer.compute_loss(trainer.model, dict(batch), **kwargs)
-    trainer._token_weight = 0.0
+    trainer.token_penalty.weight = 0.0
     without = trainer.compute_loss(trainer.model, dict(batch), **kwargs)
     assert (with_penalty - without).item() / 5.0 == pytest.approx(total / divisor, rel=1e-3)
     assert total > 0

@@ -38,7 +38,7 @@ def test_pairs_without_a_mask_count_from_where_they_part():
 
 def test_unknown_batch_is_an_error_that_names_its_keys_and_the_way_out():
     for batch in ({"pixel_values": 0, "labels": torch.tensor([1])}, {"input_ids": torch.ones(2, 3)}):
-        with pytest.raises(ValueError, match=f"{next(iter(batch))!r}.*Override `penalised_tokens"):
+        with pytest.raises(ValueError, match=f"{next(iter(batch))!r}.*Override `penalised_positions"):
             answer_tokens(batch)
 
 

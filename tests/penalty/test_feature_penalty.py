@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from sae_posttrain.hooks.record import SiteRecorder, training_capture
-from sae_posttrain.penalty import metrics
+from sae_posttrain.penalty import term
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable
-from sae_posttrain.penalty.metrics import group_sums, reading_sums
+from sae_posttrain.penalty.term import summable
 from sae_posttrain.precision import widest_float
 
 
@@ -130,15 +130,15 @@ def test_each_block_is_read_on_its_own_device(make_features):
     reading = penalty(residuals, group_ids, mask)
     assert reading.excess_sum.device.type == reading.num_above.device.type == "meta"
     assert [tables.encoder_rows.device.type for tables in penalty._tables] == ["cpu", "meta"]
-    assert reading_sums(reading, mask.sum()).device.type == "meta"
+    assert summable(reading.excess_sum, mask.sum(), reading.num_above).device.type == "meta"
 
 
 def test_sums_are_kept_in_what_the_device_has(make_features, monkeypatch):
     assert [widest_float(device) for device in ("cpu", "mps")] == [torch.float64, torch.float32]
     reading = build(make_features())(*batch())
-    monkeypatch.setattr(metrics, "widest_float", lambda device: torch.float32)
-    assert reading_sums(reading, torch.tensor(3)).dtype == torch.float32
-    assert group_sums(torch.tensor(1), torch.tensor(3)).dtype == torch.float32
+    monkeypatch.setattr(term, "widest_float", lambda device: torch.float32)
+    assert summable(reading.excess_sum, torch.tensor(3)).dtype == torch.float32
+    assert summable(torch.tensor(1), torch.tensor(3)).dtype == torch.float32
 
 
 def test_feature_that_was_not_measured_is_an_error_unless_nothing_of_it_is_needed(make_features):

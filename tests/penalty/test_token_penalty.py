@@ -60,7 +60,7 @@ def test_a_file_of_token_ids_is_taken_as_it_is(tmp_path):
     [
         ("[]", "holds no token, so a penalty would change nothing"),
         (json.dumps(list(range(10))), "holds every token of the vocabulary"),
-        ("[3, 10]", "holds the token 10, and the model has 10: 0 to 9"),
+        ("[3, 10]", "holds the token 10, and the model knows 10: 0 to 9"),
         ("[-1]", "holds the token -1"),
         ('{"3": 1}', "holds no list of token ids"),
         ("[true]", "holds no list of token ids"),
@@ -82,5 +82,5 @@ def test_a_language_that_no_tokens_stand_for_is_refused(tokenizer):
         read_token_ids("klingon", tokenizer, len(tokenizer))
     with pytest.raises(ValueError, match="the trainer has no tokenizer"):
         read_token_ids("zh", None, 10)
-    with pytest.raises(ValueError, match="Is it of another model's tokenizer"):
+    with pytest.raises(ValueError, match="Was the list made with another model's tokenizer"):
         read_token_ids("zh", tokenizer, 10)

@@ -92,7 +92,7 @@ def test_added_term_is_the_mean_probability_where_answers_of_other_groups_are_pr
     batch = next(iter(trainer.get_train_dataloader()))
     num_tokens = (batch["labels"] != -100).sum()
     with_penalty = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=num_tokens)
-    trainer._token_weight = 0.0
+    trainer.token_penalty.weight = 0.0
     without = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=num_tokens)
     expected = sum(masses(trainer, tokenizer))
     assert (with_penalty - without).item() == pytest.approx(4.0 * expected / num_tokens.item(), rel=1e-3)
@@ -252,7 +252,7 @@ def test_settings_that_cannot_act_are_refused(train, settings, message):
 def test_sharded_models_are_refused(train, monkeypatch):
     trainer = train(**TOKENS, fit=False)
     monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
-    with pytest.raises(ValueError, match="With FSDP or ZeRO-3 the LM head lies in parts"):
+    with pytest.raises(ValueError, match="With FSDP or ZeRO-3 the LM head is split"):
         trainer._refuse_what_cannot_work(trainer.args)
 
 

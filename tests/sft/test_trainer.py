@@ -161,8 +161,8 @@ def test_published_form_is_ours_times_the_accumulation_steps(train, make_feature
     """The published code adds its micro-batch mean to a loss that is already divided by the whole window."""
 
     class PublishedTrainer(SASFTTrainer):
-        def _divide(self, excess_sum, num_tokens, num_items_in_batch, num_generated):
-            return excess_sum / num_tokens  # per micro-batch, and not divided again
+        def _divide(self, total, batch, num_items_in_batch):
+            return total / batch.num_tokens  # per micro-batch, and not divided again
 
     # Answers of one length and one penalised group: then the mean of the window is the mean of the micro-batches.
     rows = [{"lang": "ko", "prompt": f"{i}", "completion": f"word {i}"} for i in range(8)]
@@ -380,7 +380,7 @@ def test_hooks_are_disarmed_when_the_forward_raises(train):
     batch["input_ids"] = batch["input_ids"] + 10_000  # outside the vocabulary
     with pytest.raises(IndexError):
         trainer.compute_loss(trainer.model, batch)
-    assert trainer._recorder._captures is None
+    assert trainer.feature_penalty._recorder._captures is None
 
 
 def test_sae_tensors_are_not_part_of_the_model(train):

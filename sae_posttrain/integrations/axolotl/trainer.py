@@ -50,7 +50,7 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
         self.train_dataset = self._with_groups(self.train_dataset, settings, "train")
         if self.eval_dataset is not None:
             self.eval_dataset = self._with_groups(self.eval_dataset, settings, "eval")
-        if self._fixed_weight > 0 or self._token_weight > 0:
+        if self._charges:
             assert self._groups is not None
             require_penalised_tokens(self.train_dataset, self._groups, self._charged_tokens())
         self.data_collator = self.train_data_collator = GroupCollator(self.data_collator)
@@ -65,7 +65,8 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
         groups = self._groups_for(settings, dataset)
         column = find_group_column(dataset[0], settings.group_column, groups, name)
         decode = None if column else self.processing_class.decode
-        self._told_by_script = self._told_by_script or column is None
+        if column is None:
+            self._log_group_share()
         return dataset.map(
             partial(add_group_ids, groups=groups, column=column, decode=decode),
             remove_columns=[column] if column else None,  # a collator that packs cannot join texts

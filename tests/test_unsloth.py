@@ -1,4 +1,4 @@
-"""Where Unsloth has replaced TRL's trainers, ours say so at once."""
+"""Where Unsloth has replaced TRL's trainers, ours refuse to train."""
 
 import sys
 from types import ModuleType
@@ -7,7 +7,7 @@ import pytest
 from trl import SFTTrainer
 
 from sae_posttrain import SASFTTrainer, SteeredGRPOTrainer
-from sae_posttrain.rewritten import refuse_rewritten
+from sae_posttrain.unsloth import refuse_unsloth
 
 
 @pytest.mark.parametrize("trainer", [SASFTTrainer, SteeredGRPOTrainer])
@@ -18,7 +18,7 @@ def test_unsloth_in_the_process_is_refused_before_any_work(trainer, monkeypatch)
 
 
 def test_a_class_of_its_own_behind_a_trainer_is_refused():
-    rewritten = type("UnslothSFTTrainer", (SFTTrainer,), {})
+    theirs = type("UnslothSFTTrainer", (SFTTrainer,), {"__module__": "theirs"})
     with pytest.raises(RuntimeError, match="Mine cannot be used"):
-        refuse_rewritten(type("Mine", (rewritten,), {}))
-    refuse_rewritten(SASFTTrainer)
+        refuse_unsloth(type("Mine", (theirs,), {"__module__": "mine"}))
+    refuse_unsloth(SASFTTrainer)
