@@ -58,8 +58,8 @@ class FeaturePenaltyMixin:
     models give tokens no probability, so they take no penalty on tokens.
 
     Each penalty is a mean over tokens, divided as the trainer divides its loss ([`divide`]), so that a weight means
-    the same at any batch size. In RL the penalty reads the answers that the model wrote in this step, also those that were
-    steered: it acts on how the model reads given tokens, whoever chose them.
+    the same at any batch size. In RL the penalty reads the answers that the model wrote in this step, also those that
+    were steered: it acts on how the model reads given tokens, whoever chose them.
 
     Args:
         *args, **kwargs:
