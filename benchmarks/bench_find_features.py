@@ -31,6 +31,7 @@ from sae_posttrain import record_blocks
 from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.features.read.loading import load_saes, place_of
 from sae_posttrain.features.read.statistics import collect_statistics
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text, batches, read_rows, tokenize
 from sae_posttrain.saes.frozen import FrozenSAE
 
@@ -122,7 +123,9 @@ def main() -> None:
     for lang in LANGUAGES:
         own = read_rows(sorted(arguments.data.glob(f"{lang}.jsonl*"))[0])[: arguments.texts]
         rows += [{"lang": lang, "text": row["text"][:4000]} for row in own]
-    texts = tokenize(rows, AutoTokenizer.from_pretrained(arguments.model), max_length=arguments.max_length)
+    texts = tokenize(
+        rows, AutoTokenizer.from_pretrained(arguments.model), TextOptions(max_length=arguments.max_length)
+    )
 
     forms: dict[str, Callable[..., Means]] = {"one pass": one_pass, "published": published}
     if find_spec("sae_lens"):

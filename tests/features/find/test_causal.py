@@ -206,7 +206,7 @@ def naive_losses(model, texts, directions: dict[int, torch.Tensor]) -> dict[str,
 
 def test_check_is_the_loss_with_the_span_of_the_directions_projected_off(make_model, make_features):
     model, texts, features = make_model().eval(), random_texts(), make_features(blocks=(0, 1), per_block=2)
-    check = check_by_ablation(model, batches(texts, GROUPS, 4, pad_token_id=0), GROUPS, features)
+    check = check_by_ablation(model, batches(texts, GROUPS, 4), GROUPS, features)
     directions = {block: features.select(block=block).directions for block in (0, 1)}
     assert check.loss == pytest.approx(naive_losses(model, texts, {}), rel=1e-5)
     assert check.loss_without == pytest.approx(naive_losses(model, texts, directions), rel=1e-5)
@@ -216,7 +216,7 @@ def test_check_is_the_loss_with_the_span_of_the_directions_projected_off(make_mo
 def test_directions_are_removed_at_their_own_site(make_model, make_features):
     model, texts = make_model().eval(), random_texts()
     features = replace(make_features(blocks=(0,)), sites=("mlp_out", "mlp_out"))
-    check = check_by_ablation(model, batches(texts, GROUPS, 4, pad_token_id=0), GROUPS, features)
+    check = check_by_ablation(model, batches(texts, GROUPS, 4), GROUPS, features)
     projection = torch.linalg.pinv(features.directions) @ features.directions
     down = model.model.layers[0].mlp.down_proj.weight
     with torch.no_grad():  # what the MLP writes is linear in this matrix
