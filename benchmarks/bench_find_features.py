@@ -42,7 +42,7 @@ Means = dict[int, torch.Tensor]
 
 
 def one_pass(model: Any, texts: list[Text], saes: list[FrozenSAE], batch_size: int) -> Means:
-    sums = collect_statistics(model, batches(texts, LANGUAGES, batch_size, 0), saes, len(LANGUAGES))
+    sums = collect_statistics(model, batches(texts, LANGUAGES, batch_size), saes, len(LANGUAGES))
     return {sae.block: sums[place_of(sae)].mean_activation.float() for sae in saes}
 
 
@@ -71,7 +71,7 @@ def with_sae_lens(model: Any, texts: list[Text], saes: list[FrozenSAE], batch_si
     sums = {sae.block: torch.zeros(len(LANGUAGES), sae.num_features, device=model.device) for sae in saes}
     num_tokens = torch.zeros(len(LANGUAGES), device=model.device)
     with torch.inference_mode():
-        for batch in batches(texts, LANGUAGES, batch_size, 0):
+        for batch in batches(texts, LANGUAGES, batch_size):
             batch = batch.to(model.device)
             with record_blocks(model, list(sums)) as outputs:
                 model(

@@ -34,8 +34,8 @@ MAY_IMPORT = {
         "saes",
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
-    "features.fit": {"features.read", "hooks", "measure.answers", "saes"},
-    "sae_training": {"saes", "hooks", "features.read", "features.fit", "measure.answers", "model_source"},
+    "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
+    "sae_training": {"saes", "hooks", "features.read", "features.set", "features.fit", "measure.answers", "model_source"},
     "penalty": {
         "hooks",
         "features.set",

@@ -431,7 +431,7 @@ def test_batch_size_does_not_change_the_result(model, tokenizer, find):
         ({"held_out": 1.0}, "`held_out` in \\(0, 1\\), got 2, 1.0"),
         ({"max_texts": 1}, "`max_texts` must be 2 or more"),
         ({"texts": ROWS[:4]}, "'en' has 1 text with a token that counts"),
-        ({"tokenizer": None}, "Pass its `tokenizer`"),
+        ({"tokenizer": None}, "Pass `tokenizer=`"),
     ],
 )
 def test_call_that_cannot_work_is_answered_with_what_to_do(find, settings, message):
