@@ -31,6 +31,7 @@ from sae_posttrain import record_blocks
 from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.features.read.loading import load_saes, place_of
 from sae_posttrain.features.read.statistics import collect_statistics
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text, batches, read_rows, tokenize
 from sae_posttrain.saes.frozen import FrozenSAE
 
@@ -41,7 +42,7 @@ Means = dict[int, torch.Tensor]
 
 
 def one_pass(model: Any, texts: list[Text], saes: list[FrozenSAE], batch_size: int) -> Means:
-    sums = collect_statistics(model, batches(texts, LANGUAGES, batch_size, 0), saes, len(LANGUAGES))
+    sums = collect_statistics(model, batches(texts, LANGUAGES, batch_size), saes, len(LANGUAGES))
     return {sae.block: sums[place_of(sae)].mean_activation.float() for sae in saes}
 
 
@@ -70,7 +71,7 @@ def with_sae_lens(model: Any, texts: list[Text], saes: list[FrozenSAE], batch_si
     sums = {sae.block: torch.zeros(len(LANGUAGES), sae.num_features, device=model.device) for sae in saes}
     num_tokens = torch.zeros(len(LANGUAGES), device=model.device)
     with torch.inference_mode():
-        for batch in batches(texts, LANGUAGES, batch_size, 0):
+        for batch in batches(texts, LANGUAGES, batch_size):
             batch = batch.to(model.device)
             with record_blocks(model, list(sums)) as outputs:
                 model(
@@ -122,7 +123,9 @@ def main() -> None:
     for lang in LANGUAGES:
         own = read_rows(sorted(arguments.data.glob(f"{lang}.jsonl*"))[0])[: arguments.texts]
         rows += [{"lang": lang, "text": row["text"][:4000]} for row in own]
-    texts = tokenize(rows, AutoTokenizer.from_pretrained(arguments.model), max_length=arguments.max_length)
+    texts = tokenize(
+        rows, AutoTokenizer.from_pretrained(arguments.model), TextOptions(max_length=arguments.max_length)
+    )
 
     forms: dict[str, Callable[..., Means]] = {"one pass": one_pass, "published": published}
     if find_spec("sae_lens"):

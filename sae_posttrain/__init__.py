@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .features.find.compare import compare_features
     from .features.fit.fit import measure_fit
     from .features.read.group_statistics import measure_groups
+    from .features.read.text_options import TextOptions
     from .features.set.feature_set import FeatureSet
     from .features.set.imported import import_directions
     from .features.set.steering import steer
@@ -69,6 +70,7 @@ __all__ = [
     "SASFTTrainer",
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
+    "TextOptions",
     "UnlikelihoodConfig",
     "UnlikelihoodTrainer",
     "ablate",
@@ -126,6 +128,7 @@ _MODULES = {
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
+    "TextOptions": "features.read.text_options",
     "UnlikelihoodConfig": "baselines.unlikelihood.config",
     "UnlikelihoodTrainer": "baselines.unlikelihood.trainer",
     "ablate": "baselines.ablation",

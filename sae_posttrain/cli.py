@@ -215,7 +215,7 @@ def _find_features(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from .features.set.picture import draw_features
-    from .measure.answers.generate import recorded_name
+    from .model_records import recorded_name
 
     command = shlex.join(["sae-posttrain", *map(recorded_name, arguments.words)])
 
@@ -233,10 +233,12 @@ def _find_features(arguments: argparse.Namespace) -> None:
         feature_set = find_repetition_features(arguments.model, arguments.sae, **options)
     else:
         from .features.find.by_group import find_features
+        from .features.read.text_options import TextOptions
 
         if options.get("check"):  # it can run out of memory, and the search must not be lost with it
             options["on_found"] = save
-        feature_set = find_features(arguments.model, options.pop("texts"), arguments.sae, **options)
+        options["text_options"] = TextOptions().take(options)
+        feature_set = find_features(arguments.model, arguments.sae, options.pop("texts"), **options)
     if not PartialState().is_main_process:
         return
     comparison = None
@@ -353,7 +355,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from .features.calibrate.calibrate import calibrate
     from .features.calibrate.picture import draw_calibration
     from .features.controls.random_directions import random_directions
-    from .features.read.loading import load_model
+    from .features.read.loading import load_model_and_tokenizer
     from .features.read.texts import check_prompts
     from .features.set.feature_set import FeatureSet
 
@@ -362,7 +364,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         feature_set = feature_set.select(names=arguments.names)
     check_prompts(arguments.prompts)
     of_fault = _fault_options(arguments, feature_set.target_groups)
-    model, tokenizer = load_model(arguments.model, None)
+    model, tokenizer = load_model_and_tokenizer(arguments.model, None)
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}
     options |= {"tokenizer": tokenizer, "chat_template_kwargs": arguments.chat_template_kwargs, **of_fault}

@@ -74,11 +74,13 @@ def _find_directions(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from .features.find.by_direction import find_directions
+    from .features.read.text_options import TextOptions
     from .features.set.picture import draw_features
 
     names = ("method", "target_group", "blocks", "site", "num_directions", *_TEXT_OPTIONS, *_PROBE_OPTIONS)
     options = {name: given[name] for name in names if name in given}
     options["chat_template_kwargs"] = arguments.chat_template_kwargs
+    options["text_options"] = TextOptions().take(options)
     feature_set = find_directions(arguments.model, arguments.texts, **options)
     if not PartialState().is_main_process:
         return

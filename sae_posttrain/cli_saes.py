@@ -83,13 +83,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print("\n\n".join(map(str, described)))
     record: dict[str, Any] = {"saes": [description.as_dict() for description in described]}
     if arguments.model is not None:
-        from .features.fit.fit import measure_fit
+        from .features.fit.fit import FIT_TEXTS, measure_fit
         from .features.fit.verdict import format_fits, judge
 
         options = {name: getattr(arguments, name) for name in given if name != "base_model"}
+        options["text_options"] = FIT_TEXTS.take(options)
         base = getattr(arguments, "base_model", None)
-        on_base = [] if base is None else measure_fit(base, arguments.data, saes, **options)
-        fits = measure_fit(arguments.model, arguments.data, saes, **options)
+        on_base = [] if base is None else measure_fit(base, saes, arguments.data, **options)
+        fits = measure_fit(arguments.model, saes, arguments.data, **options)
         print(f"\n{format_fits(fits, on_base)}")
         record["fits"] = [fit.as_dict() for fit in fits]
         record["on_base_model"] = [fit.as_dict() for fit in on_base]

@@ -19,8 +19,8 @@ from .features.set.card import code, source_lines, table_of
 from .features.set.feature_set import FeatureSet
 from .features.set.source import shown
 from .measure.answers.folder import EVALUATION_FILE
-from .measure.answers.generate import fingerprint, recorded_name
 from .measure.answers.summary import format_evaluation
+from .model_records import recorded_name, weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -168,9 +168,9 @@ class FeatureCard:
             return []
         folder = Path(self.args.output_dir)
         found = [path.parent for path in [*folder.glob(EVALUATION_FILE), *sorted(folder.glob(f"*/{EVALUATION_FILE}"))]]
-        prints = [fingerprint(folder)] if found else []
+        prints = [weights_fingerprint(folder)] if found else []
         if found and self.accelerator.num_processes == 1:
-            prints.append(fingerprint(self.model))
+            prints.append(weights_fingerprint(self.model))
         tables = []
         for place in found:
             if place.name.startswith("checkpoint-"):

@@ -21,7 +21,7 @@ IN_PLACE = {
 def test_every_block_of_the_guides_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [{"lang": row["lang"], "text": row["answer"]} for row in read_texts("dev") if len(row["answer"]) > 20][:80]
-    features = find_features(str(MODEL), rows, str(SAE), blocks=[3], target_group="zh", num_features=2)
+    features = find_features(str(MODEL), str(SAE), rows, blocks=[3], target_group="zh", num_features=2)
     features.save("zh.safetensors")
     names: dict = {}
     assert all(name in GUIDES for name in IN_PLACE)

@@ -34,14 +34,21 @@ MAY_IMPORT = {
         "saes",
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
-    "features.fit": {"features.read", "hooks", "measure.answers", "saes"},
-    "sae_training": {"saes", "hooks", "features.read", "features.fit", "measure.answers", "model_source"},
+    "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
+    "sae_training": {
+        "saes",
+        "hooks",
+        "features.read",
+        "features.set",
+        "features.fit",
+        "measure.answers",
+        "model_source",
+    },
     "penalty": {
         "hooks",
         "features.set",
         "features.find.causal",
-        "features.read.texts",
-        "features.read.duplicates",
+        "features.read",
         "measure.answers",
         "measure.faults.script_tokens",
         "measure.faults.scripts",
@@ -74,8 +81,18 @@ MAY_IMPORT = {
 }
 """For each room, or part of one, the rooms (or single files of rooms) it may import."""
 
-OF_ALL_ROOMS = {"sites", "languages", "precision", "conversations", "row_checks", "renamed_settings"}
-"""Files that every room may import: sites, languages, widths of numbers, what rows look like, names of settings."""
+OF_ALL_ROOMS = {
+    "eval_mode",
+    "model_records",
+    "model_loading",
+    "sites",
+    "languages",
+    "precision",
+    "conversations",
+    "row_checks",
+    "renamed_settings",
+}
+"""Files that every room may import, each one idea: names of sites, widths of numbers, what records say of a model."""
 
 
 def imports(file: Path) -> set[str]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from sae_posttrain.baselines.unlikelihood.loss import repeated_ngram_mask
+from sae_posttrain.eval_mode import eval_mode
 from sae_posttrain.features.find.answers import Answer, Question
 from sae_posttrain.features.find.loop_texts import benign_texts
-from sae_posttrain.measure.answers.generate import eval_mode
 
 NGRAM = 8
 MIN_REPEATED = 16  # tokens of a page

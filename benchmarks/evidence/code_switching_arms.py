@@ -25,6 +25,7 @@ from sae_posttrain.baselines.lm_head_scaling import scale_lm_head, smoothie_fact
 from sae_posttrain.features.controls.matched_random import matched_random_features
 from sae_posttrain.features.find.by_direction import find_directions
 from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 TARGET = "zh"
@@ -244,15 +245,16 @@ def features_for(
 def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> FeatureSet:
     """Features by one of the methods, on the same texts."""
     texts = [as_text(row) for row in bench.training_pages()]
-    common = {"target_group": bench.target, "max_texts": options.pop("max_texts", 200), "max_length": 256}
+    text_options = TextOptions(max_texts=200, max_length=256).take(options)
+    common: dict[str, Any] = {"target_group": bench.target, "text_options": text_options}
     shape = options.pop("sae", None)
     sae, k = bench.saes(shape)
     if shape and not sae.is_dir():
         raise ValueError(f"There are no SAEs in {sae}. Make them with train_saes.py and the same `--work`.")
     if method == "sae":
-        return find_features(str(bench.model), texts, sae, k=k, **common, **options)
+        return find_features(str(bench.model), sae, texts, k=k, **common, **options)
     if method == "sae_decoder":
-        found = find_features(str(bench.model), texts, sae, k=k, **common, **options)
+        found = find_features(str(bench.model), sae, texts, k=k, **common, **options)
         written = FeatureSet.from_directions(
             found.directions / found.directions.norm(dim=1, keepdim=True),
             blocks=found.blocks,
@@ -262,7 +264,7 @@ def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> Featu
         )
         return measure_groups(str(bench.model), written, texts, **common)
     if method == "matched_random":
-        found = find_features(str(bench.model), texts, sae, k=k, **common, **options)
+        found = find_features(str(bench.model), sae, texts, k=k, **common, **options)
         del common["target_group"]
         return matched_random_features(str(bench.model), found, sae, texts, k=k, seed=seed, **common)
     return find_directions(str(bench.model), texts, method=method, **common, **options)

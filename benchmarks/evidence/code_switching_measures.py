@@ -12,6 +12,7 @@ from pages import as_example
 from shared_measures import copying, flags, prompt_ids
 
 from sae_posttrain import evaluate
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import batches, tokenize
 from sae_posttrain.measure.answers.folder import ANSWERS_FILE
 from sae_posttrain.measure.answers.prompts import read_rows
@@ -123,13 +124,15 @@ def chinese_where_asked(
     first of them, and the mean over all. Read off the reference, since so small a model does not follow the request.
     """
     texts = tokenize(
-        [{"lang": "", "messages": [*row["prompt"], *row["completion"]]} for row in rows], tokenizer, max_length=64
+        [{"lang": "", "messages": [*row["prompt"], *row["completion"]]} for row in rows],
+        tokenizer,
+        TextOptions(max_length=64),
     )
     is_han = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     is_han[list(script_tokens(tokenizer, TARGET).ids)] = True
     first, mean = [], []
     with context(), torch.inference_mode():
-        for batch in batches(texts, [""], 50, tokenizer.pad_token_id):
+        for batch in batches(texts, [""], 50):
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
             mass_BT = logits[:, :-1].float().softmax(dim=-1)[..., is_han].sum(dim=-1)
             asked_BT = batch.counted[:, 1:] & is_han[batch.input_ids[:, 1:]]

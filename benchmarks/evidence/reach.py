@@ -27,6 +27,7 @@ from shared_measures import draw_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from sae_posttrain import FeatureSet, record_sites  # noqa: E402
+from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
 from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 
@@ -73,7 +74,7 @@ def reach(
     is_han = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     is_han[list(script_tokens(tokenizer, TARGET).ids)] = True
     sums: dict[str, tuple[float, float]] = {}
-    for batch in batches(tokenize(texts, tokenizer, max_length=max_length), [lang], 30, tokenizer.pad_token_id):
+    for batch in batches(tokenize(texts, tokenizer, TextOptions(max_length=max_length)), [lang], 30):
         mass_BT, highest_BT = probability_and_reading(model, features, batch, is_han, lang)
         counted_BT = batch.counted[:, 1:] & ~is_han[batch.input_ids[:, 1:]]
         kinds = {

@@ -22,6 +22,7 @@ from sae_posttrain.features.controls.matched_random import matched_random_featur
 from sae_posttrain.features.find.by_direction import find_directions
 from sae_posttrain.features.find.causal import target_tokens
 from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text
 
 GROUP = "register"  # column of the rows
@@ -122,10 +123,10 @@ def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> Featu
     """Features or directions from the texts of some languages, with the level of every language's guides."""
     langs = options.pop("langs")
     texts = texts_to_find(bench, langs)
-    common = {"group_column": GROUP, "max_length": OPENING}
+    common: dict[str, Any] = {"text_options": TextOptions(group_column=GROUP, max_length=OPENING).take(options)}
     sae, k = bench.saes()
     if method == "sae":
-        found = find_features(str(bench.model), texts, sae, k=k, target_group=REFERENCE, **common, **options)
+        found = find_features(str(bench.model), sae, texts, k=k, target_group=REFERENCE, **common, **options)
     elif method == "matched_random":
         wanted = features_for(bench, {"method": "sae", "langs": langs, **options}, seed, finder=find)
         found = matched_random_features(str(bench.model), wanted, sae, texts, k=k, seed=seed, **common)
@@ -141,9 +142,7 @@ def find(bench: Bench, method: str, options: dict[str, Any], seed: int) -> Featu
         found,
         levels,
         target_group=REFERENCE,
-        group_column=GROUP,
-        max_texts=NUM_LEVEL_TEXTS,
-        max_length=LEVEL_LENGTH,
+        text_options=TextOptions(group_column=GROUP, max_texts=NUM_LEVEL_TEXTS, max_length=LEVEL_LENGTH),
         held_out=0.0,
     )
 

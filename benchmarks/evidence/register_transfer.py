@@ -22,6 +22,7 @@ from register_measures import JUDGED  # noqa: E402
 
 from sae_posttrain.features.read.loading import load_saes, place_of  # noqa: E402
 from sae_posttrain.features.read.statistics import collect_statistics  # noqa: E402
+from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import batches, tokenize  # noqa: E402
 
 NUM_FEATURES = 16
@@ -44,13 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         for lang in JUDGED
         for place, row in enumerate(texts_to_find(bench, [lang]))
     ]
-    texts = tokenize(rows, bench.tokenizer, group_column="half", max_length=OPENING)
+    texts = tokenize(rows, bench.tokenizer, TextOptions(group_column="half", max_length=OPENING))
     groups = sorted({text.group for text in texts})
     folder, k = bench.saes()
     saes = load_saes(folder, range(model.config.num_hidden_layers), None, k=k, format=None, revision=None)
     sums = collect_statistics(
         model,
-        batches(texts, groups, 16, bench.tokenizer.pad_token_id),
+        batches(texts, groups, 16),
         saes,
         len(groups),
         num_tokens=sum(len(text.ids) for text in texts),

@@ -24,6 +24,7 @@ from pages import as_example, as_text, load_pages, rows_of, split_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, evaluate, find_features
+from sae_posttrain.features.read.text_options import TextOptions
 
 HERE = Path(__file__).parent
 MAX_LENGTH = 256  # tokens
@@ -140,11 +141,10 @@ def features_for(find: dict[str, Any], rows: list[dict[str, Any]], arguments: ar
     if not file.exists():
         find_features(
             str(arguments.model),
-            [as_text(row) for row in rows],
             arguments.model / "sae",
+            [as_text(row) for row in rows],
             target_group="zh",
-            max_texts=200,
-            max_length=MAX_LENGTH,
+            text_options=TextOptions(max_texts=200, max_length=MAX_LENGTH),
             k=32,
             **find,
         ).save(file, overwrite=True)

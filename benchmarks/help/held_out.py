@@ -10,8 +10,9 @@ import regex
 import torch
 from torch import Tensor
 
+from sae_posttrain.eval_mode import eval_mode
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import batches, tokenize
-from sae_posttrain.measure.answers.generate import eval_mode
 
 _HAN = regex.compile(r"\p{Script=Han}")
 _WORTH_SORTING = 0.02
@@ -39,13 +40,13 @@ def measure_held_out(
     - `han_in_nucleus`: the same after cutting the distribution to its top-p nucleus, as sampling does.
     """
     rows = [{"lang": e["lang"], "messages": [*e["prompt"], *e["completion"]]} for e in examples]
-    texts = tokenize(rows, tokenizer, max_length=max_length)
+    texts = tokenize(rows, tokenizer, TextOptions(max_length=max_length))
     groups = sorted({text.group for text in texts})
     device = next(model.parameters()).device
     is_han = han_tokens(tokenizer, model.get_output_embeddings().weight.shape[0]).to(device)
     sums = torch.zeros(len(groups), 5, dtype=torch.float64)
     with eval_mode(model), torch.inference_mode():
-        for batch in batches(texts, groups, batch_size, tokenizer.pad_token_id):
+        for batch in batches(texts, groups, batch_size):
             batch = batch.to(device)
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
             counted = batch.counted[:, 1:]

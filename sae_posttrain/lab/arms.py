@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..features.read.readings import read_features
+from ..features.read.text_options import TextOptions
 from ..features.set.feature_set import FeatureSet
 from ..measure.answers.evaluation import evaluate
 from ..measure.answers.folder import write_json
@@ -52,7 +53,9 @@ def measure(
     if features is not None:
         texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
         feature_set = FeatureSet.from_pretrained(features)
-        write_json(arm / READINGS_FILE, read_features(model, feature_set, texts, tokenizer, batch_size=64))
+        write_json(
+            arm / READINGS_FILE, read_features(model, feature_set, texts, tokenizer, TextOptions(batch_size=64))
+        )
 
 
 def read_arm(arm: Path, label: str, questions: Sequence[Mapping[str, Any]]) -> Arm:

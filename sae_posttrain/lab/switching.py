@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from ..features.find.by_group import find_features
+from ..features.read.text_options import TextOptions
 from ..features.set.feature_set import FeatureSet
 from ..measure.report.data import Section
 from ..sft.config import SASFTConfig
@@ -99,14 +100,14 @@ def find(model: Any, tokenizer: Any) -> FeatureSet:
     texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
     return find_features(
         model,
-        texts,
         str(SAE),
+        texts,
         target_group="zh",
         blocks=BLOCKS,
         num_features=NUM_FEATURES,
         rank_by="output",
         tokenizer=tokenizer,
-        batch_size=64,
+        text_options=TextOptions(batch_size=64),
     )
 
 

@@ -17,11 +17,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from ..features.read.text_options import TextOptions
 from ..features.read.texts import read_rows
 from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import Place, describe_place, place_name
 from .hiding import Drift, compare_readings
-from .probe import ProbeReading, ProbeSet, read_probe
+from .probe_texts import ProbeReading, ProbeSet, read_probe
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ START_FILE = "feature_drift_start.safetensors"
 """How the features read before training, for a run that is resumed."""
 
 _MAX_FEATURES_LOGGED_BY_NAME = 32
+
+DRIFT_TEXTS = TextOptions(max_texts=64, max_length=128, batch_size=8)
+"""Options of [`FeatureDriftCallback`] by default: few and short, since they are read again and again."""
 
 
 class FeatureDriftCallback(TrainerCallback):
@@ -70,14 +74,8 @@ class FeatureDriftCallback(TrainerCallback):
             variance of the residuals they still explain. Any object with `block`, `site` and `reconstruct(x)` will do.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             Defaults to the trainer's.
-        group_column, text_column (`str`, *optional*, defaults to `"lang"` and `"text"`):
-            Columns of the rows.
-        max_texts (`int`, *optional*, defaults to `64`):
-            Texts of each group.
-        max_length (`int`, *optional*, defaults to `128`):
-            Tokens of each text.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Texts in one forward pass. The logits of all their tokens are held at once.
+        text_options ([`TextOptions`], *optional*, defaults to 64 texts a group, 128 tokens each, 8 in a batch):
+            How the texts are read. The logits of all tokens of a batch are held at once.
 
     Raises:
         ValueError: If a setting is out of range, no target group is known, an SAE fits no feature, or, at the start of
@@ -93,11 +91,7 @@ class FeatureDriftCallback(TrainerCallback):
         target_group: str | Sequence[str] | None = None,
         saes: Sequence[Any] = (),
         tokenizer: Any = None,
-        group_column: str = "lang",
-        text_column: str = "text",
-        max_texts: int = 64,
-        max_length: int = 128,
-        batch_size: int = 8,
+        text_options: TextOptions = DRIFT_TEXTS,
     ):
         if every < 1:
             raise ValueError(f"`every` counts optimizer steps between two readings, 1 or more; got {every}.")
@@ -114,16 +108,10 @@ class FeatureDriftCallback(TrainerCallback):
                 held = ", ".join(map(describe_place, feature_set.places))
                 raise ValueError(f"An SAE reads {describe_place(place)}; the features are of {held}.")
         self._feature_set = feature_set
-        self._rows = read_rows(texts)
+        self._rows = read_rows(texts, text_options.split)
         self._every = every
         self._tokenizer = tokenizer
-        self._options: dict[str, Any] = {
-            "group_column": group_column,
-            "text_column": text_column,
-            "max_texts": max_texts,
-            "max_length": max_length,
-            "batch_size": batch_size,
-        }
+        self._options = text_options
         self._warned: set[str] = set()
         self._last_step = -1
         self.latest: Drift | None = None
@@ -135,7 +123,7 @@ class FeatureDriftCallback(TrainerCallback):
         self._folder = Path(args.output_dir)
         self._folder.mkdir(parents=True, exist_ok=True)
         tokenizer = self._tokenizer or processing_class
-        self._probe = ProbeSet.from_rows(self._rows, tokenizer, self._targets, **self._options)
+        self._probe = ProbeSet.from_rows(self._rows, tokenizer, self._targets, self._options)
         identity = _identity(self._probe, self._feature_set)
         if state.global_step == 0:
             self._before = read_probe(model, self._probe, self._feature_set, self._saes)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..features.read.auroc import auroc
 from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import place_name
-from .probe import ProbeReading
+from .probe_texts import ProbeReading
 
 AUROC_FALL = 0.2
 """A feature counts as blind if its AUROC fell by this or more, and the refitted direction's by less than half."""
@@ -119,7 +120,7 @@ def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeRe
         pre_before, pre_now = before.pre_activations[place], now.pre_activations[place]
         correlations = correlation(pre_before, pre_now)
         aurocs = [
-            text_auroc(of_place.pre_activations(reading.mean_values[place]), reading.text_is_target)
+            auroc(of_place.pre_activations(reading.mean_values[place]), reading.text_is_target)
             for reading in (before, now)
         ]
         refitted = [refitted_auroc(each.mean_values[place], each.text_is_target) for each in (before, now)]
@@ -167,23 +168,6 @@ def correlation(before: Tensor, now: Tensor) -> Tensor:
     return (before * now).sum(dim=0) / lengths.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def text_auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """
-    Area under the ROC curve from ranks: the chance that a positive scores above a negative, ties counting half.
-
-    Args:
-        scores (`torch.Tensor` of shape `(P, F)`):
-            One score per text and feature.
-        positive (`torch.Tensor` of shape `(P,)`, bool):
-            Which texts are positives. Some are, and some are not.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`, float64.
-    """
-    difference = scores[positive].double()[:, None] - scores[~positive].double()[None]
-    return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean(dim=(0, 1))
-
-
 def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     """
     How well the model's own difference of means tells the target apart. The features play no part in it.
@@ -203,7 +187,7 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     areas = []
     for fitted in (half, ~half):
         direction = mean_values[fitted & positive].mean(dim=0) - mean_values[fitted & ~positive].mean(dim=0)
-        areas.append(text_auroc((mean_values[~fitted] @ direction)[:, None], positive[~fitted]))
+        areas.append(auroc((mean_values[~fitted] @ direction)[:, None], positive[~fitted]))
     return float(torch.cat(areas).mean())
 
 

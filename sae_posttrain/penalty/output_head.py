@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..eval_mode import eval_mode
 from ..hooks.blocks import unwrap
-from ..measure.answers.generate import eval_mode
 
 _NUM_CHECKED = 8
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}

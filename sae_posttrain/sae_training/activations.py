@@ -57,14 +57,14 @@ def num_counted(texts: Sequence[Text]) -> int:
 
 
 def _record(
-    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int, pad_token_id: int
+    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int
 ) -> Iterator[dict[Place, Tensor]]:
     """What passes at some sites on the tokens that count, `(N, D)` each, from one forward pass for all of them."""
     device = next(model.parameters()).device
     groups = sorted({text.group for text in texts})
     window = _PASSES_SORTED * texts_per_pass
     for start in range(0, len(texts), window):
-        for batch in batches(texts[start : start + window], groups, texts_per_pass, pad_token_id):
+        for batch in batches(texts[start : start + window], groups, texts_per_pass):
             batch = batch.to(device)
             with torch.no_grad(), record_sites(model, places) as values:
                 model(
@@ -81,7 +81,6 @@ def activation_batches(
     batch_size: int,
     buffer_tokens: int,
     texts_per_pass: int,
-    pad_token_id: int,
     seed: int,
 ) -> Iterator[dict[Place, Tensor]]:
     """
@@ -106,8 +105,6 @@ def activation_batches(
             Tokens in the buffer.
         texts_per_pass (`int`):
             Texts in one forward pass.
-        pad_token_id (`int`):
-            Token behind a text that is shorter than its neighbours.
         seed (`int`):
             Decides the orders.
 
@@ -131,7 +128,7 @@ def activation_batches(
     handed_out = capacity if all_fit else capacity // 2
     handed_out -= handed_out % batch_size
     return _mixed(
-        _over_and_over(model, texts, places, texts_per_pass, pad_token_id, seed),
+        _over_and_over(model, texts, places, texts_per_pass, seed),
         capacity,
         handed_out,
         batch_size,
@@ -141,12 +138,12 @@ def activation_batches(
 
 
 def _over_and_over(
-    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int, pad_token_id: int, seed: int
+    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int, seed: int
 ) -> Iterator[dict[Place, Tensor]]:
     draw = random.Random(seed)
     while True:
         shuffled = draw.sample(texts, len(texts))
-        yield from _record(model, shuffled, places, texts_per_pass, pad_token_id)
+        yield from _record(model, shuffled, places, texts_per_pass)
 
 
 def _mixed(

@@ -11,11 +11,13 @@ from typing import Any
 from accelerate import PartialState
 from torch import nn
 
+from ..eval_mode import eval_mode
 from ..features.fit.fit import measure_fit
-from ..features.read.loading import load_model, model_name
+from ..features.read.loading import load_model_and_tokenizer
+from ..features.read.text_options import TextOptions
 from ..features.read.texts import Text, check_texts, tokenize
+from ..features.set.model_identity import model_name
 from ..hooks.sites import Place, describe_place, find_site
-from ..measure.answers.generate import eval_mode
 from ..saes.loading import load_sae
 from ..sites import SITES, is_site, parse_hook, transformer_lens_hook
 from .activations import activation_batches, num_counted, split_texts
@@ -135,7 +137,7 @@ def train_sae(
         raise ValueError("An SAE is trained in one process: start this without `accelerate launch`.")
 
     rows = check_texts(texts, split, group_column=None, text_column=text_column)
-    network, tokenizer = load_model(model, tokenizer)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     for place in hook_names:
         width = find_site(network, place).width
         if width is not None:
@@ -156,7 +158,6 @@ def train_sae(
         batch_size=batch_size,
         buffer_tokens=buffer_tokens,
         texts_per_pass=texts_per_pass,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         seed=seed,
     )
     about = {
@@ -177,12 +178,10 @@ def train_sae(
     saes = [load_sae(folder, block=block, site=site) for folder, (block, _) in zip(folders, hook_names)]
     fits = measure_fit(
         network,
-        [rows[number] for number in measured_on],
         saes,
+        [rows[number] for number in measured_on],
         tokenizer=tokenizer,
-        text_column=text_column,
-        max_texts=None,
-        max_length=max_length,
+        text_options=TextOptions(text_column=text_column, max_length=max_length, batch_size=8),
         seed=seed,
     )
     settings = asdict(recipe) | {"max_length": max_length, "held_out": held_out, "buffer_tokens": buffer_tokens}
@@ -234,4 +233,4 @@ def _tokenize(rows: Sequence[Mapping[str, Any]], tokenizer: Any, text_column: st
     if not rows:
         raise ValueError("There are no texts to train an SAE on.")
     grouped = [{**row, _GROUP: ""} for row in rows]
-    return tokenize(grouped, tokenizer, group_column=_GROUP, text_column=text_column, max_length=max_length)
+    return tokenize(grouped, tokenizer, TextOptions(_GROUP, text_column, max_length=max_length))

@@ -13,8 +13,9 @@ from transformers import TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureDriftCallback
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.penalty.drift import DRIFT_FILE, START_FILE
-from sae_posttrain.penalty.probe import ProbeSet, read_probe
+from sae_posttrain.penalty.probe_texts import ProbeSet, read_probe
 
 WORDS = {"zh": "打开文件夹", "ko": "폴더를 열기", "en": "open the folder"}
 TEXTS = [{"lang": lang, "text": f"{i} {word} {i * 7}"} for i in range(6) for lang, word in WORDS.items()]
@@ -25,8 +26,8 @@ PLACE = (0, "resid_post")
 def target_feature(make_model, make_features, tokenizer):
     """A feature of the first block that stands for Chinese in the tiny model: the difference of means."""
     features = make_features(blocks=(0,), per_block=1)
-    options = {"group_column": "lang", "text_column": "text", "max_texts": 64, "max_length": 64, "batch_size": 8}
-    probe = ProbeSet.from_rows(TEXTS, tokenizer, ("zh",), **options)
+    options = TextOptions(max_texts=64, max_length=64, batch_size=8)
+    probe = ProbeSet.from_rows(TEXTS, tokenizer, ("zh",), options)
     reading = read_probe(make_model(), probe, features, {})
     means = reading.mean_values[PLACE]
     row = means[reading.text_is_target].mean(dim=0) - means[~reading.text_is_target].mean(dim=0)

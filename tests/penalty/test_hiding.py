@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_posttrain.penalty.hiding import compare_readings, correlation, probability_ratio, refitted_auroc, text_auroc
-from sae_posttrain.penalty.probe import ProbeReading
+from sae_posttrain.penalty.hiding import compare_readings, correlation, probability_ratio, refitted_auroc
+from sae_posttrain.penalty.probe_texts import ProbeReading
 
 PLACE = (0, "resid_post")
 NUM = 40
@@ -91,12 +91,6 @@ def test_correlation_is_of_each_column():
     before = torch.tensor([[1.0, 1.0, 5.0], [2.0, 2.0, 5.0], [3.0, 3.0, 5.0]])
     now = torch.tensor([[10.0, 3.0, 1.0], [20.0, 2.0, 2.0], [30.0, 1.0, 3.0]])
     assert correlation(before, now).tolist() == pytest.approx([1.0, -1.0, 0.0])
-
-
-def test_auroc_counts_pairs_and_half_of_the_ties():
-    scores = torch.tensor([[3.0], [1.0], [1.0], [0.0]])
-    # 3 > 1, 3 > 0, 1 = 1, 1 > 0: 3.5 of 4
-    assert text_auroc(scores, torch.tensor([True, True, False, False])).tolist() == [3.5 / 4]
 
 
 def test_the_refitted_direction_is_tried_on_texts_it_was_not_fitted_on():

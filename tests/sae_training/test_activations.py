@@ -28,7 +28,7 @@ def nearest(rows, known):
 
 
 def batches(model, texts, **options):
-    defaults = {"batch_size": 8, "buffer_tokens": 32, "texts_per_pass": 2, "pad_token_id": 0, "seed": 0}
+    defaults = {"batch_size": 8, "buffer_tokens": 32, "texts_per_pass": 2, "seed": 0}
     return activation_batches(model, texts, PLACES, **{**defaults, **options})
 
 

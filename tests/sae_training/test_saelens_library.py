@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_posttrain import find_features, load_sae
-from sae_posttrain.features.read.loading import load_model
+from sae_posttrain.features.read.loading import load_model_and_tokenizer
 from sae_posttrain.lab.contents import MODEL, read_texts
 from sae_posttrain.sae_training.folder import read_report
 from sae_posttrain.sae_training.saelens import SPARSITY_OF
@@ -59,7 +59,7 @@ def test_the_same_seed_trains_the_same_saes(tmp_path, make_model, tokenizer):
 
 
 def test_a_minute_on_the_lab_model_gives_an_sae_that_explains_it_and_finds_its_language_feature(tmp_path):
-    model, tokenizer = load_model(str(MODEL), None)
+    model, tokenizer = load_model_and_tokenizer(str(MODEL), None)
     rows = [{"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)} for row in read_texts("train")]
     started = time.process_time()
     [folder] = train_sae(
@@ -83,7 +83,5 @@ def test_a_minute_on_the_lab_model_gives_an_sae_that_explains_it_and_finds_its_l
     assert entry["measured"]["dead_features"] < 0.1
 
     answers = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
-    found = find_features(
-        model, answers, tmp_path / "saes", target_group="zh", blocks=[2], tokenizer=tokenizer, batch_size=64
-    )
+    found = find_features(model, tmp_path / "saes", answers, target_group="zh", blocks=[2], tokenizer=tokenizer)
     assert found.scores["auroc"].max() > 0.95

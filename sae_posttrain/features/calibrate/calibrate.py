@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...measure.answers.generate import check_length, eval_mode
+from ...eval_mode import eval_mode
+from ...measure.answers.positions import check_length
 from ...measure.faults.fault import Fault
 from ...measure.statistics.intervals import wilson
 from ..find.answers import (
@@ -24,7 +25,7 @@ from ..find.answers import (
     name_unused_settings,
     read_questions,
 )
-from ..read.loading import load_model
+from ..read.loading import load_model_and_tokenizer
 from ..read.texts import check_prompts
 from ..set.calibrated_for import calibrated_features
 from ..set.feature_set import FeatureSet
@@ -251,7 +252,7 @@ def calibrate(
         group_column (`str`, *optional*, defaults to `"lang"`):
             For the fault `"language"`: column with the language of the answer.
         temperature, top_p (`float`, *optional*, defaults to `1.0`):
-            Of the sampling; temperature 0 is greedy.
+            How the answers are sampled; temperature 0 is greedy.
         max_new_tokens (`int`, *optional*, defaults to `256`):
             Longest answer.
         num_prompts (`int`, *optional*, defaults to `64`):
@@ -263,7 +264,7 @@ def calibrate(
         batch_size (`int`, *optional*, defaults to `32`):
             Answers generated at once.
         seed (`int`, *optional*, defaults to `0`):
-            Of the prompts drawn and of the sampling, the same at each strength.
+            Seed of the draw of prompts and of the sampling, the same at each strength.
         allow_base_model (`str`, *optional*):
             Name of a model, other than the one the features were found on, that they may push.
 
@@ -282,7 +283,7 @@ def calibrate(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, batch_size)
     judge_of(fault, target_lang, None, max_new_tokens)  # what is wrong with these is said before a model is loaded
     check_prompts(prompts)
-    network, tokenizer = load_model(model, tokenizer)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     judge, fault_name = judge_of(fault, target_lang, tokenizer, max_new_tokens)
     questions = read_questions(

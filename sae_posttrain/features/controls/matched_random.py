@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.sites import Place, describe_place
-from ...measure.answers.generate import eval_mode
 from ...saes.frozen import FrozenSAE
 from ..read.grouped_texts import GroupedTexts, read_group_rows, share_of_process
-from ..read.loading import load_model, load_saes, place_of, require_fit
+from ..read.loading import load_model_and_tokenizer, load_saes, place_of, require_fit, require_order
 from ..read.statistics import GroupSums, collect_statistics
+from ..read.text_options import ALL_TEXTS, TextOptions
 from ..set.feature_set import FeatureSet
 
 logger = logging.getLogger(__name__)
@@ -39,13 +40,7 @@ def matched_random_features(
     seed: int = 0,
     num_neighbours: int = 16,
     tokenizer: Any = None,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
-    max_texts: int | None = None,
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    text_options: TextOptions = ALL_TEXTS,
     held_out: float = 0.2,
     texts_seed: int = 0,
     k: int | None = None,
@@ -75,9 +70,7 @@ def matched_random_features(
             Draws the features. Several draws say how much one control differs from the next.
         num_neighbours (`int`, *optional*, defaults to `16`):
             Free features among which one is drawn.
-        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs,
-        batch_size (*optional*),
-        k, format, revision (*optional*):
+        tokenizer, text_options, k, format, revision (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`), texts_seed (`int`, *optional*, defaults to `0`):
             Share of the texts that is left out, and what shuffles them, so that the same tokens count as in the
@@ -94,6 +87,7 @@ def matched_random_features(
         ValueError: If the set has no target group, one of its features is not in the SAEs or never fires on these
             texts, or too few features are left to draw from.
     """
+    require_order(sae, texts)
     if not feature_set.target_groups:
         raise ValueError(
             "The feature set names no target group, so its like cannot be left out. Say what it stands for: "
@@ -102,25 +96,14 @@ def matched_random_features(
     if num_neighbours < 1:
         raise ValueError(f"`num_neighbours` must be 1 or more, got {num_neighbours}.")
     targets = feature_set.target_groups
-    rows = read_group_rows(texts, targets, group_column=group_column, text_column=text_column, split=split)
+    rows = read_group_rows(texts, targets, text_options)
     saes = _saes_of(feature_set, sae, k=k, format=format, revision=revision)
-    network, tokenizer = load_model(model, tokenizer)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     for each in saes:
         require_fit(each, network)
         _require_own(feature_set.at(place_of(each)), each)
-    divided = GroupedTexts.divide(
-        rows,
-        tokenizer,
-        group_column=group_column,
-        text_column=text_column,
-        max_texts=max_texts,
-        max_length=max_length,
-        chat_template_kwargs=chat_template_kwargs,
-        batch_size=batch_size,
-        held_out=held_out,
-        seed=texts_seed,
-    )
+    divided = GroupedTexts.divide(rows, tokenizer, text_options, held_out=held_out, seed=texts_seed)
     mine = share_of_process(divided.kept)
     with eval_mode(network):
         sums = collect_statistics(
@@ -179,7 +162,7 @@ def draw_matches(
     properties: Tensor, own: Sequence[int], eligible: Tensor, num_neighbours: int, drawn: random.Random
 ) -> list[int]:
     """
-    For each own feature one of its nearest eligible neighbours, none of them twice.
+    Draw one of the nearest eligible neighbours of each own feature, without replacement.
 
     Args:
         properties (`torch.Tensor` of shape `(F, P)`):

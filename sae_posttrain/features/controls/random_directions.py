@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.sites import Place, describe_place, place_name
-from ...measure.answers.generate import eval_mode
 from ...precision import widest_float
 from ..read.texts import Text, batches
 from ..read.tokens import read_tokens
@@ -69,7 +69,7 @@ def difference_of_means(
     batch_size: int = 16,
 ) -> FeatureSet:
     """
-    One direction a block: mean of what a site holds over the tokens of one kind less that over those of another.
+    One direction a block: the site's mean over the tokens of one kind minus its mean over those of another.
 
     For loops against normal text: `collect_samples` gathers both, and
     `difference_of_means(model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])`
@@ -126,7 +126,7 @@ def _means(
     sums: dict[Place, Tensor] = {}
     norms: dict[Place, list[Tensor]] = {place: [] for place in places}
     same_group = [Text("", text.ids, text.counted) for text in texts]
-    for tokens in read_tokens(model, batches(same_group, [""], batch_size, pad_token_id=0), places):
+    for tokens in read_tokens(model, batches(same_group, [""], batch_size), places):
         for place, value_ND in tokens.values.items():
             sums[place] = sums.get(place, 0) + value_ND.sum(dim=0, dtype=widest_float(value_ND.device)).cpu().double()
             norms[place].append(value_ND.norm(dim=1).cpu())

@@ -228,7 +228,7 @@ def mean_answer_loss(model: nn.Module, answers: Sequence[Answer]) -> float:
         model (`torch.nn.Module`):
             A causal language model, as it stands.
         answers (`Sequence[Answer]`):
-            Of any lengths; end tokens do not count.
+            Answers of any lengths; end tokens do not count.
 
     Returns:
         `float`: NaN if all answers are empty.

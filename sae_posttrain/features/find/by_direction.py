@@ -13,11 +13,12 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.sites import Place, describe_place, find_site, place_name
-from ...measure.answers.generate import eval_mode
 from ..read.group_statistics import held_out_scores, with_statistics
 from ..read.grouped_texts import GroupedTexts, read_group_rows, share_of_process
-from ..read.loading import load_model
+from ..read.loading import load_model_and_tokenizer
+from ..read.text_options import ALL_TEXTS, TextOptions
 from ..read.tokens import read_tokens, sample_tokens
 from ..set.feature_set import FeatureSet
 from ..set.model_identity import found_on
@@ -38,13 +39,7 @@ def find_directions(
     site: str = "resid_post",
     num_directions: int = 1,
     tokenizer: Any = None,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
-    max_texts: int | None = None,
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    text_options: TextOptions = ALL_TEXTS,
     held_out: float = 0.2,
     max_tokens: int | None = None,
     l2: float | None = None,
@@ -56,8 +51,8 @@ def find_directions(
     What comes out serves as features do: SASFT holds it down, steering pushes along it, and its scores can be laid
     beside those of [`find_features`] on the same texts. Two methods:
 
-    - `"difference_of_means"`: mean over the target's tokens less the mean of the other groups' means; with as many
-      directions as there are other groups, less the mean of each. The pre-activation is 0 at the mean that was
+    - `"difference_of_means"`: mean over the target's tokens minus the mean of the other groups' means; with as
+      many directions as there are other groups, minus the mean of each. The pre-activation is 0 at the mean that was
       subtracted and 1 at the target's. Its direction has the length of the difference.
     - `"probe"`: logistic regression of the target's tokens against the rest, groups weighing the same; further probes
       are fitted at right angles to those before ([`fit_probes`]). The pre-activation is the logit, and a unit of
@@ -81,8 +76,7 @@ def find_directions(
             Where in these blocks, as [`load_sae`] names it.
         num_directions (`int`, *optional*, defaults to `1`):
             Directions per block. Difference of means: 1, or the number of other groups.
-        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs, batch_size
-        (*optional*):
+        tokenizer, text_options (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts kept from the fit, for the scores.
@@ -114,23 +108,12 @@ def find_directions(
         )
     if not blocks or len(set(blocks)) < len(blocks):
         raise ValueError(f"`blocks` must name decoder blocks, counted from 0, each once; got {list(blocks)}.")
-    rows = read_group_rows(texts, [target_group], group_column=group_column, text_column=text_column, split=split)
-    network, tokenizer = load_model(model, tokenizer)
+    rows = read_group_rows(texts, [target_group], text_options)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     places = [(block, site) for block in blocks]
     for place in places:
         find_site(network, place)  # a block or site that does not exist says so before the texts are read
-    divided = GroupedTexts.divide(
-        rows,
-        tokenizer,
-        group_column=group_column,
-        text_column=text_column,
-        max_texts=max_texts,
-        max_length=max_length,
-        chat_template_kwargs=chat_template_kwargs,
-        batch_size=batch_size,
-        held_out=held_out,
-        seed=seed,
-    )
+    divided = GroupedTexts.divide(rows, tokenizer, text_options, held_out=held_out, seed=seed)
     notes: dict[str, Any] = {"method": method, "seed": seed, **divided.counts}
     with eval_mode(network):
         if method == "probe":

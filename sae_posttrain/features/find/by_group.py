@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.blocks import unwrap
 from ...hooks.record import record_sites
 from ...hooks.sites import Place, describe_place
-from ...measure.answers.generate import eval_mode
 from ...saes.frozen import FrozenSAE
-from ..read.duplicates import num_duplicates
-from ..read.grouped_texts import read_group_rows
-from ..read.loading import load_model, load_saes, place_of, require_fit, require_one_width
-from ..read.statistics import GroupSums, auroc, collect_statistics
-from ..read.texts import Text, batches, split_held_out, tokenize
+from ..read.auroc import auroc
+from ..read.grouped_texts import GroupedTexts, read_group_rows, share_of_process
+from ..read.loading import load_model_and_tokenizer, load_saes, place_of, require_fit, require_one_width, require_order
+from ..read.statistics import GroupSums, collect_statistics
+from ..read.text_options import ALL_TEXTS, TextOptions
+from ..read.texts import Text
 from ..set.feature_set import FeatureSet
 from ..set.model_identity import found_on
 from .causal import check_by_ablation, output_scores, prompts_of_other_groups, target_tokens
@@ -33,8 +33,8 @@ _NUM_PROMPTS = 16
 
 def find_features(
     model: nn.Module | str,
-    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
     sae: str | os.PathLike | FrozenSAE | Sequence[str | os.PathLike | FrozenSAE],
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
     *,
     target_group: str,
     blocks: Sequence[int] | None = None,
@@ -43,13 +43,7 @@ def find_features(
     rank_by: str = "monolinguality",
     num_candidates: int | None = None,
     tokenizer: Any = None,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
-    max_texts: int | None = None,
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    text_options: TextOptions = ALL_TEXTS,
     held_out: float = 0.2,
     push: float = 0.5,
     check: bool = False,
@@ -72,12 +66,12 @@ def find_features(
     Args:
         model (`torch.nn.Module` or `str`):
             A causal language model, or its path or Hub id.
+        sae (`str`, `os.PathLike`, [`FrozenSAE`] or a sequence of them):
+            Published SAE as [`load_sae`] takes it, one for all blocks or one for each, in their order; or loaded ones.
         texts (`str`, `os.PathLike` or iterable of rows):
             JSONL file (or `.jsonl.gz`, or a folder of them), `datasets` id, or rows. A row has its group and either a
             text, or `messages`, or `prompt` and `completion` (then only the answer counts). A hundred texts a group
             rank features; a few hundred more confirm them.
-        sae (`str`, `os.PathLike`, [`FrozenSAE`] or a sequence of them):
-            Published SAE as [`load_sae`] takes it, one for all blocks or one for each, in their order; or loaded ones.
         target_group (`str`):
             The group to find features for.
         blocks (`Sequence[int]`, *optional*):
@@ -95,18 +89,8 @@ def find_features(
             at least 32.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's, loaded from its folder if left out.
-        group_column, text_column (`str`, *optional*, defaults to `"lang"` and `"text"`):
-            Columns of the rows.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of a `datasets` id.
-        max_texts (`int`, *optional*):
-            Texts per group; all by default.
-        max_length (`int`, *optional*, defaults to `512`):
-            Tokens of each text.
-        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Further variables of the chat template for texts that are messages, e.g. `{"enable_thinking": False}`.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Texts in one forward pass.
+        text_options ([`TextOptions`], *optional*):
+            How the texts are read: columns, split, how many, how long, chat template, batch size.
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts kept from the ranking, for AUROC, output score and check.
         push (`float`, *optional*, defaults to `0.5`):
@@ -129,35 +113,26 @@ def find_features(
         ValueError: If the target group is absent, there is only one group, a block, site or width does not fit, or no
             feature tells the groups apart.
     """
+    require_order(sae, texts)
     if rank_by not in RANKINGS:
         raise ValueError(f"`rank_by` must be one of {', '.join(map(repr, RANKINGS))}, got {rank_by!r}.")
     if num_features < 1 or not 0 < held_out < 1:
         raise ValueError(f"`num_features` must be 1 or more and `held_out` in (0, 1), got {num_features}, {held_out}.")
-    rows = read_group_rows(texts, [target_group], group_column=group_column, text_column=text_column, split=split)
+    rows = read_group_rows(texts, [target_group], text_options)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     require_one_width(saes)
-    network, tokenizer = load_model(model, tokenizer)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     for each in saes:
         require_fit(each, network)
-    all_texts = tokenize(
-        rows,
-        tokenizer,
-        group_column=group_column,
-        text_column=text_column,
-        max_length=max_length,
-        chat_template_kwargs=chat_template_kwargs,
-    )
-    kept, held_out_texts = split_held_out(all_texts, held_out, max_texts, seed)
-    groups = sorted({text.group for text in kept})
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    held_out_batches = list(batches(held_out_texts, groups, batch_size, pad))
-    state = PartialState()
-    mine = kept[state.process_index :: state.num_processes]
+    divided = GroupedTexts.divide(rows, tokenizer, text_options, held_out=held_out, seed=seed)
+    groups = divided.groups
+    held_out_batches = list(divided.batches(divided.held_out))
+    mine = share_of_process(divided.kept)
 
     with eval_mode(network):
         sums = collect_statistics(
             network,
-            batches(mine, groups, batch_size, pad),
+            divided.batches(mine),
             saes,
             len(groups),
             num_tokens=sum(len(text.ids) for text in mine),
@@ -166,8 +141,8 @@ def find_features(
         wanted = num_candidates or max(4 * num_features, 32)
         candidates = {place: _candidates(place_sums, target, wanted) for place, place_sums in sums.items()}
         areas = _held_out_auroc(network, held_out_batches, saes, candidates, target)
-        tokens = target_tokens(kept, target_group, unwrap(network).get_output_embeddings().weight.shape[0])
-        prompts = _output_prompts(held_out_texts + kept, target_group, tokens)
+        tokens = target_tokens(divided.kept, target_group, unwrap(network).get_output_embeddings().weight.shape[0])
+        prompts = _output_prompts(divided.held_out + divided.kept, target_group, tokens)
         found = []
         for each in saes:
             place_sums, ids = sums[place_of(each)], candidates[place_of(each)]
@@ -190,9 +165,7 @@ def find_features(
         notes: dict[str, Any] = {
             "rank_by": rank_by,
             "push": push,
-            "num_texts": {group: sum(text.group == group for text in kept) for group in groups},
-            "num_held_out": {group: sum(text.group == group for text in held_out_texts) for group in groups},
-            "num_duplicates": num_duplicates(kept + held_out_texts),
+            **divided.counts,
             "num_tokens": dict(zip(groups, map(int, sums[place_of(saes[0])].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),
         }
@@ -242,7 +215,7 @@ def _candidates(sums: GroupSums, target: int, num_candidates: int) -> Tensor:
 
 
 def _monolinguality(sums: GroupSums, target: int) -> Tensor:
-    """ν of https://huggingface.co/papers/2505.05111: mean activation on the target less the mean over other groups."""
+    """ν of https://huggingface.co/papers/2505.05111: mean activation on the target minus the mean over others."""
     mean_GF = sums.mean_activation
     others = [group for group in range(len(mean_GF)) if group != target]
     return mean_GF[target] - mean_GF[others].mean(dim=0)

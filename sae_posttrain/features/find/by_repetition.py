@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.sites import Place, describe_place, place_name
-from ...measure.answers.generate import check_length, eval_mode
+from ...measure.answers.positions import check_length
 from ...measure.faults.loops import MIN_TOKENS
 from ...saes.frozen import FrozenSAE
 from ..controls.random_directions import random_directions
-from ..read.loading import load_model, load_saes, place_of, require_fit, require_one_width
+from ..read.loading import load_model_and_tokenizer, load_saes, place_of, require_fit, require_one_width
 from ..read.statistics import GroupSums, collect_statistics
 from ..read.texts import Text, batches, check_prompts
 from ..set.feature_set import FeatureSet
@@ -62,7 +63,7 @@ def find_repetition_features(
     Find the features of one or more blocks that stand for endless repetition.
 
     First half, as Qwen-Scope (https://huggingface.co/papers/2605.11887, section 8.1): in loops, each repeated token's
-    activation at its last occurrence less that at its first; mean over tokens, then over loops. Second half: the best
+    activation at its last occurrence minus that at its first; mean over tokens, then over loops. Second half: the best
     candidates are pushed up on normal prompts and down on looping ones, and ranked by what that does to the rate of
     endless answers: `causal = (rate pushed up − rate) on normal prompts + (rate − rate pushed down) on looping ones`,
     −1 to 2; of equal ones, the same sum of mean loop shares decides. A random direction at each SAE's site is pushed
@@ -102,9 +103,10 @@ def find_repetition_features(
             Longest answer, in tokens. A loop is 64 or more, so 64 is the least where loops are generated or counted:
             always, unless `loops` are given and `rank_by` is `"increase"`.
         temperature (`float`, *optional*, defaults to `0.0`):
-            Of the answers in which loops are looked for. Greedy answers loop most.
+            Temperature of the answers in which loops are looked for. Greedy answers loop most.
         normal_temperature (`float`, *optional*, defaults to `0.7`):
-            Of the normal answers, and of those pushed up. Choose it so that loops are rare, as in the later training.
+            Temperature of the normal answers, and of those pushed up. Choose it so that loops are rare, as in the
+            later training.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's, loaded from its folder if left out.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*):
@@ -113,7 +115,7 @@ def find_repetition_features(
         batch_size (`int`, *optional*, defaults to `32`):
             Texts in one forward pass, and answers generated at once.
         seed (`int`, *optional*, defaults to `0`):
-            Of the order of the prompts, and of the sampling.
+            Seed of the order of the prompts, and of the sampling.
         k, format, revision (*optional*):
             As in [`load_sae`].
 
@@ -150,7 +152,7 @@ def find_repetition_features(
     normal_sampling = replace(sampling, temperature=normal_temperature)
     check_prompts(prompts)
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
-    network, tokenizer = load_model(model, tokenizer)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     for each in saes:
         require_fit(each, network)
     require_one_width(saes)
@@ -244,8 +246,8 @@ def _statistics(
     model: nn.Module, saes: Sequence[FrozenSAE], repeated: list[Text], normal: list[Text], batch_size: int
 ) -> tuple[dict[Place, list[GroupSums]], dict[Place, float]]:
     """Sums over benign and looping tokens, then over normal ones, by place; and the norm on normal text."""
-    of_repeated = collect_statistics(model, batches(repeated, GROUPS[:2], batch_size, 0), saes, 2)
-    of_normal = collect_statistics(model, batches(normal, GROUPS[2:], batch_size, 0), saes, 1)
+    of_repeated = collect_statistics(model, batches(repeated, GROUPS[:2], batch_size), saes, 2)
+    of_normal = collect_statistics(model, batches(normal, GROUPS[2:], batch_size), saes, 1)
     norms = {place: float(sums.norms.median()) for place, sums in of_normal.items()}
     return {place: [of_repeated[place], of_normal[place]] for place in norms}, norms
 

@@ -29,8 +29,8 @@ def repeated_tokens(text: RepeatedText, specials: Collection[int] = ()) -> list[
     """
     First and last position of each token that repeats.
 
-    Of every token in the repeated part `[start, end)`: where it stands for the first time in the whole text, prompt
-    and all, and for the last time before `end`. Tokens that stand there once only are left out, as are special tokens
+    A token of the repeated part `[start, end)` has its first position in the whole text, prompt and all, and its last
+    position before `end`. Tokens that stand there once only are left out, as are special tokens
     and the text's first position, whose residual is an outlier in most models.
     """
     first: dict[int, int] = {}
@@ -56,7 +56,7 @@ def mean_increase(
     batch_size: int = 16,
 ) -> dict[Place, Tensor]:
     """
-    Activation at a token's last occurrence less that at its first, the same token compared with itself.
+    Activation at a token's last occurrence minus that at its first, the same token compared with itself.
 
     Mean over the tokens that repeat, then over texts: the score of Qwen-Scope
     (https://huggingface.co/papers/2605.11887, section 8.1), which leaves the aggregation open. One forward pass a
@@ -90,7 +90,7 @@ def mean_increase(
     sums = {place_of(sae): torch.zeros(sae.num_features, dtype=wide, device=device) for sae in saes}
     plain = [text.as_text("repeated") for text, _ in kept]
     with torch.inference_mode():
-        for number, batch in enumerate(batches(plain, ["repeated"], batch_size, pad_token_id=0)):
+        for number, batch in enumerate(batches(plain, ["repeated"], batch_size)):
             batch = batch.to(device)
             members = [pairs for _, pairs in kept[number * batch_size : (number + 1) * batch_size]]
             with record_sites(model, list(sums)) as values:
@@ -108,7 +108,7 @@ def mean_increase(
 
 def increase(first_PD: Tensor, last_PD: Tensor, weights: Tensor, sae: FrozenSAE) -> Tensor:
     """
-    Weighted sum over pairs of positions of the activation at the last less that at the first, a tile at a time.
+    Weighted sum over pairs of positions of the activation at the last minus that at the first, a tile at a time.
 
     Args:
         first_PD, last_PD (`torch.Tensor` of shape `(P, D)`):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...measure.faults.loops import find_loop
+from ..read.text_options import TextOptions
 from ..read.texts import Text, read_rows, tokenize
 from .answers import Answer, Question, Sampling, answer_all, answer_in_batches
 
@@ -210,8 +211,8 @@ def _read_loops(
         if isinstance(row, str):
             row = {"text": row}
         if isinstance(row, Mapping):
-            options: dict[str, Any] = {"max_length": 1 << 30, "chat_template_kwargs": chat_template_kwargs}
-            text = tokenize([{**row, "lang": "loop"}], tokenizer, **options)[0]
+            options = TextOptions(max_length=1 << 30, chat_template_kwargs=chat_template_kwargs)
+            text = tokenize([{**row, "lang": "loop"}], tokenizer, options)[0]
             ids, num_prompt = text.ids, next((i for i, counts in enumerate(text.counted) if counts), 0)
         else:
             ids, num_prompt = tuple(row), 0
@@ -235,7 +236,7 @@ def benign_texts(answers: Sequence[Answer], tokenizer: Any) -> list[RepeatedText
     """
     Texts in which repetition is right, built from normal answers in any language.
 
-    Of each answer up to three: the question copied at the head of the answer; a list whose rows share their first
+    Each answer gives up to three: the question copied at the head of the answer; a list whose rows share their first
     words; a passage that comes back twice, with other text between, as a refrain does. All words are the answer's.
 
     Args:

@@ -16,18 +16,23 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...eval_mode import eval_mode
 from ...hooks.blocks import find_blocks
 from ...hooks.edit import edit_sites
 from ...hooks.record import record_sites
 from ...hooks.sites import Place, find_site, require_width
-from ...measure.answers.generate import eval_mode
-from ...precision import widest_float
 from ...saes.frozen import COMPARING, FrozenSAE
-from ..read.loading import load_model, model_name, place_of
+from ..read.loading import load_model_and_tokenizer, place_of, require_order
+from ..read.text_options import TextOptions
 from ..read.texts import Text, TextBatch, batches, check_texts, tokenize
+from ..read.variance import UnexplainedVariance
+from ..set.model_identity import model_name
 
 _TILE_ELEMENTS = 1 << 24  # tokens × features of one dense tile of activations: 64 MB
 _NORMS_KEPT = 200_000  # for the median
+
+FIT_TEXTS = TextOptions(max_texts=200, batch_size=8)
+"""Options of [`measure_fit`] by default: 200 texts give its figures."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class SAEFit:
         dead_features (`float`):
             Share of features active on none of the tokens.
         cosine (`float`), norm_ratio (`float`):
-            Of `x̂` and `x`, mean over tokens; the ratio is `‖x̂‖ / ‖x‖`.
+            Cosine between `x̂` and `x`, and the ratio `‖x̂‖ / ‖x‖`; means over tokens.
         residual_norm (`float`):
             Median `‖x‖`.
         loss, loss_with_sae, loss_with_zero (`float`):
@@ -102,16 +107,11 @@ class SAEFit:
 
 def measure_fit(
     model: nn.Module | str,
-    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
     saes: FrozenSAE | Sequence[FrozenSAE],
+    texts: str | os.PathLike | Iterable[Mapping[str, Any]],
     *,
     tokenizer: Any = None,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
-    max_texts: int | None = 200,
-    max_length: int = 512,
-    batch_size: int = 8,
+    text_options: TextOptions = FIT_TEXTS,
     seed: int = 0,
 ) -> list[SAEFit]:
     """
@@ -124,25 +124,18 @@ def measure_fit(
     Args:
         model (`torch.nn.Module` or `str`):
             A causal language model, or its folder or Hub id.
+        saes ([`FrozenSAE`] or a sequence of them):
+            SAEs with all of their features and directions, one a site.
         texts (`str`, `os.PathLike` or `Iterable[Mapping]`):
             A JSONL file (or `.gz`, or a folder of them), a `datasets` id, or rows. A row has a text, `messages`, or
             `prompt` and `completion`.
-        saes ([`FrozenSAE`] or a sequence of them):
-            SAEs with all of their features and directions, one a site.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model's own by default.
-        group_column, text_column (`str`):
-            Names of the columns. Rows without a group are taken together.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of a `datasets` id.
-        max_texts (`int`, *optional*, defaults to `200`):
-            Texts drawn, of all groups together; `None` for all.
-        max_length (`int`, *optional*, defaults to `512`):
-            Tokens of each text.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Texts in one forward pass.
+        text_options ([`TextOptions`], *optional*, defaults to `TextOptions(max_texts=200, batch_size=8)`):
+            How the texts are read. `max_texts` counts the texts of all groups together here. Rows without a group
+            are taken together.
         seed (`int`, *optional*, defaults to `0`):
-            Of the draw.
+            Seed of the random draw of texts.
 
     Returns:
         `list[SAEFit]`: one for each SAE, in their order.
@@ -152,6 +145,7 @@ def measure_fit(
         ValueError: If there is no SAE, two read one site, an SAE cannot encode or does not fit the model's sizes, or
             no token counts.
     """
+    require_order(saes, texts)
     saes = [saes] if isinstance(saes, FrozenSAE) else list(saes)
     if not saes:
         raise ValueError("There is no SAE to measure.")
@@ -159,21 +153,20 @@ def measure_fit(
         raise ValueError("Give one SAE for each block and site.")
     for sae in saes:
         _require_encodes(sae)
-    rows = check_texts(texts, split, group_column=None, text_column=text_column)
-    loaded, tokenizer = load_model(model, tokenizer)
+    rows = check_texts(texts, text_options.split, group_column=None, text_column=text_options.text_column)
+    loaded, tokenizer = load_model_and_tokenizer(model, tokenizer)
     for sae in saes:
         require_width(loaded, place_of(sae), sae.d_model, "The SAE reads", "was it trained on this model?")
-    chosen = _draw(rows, tokenizer, group_column, text_column, max_texts, max_length, seed)
+    chosen = _draw(rows, tokenizer, text_options, seed)
     groups = sorted({text.group for text in chosen})
     device = next(loaded.parameters()).device
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     next_door = [_next_door(loaded, sae) for sae in saes]
     sums = [_Sums(sae.to(device), len(groups), places, device=device) for sae, places in zip(saes, next_door)]
     places = list(dict.fromkeys([*map(place_of, saes), *(place for each in next_door for place in each)]))
     clean = _Loss()
     progress = tqdm(total=sum(len(text.ids) for text in chosen), unit="tok", unit_scale=True, desc="Measuring")
     with torch.inference_mode(), eval_mode(loaded), progress:
-        for batch in batches(chosen, groups, batch_size, pad):
+        for batch in batches(chosen, groups, text_options.batch_size):
             batch = batch.to(device)
             groups_N = batch.groups[:, None].expand_as(batch.counted)[batch.counted]
             with record_sites(loaded, places) as values:
@@ -199,22 +192,15 @@ def _require_encodes(sae: FrozenSAE) -> None:
     _ = sae.directions  # an error if they were left in the file
 
 
-def _draw(
-    rows: Sequence[Mapping[str, Any]],
-    tokenizer: Any,
-    group_column: str,
-    text_column: str,
-    max_texts: int | None,
-    max_length: int,
-    seed: int,
-) -> list[Text]:
+def _draw(rows: Sequence[Mapping[str, Any]], tokenizer: Any, options: TextOptions, seed: int) -> list[Text]:
+    max_texts, group_column = options.max_texts, options.group_column
     if max_texts is not None and max_texts < 1:
         raise ValueError(f"`max_texts` must be 1 or more, got {max_texts}.")
     if not rows:
         raise ValueError("There are no texts to measure on.")
     drawn = random.Random(seed).sample(rows, len(rows))[:max_texts]
     grouped = [row if isinstance(row.get(group_column), str) else {**row, group_column: ""} for row in drawn]
-    return tokenize(grouped, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+    return tokenize(grouped, tokenizer, options)
 
 
 def _next_door(model: nn.Module, sae: FrozenSAE) -> list[Place]:
@@ -269,31 +255,6 @@ class _Loss:
         return self.sum / self.num_tokens
 
 
-class _Variance:
-    """Squared errors, and what the variance about the mean of all tokens needs, by group."""
-
-    def __init__(self, num_groups: int, width: int, device: torch.device):
-        options: dict[str, Any] = {"dtype": widest_float(device), "device": device}
-        self.num_tokens_G = torch.zeros(num_groups, **options)
-        self.squared_error_G = torch.zeros(num_groups, **options)
-        self.squared_G = torch.zeros(num_groups, **options)
-        self.sum_GD = torch.zeros(num_groups, width, **options)
-
-    def add(self, x_ND: Tensor, made_ND: Tensor, groups_N: Tensor) -> None:
-        self.num_tokens_G += torch.bincount(groups_N, minlength=len(self.num_tokens_G))
-        wide = self.sum_GD.dtype
-        self.squared_error_G.index_add_(0, groups_N, (x_ND - made_ND).square().sum(dim=1, dtype=wide))
-        self.squared_G.index_add_(0, groups_N, x_ND.square().sum(dim=1, dtype=wide))
-        self.sum_GD.index_add_(0, groups_N, x_ND.to(wide))
-
-    def unexplained(self) -> tuple[float, Tensor]:
-        """Fraction of variance unexplained, of all tokens and of each group's."""
-        mean_D = self.sum_GD.sum(dim=0) / self.num_tokens_G.sum()
-        variance_G = self.squared_G - 2 * self.sum_GD @ mean_D + self.num_tokens_G * mean_D.square().sum()
-        error, variance = float(self.squared_error_G.sum()), float(variance_G.sum())
-        return error / variance if variance > 0 else math.nan, self.squared_error_G / variance_G
-
-
 class _Sums:
     """Everything that is added up for one SAE."""
 
@@ -301,7 +262,9 @@ class _Sums:
         self.place = place_of(sae)
         self.with_sae, self.with_zero = _Loss(), _Loss()
         self._sae = sae
-        self._variance = {place: _Variance(num_groups, sae.d_model, device) for place in (self.place, *next_door)}
+        self._variance = {
+            place: UnexplainedVariance(num_groups, sae.d_model, device) for place in (self.place, *next_door)
+        }
         self._was_active_F = torch.zeros(sae.num_features, dtype=torch.bool, device=device)
         self._num_tokens = 0
         self._num_active = self._cosine = self._ratio = 0.0
@@ -337,10 +300,10 @@ class _Sums:
         return torch.cat(tiles) if tiles else torch.zeros_like(x_ND)
 
     def result(self, groups: Sequence[str], model: str, clean: _Loss) -> SAEFit:
-        fvu, by_group = self._variance[self.place].unexplained()
+        fvu, by_group = self._variance[self.place].fractions()
         named = {group: float(value) for group, value in zip(groups, by_group) if group}
         next_door = {
-            place[0]: variance.unexplained()[0] for place, variance in self._variance.items() if place != self.place
+            place[0]: variance.fractions()[0] for place, variance in self._variance.items() if place != self.place
         }
         return SAEFit(
             block=self._sae.block,

@@ -29,7 +29,7 @@ def text_key(text: str) -> str:
 
 
 def num_duplicates(texts: Sequence["Text"]) -> dict[str, int]:
-    """Of each group the texts that stand before already, in whatever group; groups without any are left out."""
+    """Number of texts in each group that repeat an earlier text of any group; groups without any are left out."""
     seen: set[Key] = set()
     repeated: Counter[str] = Counter()
     for text in texts:

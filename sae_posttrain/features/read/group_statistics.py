@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...eval_mode import eval_mode
 from ...hooks.sites import Place
-from ...measure.answers.generate import eval_mode
-from ...precision import widest_float
 from ...saes.frozen import FrozenSAE
 from ...saes.stored.source import SAESource
 from ..set.feature_set import FeatureSet
 from ..set.model_identity import found_on
+from .auroc import auroc
 from .grouped_texts import GroupedTexts, read_group_rows, share_of_process
-from .loading import load_model
+from .loading import load_model_and_tokenizer
 from .statistics import collect_statistics
+from .text_options import ALL_TEXTS, TextOptions
 from .tokens import read_tokens
 
 
@@ -33,13 +34,7 @@ def measure_groups(
     *,
     target_group: str | Sequence[str] | None = None,
     tokenizer: Any = None,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
-    max_texts: int | None = None,
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    text_options: TextOptions = ALL_TEXTS,
     held_out: float = 0.2,
     seed: int = 0,
     allow_base_model: str | None = None,
@@ -63,8 +58,7 @@ def measure_groups(
             As in [`find_features`].
         target_group (`str` or `Sequence[str]`, *optional*):
             Groups that the features stand for; left as they are by default.
-        tokenizer, group_column, text_column, split, max_texts, max_length, chat_template_kwargs, batch_size,
-        seed (*optional*):
+        tokenizer, text_options, seed (*optional*):
             As in [`find_features`].
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts that is left out, as [`find_features`] leaves it out; 0 takes all.
@@ -78,23 +72,10 @@ def measure_groups(
         ValueError: If a target group is absent, the features do not fit the model, or a group has too few texts.
     """
     targets = (target_group,) if isinstance(target_group, str) else tuple(target_group or feature_set.target_groups)
-    rows = read_group_rows(
-        texts, targets, group_column=group_column, text_column=text_column, split=split, needs_others=False
-    )
-    network, tokenizer = load_model(model, tokenizer)
+    rows = read_group_rows(texts, targets, text_options, needs_others=False)
+    network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
-    divided = GroupedTexts.divide(
-        rows,
-        tokenizer,
-        group_column=group_column,
-        text_column=text_column,
-        max_texts=max_texts,
-        max_length=max_length,
-        chat_template_kwargs=chat_template_kwargs,
-        batch_size=batch_size,
-        held_out=held_out,
-        seed=seed,
-    )
+    divided = GroupedTexts.divide(rows, tokenizer, text_options, held_out=held_out, seed=seed)
     with eval_mode(network):
         measured = with_statistics(network, feature_set, divided)
     origin = {} if feature_set.base_model else found_on(network, tokenizer)
@@ -193,34 +174,6 @@ def held_out_scores(
     group_T = torch.zeros(len(size_T), dtype=torch.long).index_put_((text_N,), group_N)
     target = texts.groups.index(target_group)
     return {
-        "auroc": auroc_by_rank(mean_TF, group_T == target),
-        "auroc_tokens": auroc_by_rank(pre_NF, group_N == target),
+        "auroc": auroc(mean_TF, group_T == target),
+        "auroc_tokens": auroc(pre_NF, group_N == target),
     }
-
-
-def auroc_by_rank(scores: Tensor, positive: Tensor) -> Tensor:
-    """
-    Area under the ROC curve as [`auroc`] defines it, from ranks: for as many scores as single tokens are.
-
-    Args:
-        scores (`torch.Tensor` of shape `(N, F)`):
-            Scores of N tokens by F features.
-        positive (`torch.Tensor` of shape `(N,)`, bool):
-            Which tokens are positives.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`, float32.
-
-    Raises:
-        ValueError: If there is no positive or no negative.
-    """
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        raise ValueError(f"AUROC needs positives and negatives, got {num_positive} and {num_negative}.")
-    positive_FN = scores[positive].T.contiguous()
-    negative_FN = scores[~positive].T.sort(dim=1).values.contiguous()
-    below_FN = torch.searchsorted(negative_FN, positive_FN)  # negatives below each positive
-    up_to_FN = torch.searchsorted(negative_FN, positive_FN, right=True)  # and those that are equal to it
-    return (
-        (below_FN + up_to_FN).sum(dim=1, dtype=widest_float(scores.device)) / (2 * num_positive * num_negative)
-    ).float()

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from ...languages import language_key, names_of_targets
 from .duplicates import num_duplicates
+from .text_options import ALL_TEXTS, TextOptions
 from .texts import Text, TextBatch, batches, check_texts, split_held_out, tokenize
 
 logger = logging.getLogger(__name__)
@@ -18,10 +19,8 @@ logger = logging.getLogger(__name__)
 def read_group_rows(
     texts: str | os.PathLike | Iterable[Mapping[str, Any]],
     target_groups: Sequence[str],
+    options: TextOptions = ALL_TEXTS,
     *,
-    group_column: str = "lang",
-    text_column: str = "text",
-    split: str = "train",
     needs_others: bool = True,
 ) -> list[Mapping[str, Any]]:
     """
@@ -32,19 +31,16 @@ def read_group_rows(
             As [`find_features`] takes them.
         target_groups (`Sequence[str]`):
             Groups that must occur. Rows of the same language under another name get this one.
-        group_column (`str`, *optional*, defaults to `"lang"`):
-            Column with the group.
-        text_column (`str`, *optional*, defaults to `"text"`):
-            Column with the text.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of a `datasets` id.
+        options ([`TextOptions`], *optional*):
+            Names of the columns, and the split of a `datasets` id.
         needs_others (`bool`, *optional*, defaults to `True`):
             Whether some group that is no target must occur too.
 
     Raises:
         ValueError: If there are no rows, a row has no group or no text, or a group is missing.
     """
-    rows = check_texts(texts, split, group_column=group_column, text_column=text_column)
+    group_column = options.group_column
+    rows = check_texts(texts, options.split, group_column=group_column, text_column=options.text_column)
     if not rows:
         raise ValueError("There are no texts.")
     groups = {row[group_column] for row in rows}
@@ -90,28 +86,20 @@ class GroupedTexts:
             Names of the groups, by number.
         batch_size (`int`):
             Texts in one forward pass.
-        pad_token_id (`int`):
-            Of the tokenizer.
     """
 
     kept: list[Text]
     held_out: list[Text]
     groups: tuple[str, ...]
     batch_size: int
-    pad_token_id: int
 
     @classmethod
     def divide(
         cls,
         rows: Sequence[Mapping[str, Any]],
         tokenizer: Any,
+        options: TextOptions,
         *,
-        group_column: str,
-        text_column: str,
-        max_texts: int | None,
-        max_length: int,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int,
         held_out: float,
         seed: int,
     ) -> "GroupedTexts":
@@ -123,21 +111,13 @@ class GroupedTexts:
         """
         if not 0 <= held_out < 1:
             raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
-        texts = tokenize(
-            rows,
-            tokenizer,
-            group_column=group_column,
-            text_column=text_column,
-            max_length=max_length,
-            chat_template_kwargs=chat_template_kwargs,
-        )
-        kept, judges = split_held_out(texts, held_out, max_texts, seed)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        return cls(kept, judges, tuple(sorted({text.group for text in kept})), batch_size, pad)
+        texts = tokenize(rows, tokenizer, options)
+        kept, judges = split_held_out(texts, held_out, options.max_texts, seed)
+        return cls(kept, judges, tuple(sorted({text.group for text in kept})), options.batch_size)
 
     def batches(self, texts: Sequence[Text]) -> Iterator[TextBatch]:
         """Batches of some of the texts."""
-        return batches(texts, self.groups, self.batch_size, self.pad_token_id)
+        return batches(texts, self.groups, self.batch_size)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """Load what a search for features works on: the model with its tokenizer, and SAEs that fit it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import PartialState
@@ -9,24 +9,32 @@ from torch import nn
 
 from ...hooks.blocks import find_blocks, unwrap
 from ...hooks.sites import Place, describe_place, require_width
+from ...measure.answers.rows import is_data_file
+from ...model_loading import load_model, load_tokenizer
+from ...model_records import is_path
 from ...saes.frozen import COMPARING, FrozenSAE
 from ...saes.loading import load_sae
-from ..set.model_identity import model_name as model_name
 
 
-def load_model(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, each as it is given or loaded by its path or Hub id."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def load_model_and_tokenizer(model: nn.Module | str, tokenizer: Any) -> tuple[Any, Any]:
+    """A causal language model on this process's device and its tokenizer, each as it is given or loaded."""
+    network = load_model(model, PartialState().device)
+    return network, load_tokenizer(tokenizer, model if is_path(model) else unwrap(network))[0]
 
-    if isinstance(model, str | os.PathLike):
-        name, device = str(model), PartialState().device
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
-    name = str(getattr(unwrap(model).config, "_name_or_path", "") or "")
-    if tokenizer is None:
-        if not name:
-            raise ValueError("The model does not say where it came from. Pass its `tokenizer`.")
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    return model, tokenizer
+
+def require_order(sae: Any, texts: Any) -> None:
+    """Raises a `ValueError` if texts were given where the SAE is expected, or the other way round."""
+    saes = [sae] if isinstance(sae, str | os.PathLike | Mapping | FrozenSAE) else sae
+    held = [texts] if isinstance(texts, FrozenSAE) else texts if isinstance(texts, Sequence) else ()
+    are_texts = isinstance(saes, Sequence) and any(
+        isinstance(each, Mapping) or (isinstance(each, str | os.PathLike) and is_data_file(os.fspath(each)))
+        for each in saes
+    )
+    if are_texts or any(isinstance(each, FrozenSAE) for each in held):
+        raise ValueError(
+            "The SAE comes before the texts: give `(model, sae, texts)`, or name the arguments. Here "
+            f"{'texts stand' if are_texts else 'an SAE stands'} in the place of the {'SAE' if are_texts else 'texts'}."
+        )
 
 
 def place_of(sae: FrozenSAE) -> Place:

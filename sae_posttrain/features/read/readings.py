@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...eval_mode import eval_mode
 from ...hooks.record import record_sites
 from ...hooks.sites import Place
-from ...measure.answers.generate import eval_mode
 from ..set.feature_set import FeatureSet
+from .text_options import ALL_TEXTS, TextOptions
 from .texts import batches, tokenize
 
 
@@ -18,12 +19,7 @@ def read_features(
     feature_set: FeatureSet,
     rows: Iterable[Mapping[str, Any]],
     tokenizer: Any,
-    *,
-    group_column: str = "lang",
-    text_column: str = "text",
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
+    options: TextOptions = ALL_TEXTS,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """
     Mean and standard deviation of the pre-activation of each feature over the tokens of each group.
@@ -37,14 +33,8 @@ def read_features(
             Texts with a group each, as in [`find_features`].
         tokenizer (`PreTrainedTokenizerBase`):
             The model's tokenizer.
-        group_column, text_column (`str`):
-            Names of the columns.
-        max_length (`int`, *optional*, defaults to `512`):
-            Tokens of each text.
-        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Further variables of the chat template for texts that are messages.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Texts in one forward pass.
+        options ([`TextOptions`], *optional*):
+            How the texts are tokenized, and how many go into one forward pass.
 
     Returns:
         `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the feature's site.
@@ -52,22 +42,14 @@ def read_features(
     Raises:
         ValueError: If there are no rows, a column is missing, or no token of a group counts.
     """
-    texts = tokenize(
-        list(rows),
-        tokenizer,
-        group_column=group_column,
-        text_column=text_column,
-        max_length=max_length,
-        chat_template_kwargs=chat_template_kwargs,
-    )
+    texts = tokenize(list(rows), tokenizer, options)
     groups = sorted({text.group for text in texts})
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = next(model.parameters()).device
     of_place = {place: feature_set.at(place) for place in feature_set.places}
     pre_activations: dict[Place, list[torch.Tensor]] = {place: [] for place in of_place}
     members = []
     with torch.inference_mode(), eval_mode(model):
-        for batch in batches(texts, groups, batch_size, pad):
+        for batch in batches(texts, groups, options.batch_size):
             batch = batch.to(device)
             with record_sites(model, list(of_place)) as values:
                 model(

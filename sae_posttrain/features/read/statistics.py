@@ -162,27 +162,3 @@ def _add_over_processes(sums: GroupSums) -> None:
         if each.name != "norms":
             torch.distributed.all_reduce(getattr(sums, each.name))
     sums.norms = torch.cat(gather_object([sums.norms.cpu()]))  # every process takes the same median
-
-
-def auroc(scores: Tensor, positive: Tensor) -> Tensor:
-    """
-    Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
-
-    Args:
-        scores (`torch.Tensor` of shape `(N, F)`):
-            Scores of N texts by F features.
-        positive (`torch.Tensor` of shape `(N,)`, bool):
-            Which texts are positives.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`.
-
-    Raises:
-        ValueError: If there is no positive or no negative.
-    """
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        raise ValueError(f"AUROC needs positives and negatives, got {num_positive} and {num_negative}.")
-    above_PNF = scores[positive][:, None] > scores[~positive][None]
-    equal_PNF = scores[positive][:, None] == scores[~positive][None]
-    return (above_PNF.sum(dim=(0, 1)) + 0.5 * equal_PNF.sum(dim=(0, 1))) / (num_positive * num_negative)

@@ -19,6 +19,7 @@ from ...measure.answers.rows import DATA_ENDINGS, is_data_file
 from ...measure.answers.rows import read_rows as read_file_rows
 from ...row_checks import Copies, located, require_answer, require_columns, require_group
 from .duplicates import hold_out, text_key
+from .text_options import ALL_TEXTS, TextOptions
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +186,7 @@ def _require_form(row: Mapping[str, Any], text_column: str, where: str) -> None:
 def tokenize(
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
-    *,
-    group_column: str = "lang",
-    text_column: str = "text",
-    max_length: int = 512,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
+    options: TextOptions = ALL_TEXTS,
 ) -> list[Text]:
     """
     Tokenize rows, each of one of three forms.
@@ -205,12 +202,9 @@ def tokenize(
             The texts.
         tokenizer (`PreTrainedTokenizerBase`):
             The model's tokenizer.
-        group_column, text_column (`str`):
-            Names of the columns. An empty group is that of texts that have none.
-        max_length (`int`):
-            Tokens kept of each text.
-        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Further variables of the chat template, e.g. `{"enable_thinking": False}`.
+        options ([`TextOptions`], *optional*):
+            Names of the columns, length and variables of the chat template. An empty group is that of texts that
+            have none.
 
     Raises:
         ValueError: If there are no rows, a column is missing or of the wrong type, or the chat template refuses a
@@ -222,11 +216,12 @@ def tokenize(
     texts = []
     for where, given in located(rows, "the texts"):
         row = read_row(given, where)
-        group = "" if row.get(group_column) == "" else require_group(row, group_column, where)
-        _require_form(row, text_column, where)
-        prompt, ids = _prompt_and_ids(row, tokenizer, text_column, where, chat_template_kwargs or {})
+        column = options.group_column
+        group = "" if row.get(column) == "" else require_group(row, column, where)
+        _require_form(row, options.text_column, where)
+        prompt, ids = _prompt_and_ids(row, tokenizer, options.text_column, where, options.chat_template_kwargs or {})
         key = text_key(tokenizer.decode(ids))  # of the whole text: tokens differ where only the case does
-        ids = ids[:max_length]
+        ids = ids[: options.max_length]
         counted = tuple(i > 0 and i >= prompt and token not in specials for i, token in enumerate(ids))
         texts.append(Text(group, tuple(ids), counted, key))
     return texts
@@ -307,13 +302,17 @@ def split_held_out(
     return [text for texts in kept.values() for text in texts], [text for texts in held_out.values() for text in texts]
 
 
-def batches(texts: Sequence[Text], groups: Sequence[str], batch_size: int, pad_token_id: int) -> Iterator[TextBatch]:
-    """Batches of texts sorted by length, the longest first: memory that lasts for the first lasts for all."""
+def batches(texts: Sequence[Text], groups: Sequence[str], batch_size: int) -> Iterator[TextBatch]:
+    """
+    Batches of texts sorted by length, the longest first: if the first fits in memory, all do.
+
+    Padding is token 0 on the right, whatever the tokenizer's: no real token attends to it.
+    """
     ordered = sorted(texts, key=lambda text: -len(text.ids))
     for start in range(0, len(ordered), batch_size):
         members = ordered[start : start + batch_size]
         length = len(members[0].ids)
-        ids = torch.full((len(members), length), pad_token_id)
+        ids = torch.zeros(len(members), length, dtype=torch.long)
         attention = torch.zeros(len(members), length, dtype=torch.long)
         counted = torch.zeros(len(members), length, dtype=torch.bool)
         for i, text in enumerate(members):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants
 
-from ...measure.answers.generate import recorded_name
+from ...model_records import recorded_name
 from .source import shown
 
 if TYPE_CHECKING:

@@ -331,7 +331,7 @@ class FeatureSet:
 
         Args:
             directions (`torch.Tensor` of shape `(F, D)`):
-                Of any length.
+                The directions, of any length.
             blocks (`Sequence[int]`):
                 Decoder block of each, from 0.
             names (`Sequence[str]`):

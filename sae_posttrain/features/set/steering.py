@@ -64,7 +64,7 @@ def steer(
             `h + (strength − pre(h)) · d`. That is exact where `W_enc · d = 1`, and for one feature at a site, up to
             the number type of what passes there.
         unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
-            Of additive strength: median residual norms of the site, or lengths in what passes there as it is.
+            Unit of additive strength: median residual norms of the site, or lengths in the site's own values.
         allow_base_model (`str`, *optional*):
             Name of another model than that on which the features were found, a fine-tuned copy for example.
 

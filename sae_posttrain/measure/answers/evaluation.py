@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...languages import canonical_language
+from ...model_loading import load_model, load_tokenizer
+from ...model_records import recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
 from ..faults.line_language import check_suspects, line_languages, recorded_rule, suspects_of
 from ..faults.loops import find_loop
 from ..faults.scripts import can_measure
@@ -33,17 +35,9 @@ from .folder import (
     read_json,
     write_json,
 )
-from .generate import (
-    check_length,
-    fingerprint,
-    generate_answers,
-    load_model,
-    load_tokenizer,
-    model_name,
-    recorded_kwargs,
-    recorded_name,
-)
+from .generate import generate_answers
 from .generation_settings import describe_unused, unused_settings
+from .positions import check_length
 from .prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts, tokenizer_hash
 from .prompts import Prompt, read_prompts
 from .sample_rows import stratified
@@ -169,8 +163,8 @@ def evaluate(
     tokenizer, tokenizer_name = load_tokenizer(tokenizer, model)
     form = prompt_form(prompts)
     settings = {
-        "model": model_name(model),
-        "model_fingerprint": fingerprint(model),
+        "model": recorded_model(model),
+        "model_fingerprint": weights_fingerprint(model),
         "model_kwargs": recorded_kwargs(model_kwargs or {}),
         "tokenizer": tokenizer_name,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
@@ -201,7 +195,7 @@ def evaluate(
             prompts,
             tokenized,
             settings,
-            lambda: load_model(model, device, model_kwargs or {}),
+            lambda: load_model(model, device, model_kwargs),
             tokenizer,
             progress,
         )

@@ -1,25 +1,16 @@
-"""
-Sampling answers from a model: loading it, and generating in batches that can be repeated.
+"""Answers sampled from a model, in batches that can be repeated. torch and transformers load on first use."""
 
-torch and transformers load on first use.
-"""
-
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...eval_mode import eval_mode
 from .end_of_turn import answer_end_ids
 from .generation_settings import own_settings_aside
+from .positions import check_length
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedTokenizerBase
-
-_PRIVATE_KWARGS = ("cache_dir", "offload_folder", "proxies", "token")
-"""Arguments of `from_pretrained` that stay out of the records: they belong to a machine or a person."""
 
 
 def generate_answers(
@@ -118,33 +109,6 @@ def generate_answers(
     return answers, finished
 
 
-def check_length(model: Any, num_prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raises a `ValueError` if a prompt and an answer of so many tokens do not fit the positions of the model."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and num_prompt_tokens + max_new_tokens > longest:
-        advice = "Shorten the prompt, or leave it out"
-        if num_prompt_tokens < longest:
-            advice = f"Set `max_new_tokens` to {longest - num_prompt_tokens} or less, or shorten the prompt"
-        raise ValueError(
-            f"A prompt of {num_prompt_tokens} tokens and an answer of {max_new_tokens} do not fit the {longest} "
-            f"positions of the model. {advice}."
-        )
-
-
-@contextmanager
-def eval_mode(model: Any) -> Iterator[None]:
-    """Without dropout inside the context, then every module back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     import torch
@@ -156,108 +120,3 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices, device_type=kind):
         torch.manual_seed(seed)  # seeds every device
         yield
-
-
-def load_model(model: Any, device: str | None, model_kwargs: Mapping[str, Any]) -> Any:
-    """The model or adapter of a folder or Hub id, on a device; a loaded model is returned as it is."""
-    if not _is_path(model):
-        return model
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    kwargs = {"dtype": "auto", **model_kwargs}
-    if (Path(model) / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
-
-        loaded = AutoPeftModelForCausalLM.from_pretrained(os.fspath(model), **kwargs)
-    else:
-        loaded = AutoModelForCausalLM.from_pretrained(os.fspath(model), **kwargs)
-    if "device_map" in kwargs:
-        return loaded
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = accelerator.type if accelerator is not None else "cpu"
-    return loaded.to(device)
-
-
-def load_tokenizer(tokenizer: Any, model: Any) -> tuple[Any, str]:
-    """
-    A tokenizer and its name for the records: the one given, or that of the model, or of an adapter's base model.
-
-    Raises:
-        ValueError: If the model has none.
-    """
-    from transformers import AutoTokenizer
-
-    if tokenizer is not None and not _is_path(tokenizer):
-        return tokenizer, recorded_name(getattr(tokenizer, "name_or_path", "") or "") or type(tokenizer).__name__
-    names = [os.fspath(tokenizer)] if tokenizer is not None else []
-    if not names and _is_path(model):
-        names.append(os.fspath(model))
-        adapter = Path(model) / "adapter_config.json"
-        if adapter.is_file() and not (Path(model) / "tokenizer_config.json").is_file():
-            names = [json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]]
-    elif not names:
-        names.append(getattr(getattr(model, "config", None), "_name_or_path", ""))
-    try:
-        if not names[0]:
-            raise OSError("the model does not say where it was loaded from")
-        return AutoTokenizer.from_pretrained(names[0]), recorded_name(names[0])
-    except (OSError, ValueError, KeyError) as error:
-        name = os.fspath(model) if _is_path(model) else model_name(model)
-        raise ValueError(f"No tokenizer for the model {name!r}: {error}. Pass `tokenizer=`.") from error
-
-
-def model_name(model: Any) -> str:
-    """Name of a model for the records: its Hub id, or the last part of the folder it came from."""
-    if _is_path(model):
-        return recorded_name(model)
-    return recorded_name(getattr(getattr(model, "config", None), "_name_or_path", "") or "") or type(model).__name__
-
-
-def recorded_name(name: str | os.PathLike[str]) -> str:
-    """A Hub id as it is; of a path on this machine its last part only, since records are shared."""
-    text = os.fspath(name)
-    if text and (isinstance(name, os.PathLike) or os.path.isabs(text) or os.path.exists(text)):
-        return Path(os.path.abspath(text)).name
-    return text
-
-
-def recorded_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """Arguments of `from_pretrained` for the records: without tokens and folders, paths by their last part."""
-    return {key: str(value) for key, value in sorted(_without_private(model_kwargs).items())}
-
-
-def _without_private(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_private(item) for key, item in value.items() if key not in _PRIVATE_KWARGS}
-    return recorded_name(value) if _is_path(value) else value
-
-
-def fingerprint(model: Any) -> str | None:
-    """Tells two sets of weights apart that have the same name: a sample of them, hashed. `None` for a Hub id."""
-    digest = hashlib.sha256()
-    if _is_path(model):
-        if not Path(model).is_dir():
-            return None
-        for path in sorted(Path(model).iterdir()):
-            if path.suffix in (".safetensors", ".bin", ".pt") and path.is_file():
-                digest.update(f"{path.name} {path.stat().st_size}".encode())
-                with path.open("rb") as file:
-                    digest.update(file.read(2**20))
-                    file.seek(max(0, path.stat().st_size - 2**20))
-                    digest.update(file.read())
-        return digest.hexdigest()[:16]
-    import torch
-
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        if parameter.device.type != "meta":
-            values = parameter.detach().flatten()
-            values = values[:: max(1, values.numel() // 1024)]
-            digest.update(values.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _is_path(model: Any) -> bool:
-    return isinstance(model, (str, os.PathLike))

@@ -11,16 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...eval_mode import eval_mode
+from ...model_loading import load_model, load_tokenizer
+from ...model_records import recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
 from ..answers.folder import read_json, write_json
-from ..answers.generate import (
-    eval_mode,
-    fingerprint,
-    load_model,
-    load_tokenizer,
-    model_name,
-    recorded_kwargs,
-    recorded_name,
-)
 from .harness import describe_task, document_hashes, harness_version, load_tasks, require_harness, run_task, wrap_model
 from .task_summary import add_intervals, check_same_items, compare_tasks, pool_group
 
@@ -138,8 +132,8 @@ def evaluate_tasks(
             "sent without it. Leave out one of the two."
         )
     settings = {
-        "model": model_name(model),
-        "model_fingerprint": fingerprint(model),
+        "model": recorded_model(model),
+        "model_fingerprint": weights_fingerprint(model),
         "model_kwargs": recorded_kwargs(model_kwargs or {}),
         "tokenizer": tokenizer_name,
         "chat_template": use_template,
@@ -156,7 +150,7 @@ def evaluate_tasks(
     groups = {**{name: group["tasks"] for name, group in stored["groups"].items()}, **loaded.groups}
     left = [name for name in loaded.tasks if name not in stored["tasks"]]
     if left:
-        loaded_model = load_model(model, device, model_kwargs or {})
+        loaded_model = load_model(model, device, model_kwargs)
         with eval_mode(loaded_model):
             wrapped = wrap_model(loaded_model, tokenizer, batch_size, chat_template_kwargs)
             for name in left:

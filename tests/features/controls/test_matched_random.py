@@ -9,6 +9,7 @@ import torch
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.controls.matched_random import draw_matches, eligible_features, matched_random_features
 from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.saes.stored.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
@@ -44,12 +45,12 @@ SAES = [make_sae(1), make_sae(0)]
 
 @pytest.fixture
 def settings(tokenizer):
-    return {"tokenizer": tokenizer, "batch_size": 8}
+    return {"tokenizer": tokenizer, "text_options": TextOptions(batch_size=8)}
 
 
 @pytest.fixture
 def found(make_model, settings) -> FeatureSet:
-    return find_features(make_model(), ROWS, SAES, target_group="zh", num_features=3, **settings)
+    return find_features(make_model(), SAES, ROWS, target_group="zh", num_features=3, **settings)
 
 
 def test_as_many_other_features_of_the_same_saes_stand_at_the_same_places(make_model, settings, found):
@@ -76,7 +77,7 @@ def test_statistics_of_the_drawn_features_are_those_of_any_set(make_model, setti
 
 
 def test_nearest_in_rate_and_norms_are_drawn_and_the_targets_own_are_not(make_model, settings, found):
-    everything = find_features(make_model(), ROWS, SAES, target_group="zh", num_features=80, **settings)
+    everything = find_features(make_model(), SAES, ROWS, target_group="zh", num_features=80, **settings)
     # features that `find_features` lists fire most on the target: those beyond the factor are out
     specific = {
         (block, number)

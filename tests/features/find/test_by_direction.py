@@ -18,6 +18,7 @@ from sae_posttrain.features.controls.random_directions import random_directions
 from sae_posttrain.features.find.by_direction import find_directions, group_differences
 from sae_posttrain.features.read.group_statistics import measure_groups
 from sae_posttrain.features.read.grouped_texts import GroupedTexts
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.saes.stored.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
@@ -54,7 +55,7 @@ def model(make_model, tokenizer, planted):
 @pytest.fixture
 def find(model, tokenizer):
     def call(method: str, rows=ROWS, *, target_group: str = "zh", **settings) -> FeatureSet:
-        settings = {"tokenizer": tokenizer, "batch_size": 8, **PLACE} | settings
+        settings = {"tokenizer": tokenizer, "text_options": TextOptions(batch_size=8), **PLACE} | settings
         return find_directions(model, rows, method=method, target_group=target_group, **settings)
 
     return call
@@ -80,8 +81,7 @@ def sae(planted) -> FrozenSAE:
 
 def counted(model, tokenizer, rows=ROWS, site: str = "resid_pre") -> dict[str, torch.Tensor]:
     """What stands at the tokens that count of the texts that are not held out, by group."""
-    options = {"group_column": "lang", "text_column": "text", "max_texts": None, "max_length": 512, "batch_size": 8}
-    texts = GroupedTexts.divide(rows, tokenizer, held_out=0.2, seed=0, **options).kept
+    texts = GroupedTexts.divide(rows, tokenizer, TextOptions(batch_size=8), held_out=0.2, seed=0).kept
     embed = model.model.embed_tokens
     return {
         group: torch.cat([embed(torch.tensor(text.ids))[1:] for text in texts if text.group == group]).detach()
@@ -106,8 +106,8 @@ def test_planted_direction_is_recovered(find, planted, method):
 
 
 def test_planted_direction_is_not_that_of_matched_random_features(model, tokenizer, planted, sae):
-    settings = {"tokenizer": tokenizer, "batch_size": 8}
-    found = find_features(model, ROWS, sae, target_group="zh", num_features=1, **settings)
+    settings = {"tokenizer": tokenizer, "text_options": TextOptions(batch_size=8)}
+    found = find_features(model, sae, ROWS, target_group="zh", num_features=1, **settings)
     assert found.feature_ids == (17,)
     for seed in range(5):
         control = matched_random_features(model, found, sae, ROWS, seed=seed, **settings)
@@ -183,7 +183,7 @@ def test_several_blocks_and_sites_are_searched_at_once(find, model):
 
 def test_any_label_can_be_the_group(find, planted):
     rows = [{"kind": "slang" if row["lang"] == "zh" else "plain", "text": row["text"]} for row in ROWS]
-    found = find("difference_of_means", rows, target_group="slang", group_column="kind")
+    found = find("difference_of_means", rows, target_group="slang", text_options=TextOptions(group_column="kind"))
     assert cosine_similarity(found.directions[0], planted, dim=0) > 0.9
     assert (found.groups, found.target_groups) == (("plain", "slang"), ("slang",))
 
@@ -231,7 +231,14 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(find, model, tokenizer, tmp_path):
-    inputs = {"model": model, "texts": ROWS, "target_group": "zh", "tokenizer": tokenizer, "batch_size": 8, **PLACE}
+    inputs = {
+        "model": model,
+        "texts": ROWS,
+        "target_group": "zh",
+        "tokenizer": tokenizer,
+        "text_options": TextOptions(batch_size=8),
+        **PLACE,
+    }
     torch.save(inputs, tmp_path / "inputs.pt")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -259,8 +266,8 @@ def test_two_processes_find_what_one_finds(find, model, tokenizer, tmp_path):
 
 @pytest.fixture
 def every_set(find, model, tokenizer, sae) -> dict[str, FeatureSet]:
-    settings = {"tokenizer": tokenizer, "batch_size": 8}
-    features = find_features(model, ROWS, sae, target_group="zh", num_features=2, **settings)
+    settings = {"tokenizer": tokenizer, "text_options": TextOptions(batch_size=8)}
+    features = find_features(model, sae, ROWS, target_group="zh", num_features=2, **settings)
     where = {"blocks": [0, 1], "site": "resid_post"}
     differences = find("difference_of_means", num_directions=2, **where)
     return {

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import split_held_out, tokenize
 from sae_posttrain.saes.stored.source import SAESource
 from sae_posttrain.sites import transformer_lens_hook
@@ -95,8 +96,8 @@ def find(model, tokenizer):
     """`find_features` on the tiny model and the standing texts, unless told otherwise."""
 
     def call(sae, texts=ROWS, *, target_group: str = "zh", **settings) -> FeatureSet:
-        settings = {"tokenizer": tokenizer, "batch_size": 4} | settings
-        return find_features(settings.pop("model", model), texts, sae, target_group=target_group, **settings)
+        settings = {"tokenizer": tokenizer, "text_options": TextOptions(batch_size=4).take(settings)} | settings
+        return find_features(settings.pop("model", model), sae, texts, target_group=target_group, **settings)
 
     return call
 
@@ -165,9 +166,7 @@ def test_features_of_another_site_are_found_and_measured_there(model, tokenizer,
             ),
         }
         hooks.enter_context(see[site]())
-        kept, _ = split_held_out(
-            tokenize(ROWS, tokenizer, group_column="lang", text_column="text", max_length=512), 0.2, None, 0
-        )
+        kept, _ = split_held_out(tokenize(ROWS, tokenizer), 0.2, None, 0)
         for text in kept:
             model(input_ids=torch.tensor([text.ids]))
     values = torch.cat([value[0, 1:] for value in seen])
@@ -432,7 +431,7 @@ def test_batch_size_does_not_change_the_result(model, tokenizer, find):
         ({"held_out": 1.0}, "`held_out` in \\(0, 1\\), got 2, 1.0"),
         ({"max_texts": 1}, "`max_texts` must be 2 or more"),
         ({"texts": ROWS[:4]}, "'en' has 1 text with a token that counts"),
-        ({"tokenizer": None}, "Pass its `tokenizer`"),
+        ({"tokenizer": None}, "Pass `tokenizer=`"),
     ],
 )
 def test_call_that_cannot_work_is_answered_with_what_to_do(find, settings, message):
@@ -512,6 +511,19 @@ def test_help_model_has_a_feature_of_chinese(help_folder):
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             texts += [json.loads(line) for line in islice(lines, 12)]
     path = help_folder / "models/help-qwen3-7m"
-    found = find_features(str(path), texts, path / "sae", target_group="zh", blocks=[5], max_length=64, k=32)
+    found = find_features(
+        str(path), path / "sae", texts, target_group="zh", blocks=[5], text_options=TextOptions(max_length=64), k=32
+    )
     assert found.scores["auroc"][0] > 0.9
     assert found.scores["firing_rate"][0] > 0.1 > found.scores["firing_rate_elsewhere"][0]
+
+
+@pytest.mark.parametrize("swapped", [ROWS, "texts.jsonl.gz", Path("texts.csv"), ["one.parquet"]])
+def test_texts_in_the_place_of_the_sae_are_refused_by_name(swapped):
+    with pytest.raises(ValueError, match=r"give `\(model, sae, texts\)`.*texts stand in the place of the SAE"):
+        find_features("no-model", swapped, "owner/sae", target_group="zh", blocks=[0])
+
+
+def test_an_sae_in_the_place_of_the_texts_is_refused_by_name():
+    with pytest.raises(ValueError, match="an SAE stands in the place of the texts"):
+        find_features("no-model", "owner/texts", [random_sae(0)], target_group="zh")

@@ -167,7 +167,7 @@ def test_removing_what_carries_a_group_hurts_that_group_alone(make_model, make_f
     model = echoing_model(make_model, {10: 0, 20: 1})
     repeats = [Text("zh", (10,) * 6, (False,) + (True,) * 5), Text("en", (20,) * 9, (False,) + (True,) * 8)]
     only_zh = with_directions(make_features(), [3 * torch.eye(32)[0]])
-    check = check_by_ablation(model, list(batches(repeats, GROUPS, 2, 0)), GROUPS, only_zh)
+    check = check_by_ablation(model, list(batches(repeats, GROUPS, 2)), GROUPS, only_zh)
     # The final norm makes the residual √32 long: a logit of √32 on the right token and 0 on the other 259.
     # Without its axis the residual of zh is 0, so that all 260 tokens are as likely.
     vocabulary = model.config.vocab_size
@@ -206,7 +206,7 @@ def naive_losses(model, texts, directions: dict[int, torch.Tensor]) -> dict[str,
 
 def test_check_is_the_loss_with_the_span_of_the_directions_projected_off(make_model, make_features):
     model, texts, features = make_model().eval(), random_texts(), make_features(blocks=(0, 1), per_block=2)
-    check = check_by_ablation(model, batches(texts, GROUPS, 4, pad_token_id=0), GROUPS, features)
+    check = check_by_ablation(model, batches(texts, GROUPS, 4), GROUPS, features)
     directions = {block: features.select(block=block).directions for block in (0, 1)}
     assert check.loss == pytest.approx(naive_losses(model, texts, {}), rel=1e-5)
     assert check.loss_without == pytest.approx(naive_losses(model, texts, directions), rel=1e-5)
@@ -216,7 +216,7 @@ def test_check_is_the_loss_with_the_span_of_the_directions_projected_off(make_mo
 def test_directions_are_removed_at_their_own_site(make_model, make_features):
     model, texts = make_model().eval(), random_texts()
     features = replace(make_features(blocks=(0,)), sites=("mlp_out", "mlp_out"))
-    check = check_by_ablation(model, batches(texts, GROUPS, 4, pad_token_id=0), GROUPS, features)
+    check = check_by_ablation(model, batches(texts, GROUPS, 4), GROUPS, features)
     projection = torch.linalg.pinv(features.directions) @ features.directions
     down = model.model.layers[0].mlp.down_proj.weight
     with torch.no_grad():  # what the MLP writes is linear in this matrix
@@ -228,7 +228,7 @@ def test_parallel_directions_remove_no_more_than_their_span(make_model, make_fea
     model, texts, features = make_model().eval(), random_texts(), make_features()
     direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
     parallel = with_directions(features, [direction, -2 * direction, 0 * direction])
-    check = check_by_ablation(model, list(batches(texts, GROUPS, 4, 0)), GROUPS, parallel)
+    check = check_by_ablation(model, list(batches(texts, GROUPS, 4)), GROUPS, parallel)
     assert check.loss_without == pytest.approx(naive_losses(model, texts, {1: direction[None]}), rel=1e-5)
 
 
@@ -236,7 +236,7 @@ def test_model_writes_as_before_after_the_check(make_model, make_features):
     model, texts = make_model().eval(), random_texts()
     inputs = torch.tensor([texts[-1].ids])
     before = model(input_ids=inputs).logits
-    check_by_ablation(model, batches(texts, GROUPS, 4, 0), GROUPS, make_features())
+    check_by_ablation(model, batches(texts, GROUPS, 4), GROUPS, make_features())
     assert model(input_ids=inputs).logits.equal(before)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -244,7 +244,7 @@ def test_model_writes_as_before_after_the_check(make_model, make_features):
 def test_check_takes_few_texts_a_pass_and_few_positions_a_tile(make_model, make_features, monkeypatch):
     model, texts = make_model(), random_texts()
     features = make_features()
-    whole = check_by_ablation(model, batches(texts, GROUPS, 6, 0), GROUPS, features)
+    whole = check_by_ablation(model, batches(texts, GROUPS, 6), GROUPS, features)
     vocab, longest = model.config.vocab_size, max(len(text.ids) for text in texts)
     monkeypatch.setattr("sae_posttrain.features.find.causal._LOGITS_PER_PASS", 2 * longest * vocab)
     monkeypatch.setattr("sae_posttrain.features.find.causal._LOGITS_PER_TILE", 3 * vocab)
@@ -256,7 +256,7 @@ def test_check_takes_few_texts_a_pass_and_few_positions_a_tile(make_model, make_
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
     with model.register_forward_hook(lambda _model, _args, output: passes.append(len(output.logits))):
-        tiled = check_by_ablation(model, batches(texts, GROUPS, 6, 0), GROUPS, features)
+        tiled = check_by_ablation(model, batches(texts, GROUPS, 6), GROUPS, features)
     assert max(passes) == 2 and max(tiles) == 3
     for group in GROUPS:
         assert tiled.loss[group] == pytest.approx(whole.loss[group], rel=1e-5)

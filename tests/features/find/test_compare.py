@@ -35,7 +35,7 @@ def search(model, tokenizer, num_features):
         block=0,
         source=SAESource("owner/sae", "c" * 40, "layer0.sae.pt", "qwen_scope", Path("not here")),
     )
-    return find_features(model, rows(), sae, target_group="zh", num_features=num_features, tokenizer=tokenizer)
+    return find_features(model, sae, rows(), target_group="zh", num_features=num_features, tokenizer=tokenizer)
 
 
 def take_out(model, row):

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from sae_posttrain import record_blocks
 from sae_posttrain.features.fit.fit import measure_fit
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.hooks.edit import edit_sites
 from sae_posttrain.hooks.record import record_sites
 from sae_posttrain.saes import FrozenSAE, SAESource
@@ -55,7 +56,7 @@ def counted_values(model, tokenizer, block=0, texts=TEXTS):
 
 def test_perfect_sae_leaves_nothing_unexplained_and_the_loss_as_it_is(make_model, tokenizer):
     for sae in (perfect(), perfect(site="mlp_out"), perfect(block=1, site="attn_z"), perfect(site="resid_mid")):
-        (fit,) = measure_fit(make_model(), ROWS, sae, tokenizer=tokenizer)
+        (fit,) = measure_fit(make_model(), sae, ROWS, tokenizer=tokenizer)
         assert fit.fvu == pytest.approx(0, abs=1e-9)
         assert fit.loss_with_sae == pytest.approx(fit.loss, rel=1e-5)
         assert fit.loss_with_zero != pytest.approx(fit.loss, rel=1e-3)
@@ -69,14 +70,14 @@ def test_sae_that_only_knows_the_mean_leaves_everything_unexplained(make_model, 
     model = make_model()
     mean = counted_values(model, tokenizer).mean(dim=0)
     silent = sae_of(torch.zeros(WIDTH, 8), torch.zeros(8, WIDTH), mean)
-    (fit,) = measure_fit(model, ROWS, silent, tokenizer=tokenizer)
+    (fit,) = measure_fit(model, silent, ROWS, tokenizer=tokenizer)
     assert fit.fvu == pytest.approx(1, rel=1e-5)
     assert (fit.l0, fit.dead_features) == (0, 1)
 
 
 def test_figures_are_those_of_the_formulas(make_model, tokenizer):
     model, sae = make_model(), random_sae()
-    (fit,) = measure_fit(model, ROWS, sae, tokenizer=tokenizer)
+    (fit,) = measure_fit(model, sae, ROWS, tokenizer=tokenizer)
     x = counted_values(model, tokenizer)
     made, acts = sae.reconstruct(x), sae.encode(x)
     variance = (x - x.mean(dim=0)).square().sum()
@@ -92,7 +93,7 @@ def test_figures_are_those_of_the_formulas(make_model, tokenizer):
 
 def test_losses_are_those_of_a_model_with_the_counted_tokens_replaced(make_model, tokenizer):
     model, sae = make_model(), random_sae(block=1)
-    (fit,) = measure_fit(model, ROWS, sae, tokenizer=tokenizer)
+    (fit,) = measure_fit(model, sae, ROWS, tokenizer=tokenizer)
 
     def loss(replaced):
         total = num = 0
@@ -113,7 +114,7 @@ def test_losses_are_those_of_a_model_with_the_counted_tokens_replaced(make_model
 
 
 def test_loss_recovered_is_1_for_a_perfect_sae_and_0_for_one_as_bad_as_zeros(make_model, tokenizer):
-    (fit,) = measure_fit(make_model(), ROWS, perfect(), tokenizer=tokenizer)
+    (fit,) = measure_fit(make_model(), perfect(), ROWS, tokenizer=tokenizer)
     assert dataclasses.replace(fit, loss=2, loss_with_sae=2, loss_with_zero=10).loss_recovered == 1
     assert dataclasses.replace(fit, loss=2, loss_with_sae=10, loss_with_zero=10).loss_recovered == 0
     assert dataclasses.replace(fit, loss=2, loss_with_sae=4, loss_with_zero=10).loss_recovered == 0.75
@@ -124,7 +125,10 @@ def test_loss_recovered_is_1_for_a_perfect_sae_and_0_for_one_as_bad_as_zeros(mak
 
 def test_figures_do_not_depend_on_the_batches(make_model, tokenizer):
     alone, together = (
-        measure_fit(make_model(), ROWS, random_sae(), tokenizer=tokenizer, batch_size=size)[0] for size in (1, 5)
+        measure_fit(make_model(), random_sae(), ROWS, tokenizer=tokenizer, text_options=TextOptions(batch_size=size))[
+            0
+        ]
+        for size in (1, 5)
     )
     for name, value in together.as_dict().items():
         assert getattr(alone, name) == (pytest.approx(value, rel=1e-4) if isinstance(value, float | dict) else value)
@@ -132,45 +136,47 @@ def test_figures_do_not_depend_on_the_batches(make_model, tokenizer):
 
 def test_fvu_next_door_is_that_of_the_same_site_one_block_away(make_model, tokenizer):
     model, sae = make_model(num_blocks=3), random_sae(block=1)
-    (fit,) = measure_fit(model, ROWS, sae, tokenizer=tokenizer)
+    (fit,) = measure_fit(model, sae, ROWS, tokenizer=tokenizer)
     assert fit.fvu_next_door.keys() == {0, 2}
-    (other,) = measure_fit(model, ROWS, dataclasses.replace(sae, block=2), tokenizer=tokenizer)
+    (other,) = measure_fit(model, dataclasses.replace(sae, block=2), ROWS, tokenizer=tokenizer)
     assert fit.fvu_next_door[2] == pytest.approx(other.fvu)
     assert other.fvu_next_door == {1: pytest.approx(fit.fvu)}
 
 
 def test_fvu_of_groups_adds_up_to_that_of_all(make_model, tokenizer):
-    (fit,) = measure_fit(make_model(), ROWS, random_sae(), tokenizer=tokenizer)
+    (fit,) = measure_fit(make_model(), random_sae(), ROWS, tokenizer=tokenizer)
     assert fit.fvu_by_group.keys() == {"en", "other"}
     assert min(fit.fvu_by_group.values()) < fit.fvu < max(fit.fvu_by_group.values())
-    (without,) = measure_fit(make_model(), [{"text": text} for text in TEXTS], random_sae(), tokenizer=tokenizer)
+    (without,) = measure_fit(make_model(), random_sae(), [{"text": text} for text in TEXTS], tokenizer=tokenizer)
     assert without.fvu_by_group == {}
     assert without.fvu == pytest.approx(fit.fvu)
 
 
 def test_several_saes_are_measured_as_each_alone(make_model, tokenizer):
     saes = [random_sae(block=1), perfect(block=0), random_sae(block=1, site="mlp_out")]
-    together = measure_fit(make_model(), ROWS, saes, tokenizer=tokenizer)
+    together = measure_fit(make_model(), saes, ROWS, tokenizer=tokenizer)
     assert [(fit.block, fit.site) for fit in together] == [(1, "resid_post"), (0, "resid_post"), (1, "mlp_out")]
     for sae, fit in zip(saes, together):
-        (alone,) = measure_fit(make_model(), ROWS, sae, tokenizer=tokenizer)
+        (alone,) = measure_fit(make_model(), sae, ROWS, tokenizer=tokenizer)
         assert alone.fvu == pytest.approx(fit.fvu, abs=1e-12)
         assert alone.loss_with_sae == pytest.approx(fit.loss_with_sae)
 
 
 def test_sae_that_normalises_tokens_is_measured_too(make_model, tokenizer):
-    (fit,) = measure_fit(make_model(), ROWS, perfect(input_norm="constant_norm"), tokenizer=tokenizer)
+    (fit,) = measure_fit(make_model(), perfect(input_norm="constant_norm"), ROWS, tokenizer=tokenizer)
     assert fit.fvu == pytest.approx(0, abs=1e-9)
 
 
 def test_negative_activations_count_as_active(make_model, tokenizer):
-    (fit,) = measure_fit(make_model(), ROWS, random_sae(activation="abstopk"), tokenizer=tokenizer)
+    (fit,) = measure_fit(make_model(), random_sae(activation="abstopk"), ROWS, tokenizer=tokenizer)
     assert fit.l0 == 4
 
 
 def test_draw_keeps_to_max_texts_and_is_the_same_for_a_seed(make_model, tokenizer):
     draws = [
-        measure_fit(make_model(), ROWS, perfect(), tokenizer=tokenizer, max_texts=2, seed=seed)[0].num_tokens
+        measure_fit(
+            make_model(), perfect(), ROWS, tokenizer=tokenizer, text_options=TextOptions(max_texts=2), seed=seed
+        )[0].num_tokens
         for seed in (0, 0, 1, 2, 3)
     ]
     assert draws[0] == draws[1]
@@ -180,12 +186,12 @@ def test_draw_keeps_to_max_texts_and_is_the_same_for_a_seed(make_model, tokenize
 
 def test_l0_in_the_name_of_a_gemma_scope_folder_is_what_the_files_say(make_model, tokenizer):
     sae = perfect(file="layer_0/width_64/average_l0_71/params.npz")
-    assert measure_fit(make_model(), ROWS, sae, tokenizer=tokenizer)[0].stated_l0 == 71
-    assert measure_fit(make_model(), ROWS, perfect(), tokenizer=tokenizer)[0].stated_l0 is None
+    assert measure_fit(make_model(), sae, ROWS, tokenizer=tokenizer)[0].stated_l0 == 71
+    assert measure_fit(make_model(), perfect(), ROWS, tokenizer=tokenizer)[0].stated_l0 is None
 
 
 def test_fit_is_json(make_model, tokenizer):
-    (fit,) = measure_fit(make_model(), ROWS, perfect(), tokenizer=tokenizer)
+    (fit,) = measure_fit(make_model(), perfect(), ROWS, tokenizer=tokenizer)
     assert json.loads(json.dumps(fit.as_dict(), allow_nan=False))["fvu"] == fit.fvu
 
 
@@ -201,18 +207,18 @@ def test_fit_is_json(make_model, tokenizer):
         ([dataclasses.replace(perfect(), features=tuple(range(64)))], {}, "Only 64 features were loaded"),
         ([perfect()], {"texts": []}, "There are no texts"),
         ([perfect()], {"texts": [{"text": "a"}, {"text": "ab"}]}, "No token counts"),
-        ([perfect()], {"text_column": "body"}, "no text in the column `body`"),
-        ([perfect()], {"max_texts": 0}, "`max_texts` must be 1 or more"),
+        ([perfect()], {"text_options": TextOptions(text_column="body")}, "no text in the column `body`"),
+        ([perfect()], {"text_options": TextOptions(max_texts=0)}, "`max_texts` must be 1 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(make_model, tokenizer, saes, options, message):
     with pytest.raises(ValueError, match=message):
-        measure_fit(make_model(), options.pop("texts", ROWS), saes, tokenizer=tokenizer, **options)
+        measure_fit(make_model(), saes, options.pop("texts", ROWS), tokenizer=tokenizer, **options)
 
 
 def test_hooks_are_gone_afterwards(make_model, tokenizer):
     model = make_model()
-    measure_fit(model, ROWS, random_sae(), tokenizer=tokenizer)
+    measure_fit(model, random_sae(), ROWS, tokenizer=tokenizer)
     with record_sites(model, [(0, "resid_post")]) as values, torch.no_grad():
         model(torch.tensor([[5, 6, 7]]))
     assert len(values[0, "resid_post"]) == 1

@@ -5,7 +5,8 @@ import torch
 
 from sae_posttrain.features.fit.fit import SAEFit, measure_fit
 from sae_posttrain.features.fit.verdict import format_fits, judge
-from sae_posttrain.features.read.loading import load_model
+from sae_posttrain.features.read.loading import load_model_and_tokenizer
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.lab import contents
 from sae_posttrain.saes import load_sae
 
@@ -100,14 +101,14 @@ def test_page_shows_figures_groups_and_verdicts(fit):
 @pytest.fixture(scope="module")
 def lab():
     """The lab's model, its SAEs and a few of its texts."""
-    model, tokenizer = load_model(str(contents.MODEL), None)
+    model, tokenizer = load_model_and_tokenizer(str(contents.MODEL), None)
     saes = [load_sae(contents.SAE, block=block) for block in range(4)]
     return model, tokenizer, saes, contents.read_texts("train")[:8]
 
 
 def measure(lab, saes):
     model, tokenizer, _, texts = lab
-    return measure_fit(model, texts, saes, tokenizer=tokenizer, max_length=96)
+    return measure_fit(model, saes, texts, tokenizer=tokenizer, text_options=TextOptions(max_texts=200, max_length=96))
 
 
 def test_every_sae_of_the_lab_belongs_to_its_own_block_and_to_no_other(lab):

@@ -10,8 +10,9 @@ import torch
 from sae_posttrain import FrozenSAE, find_directions, find_features
 from sae_posttrain.features.read.duplicates import hold_out, num_duplicates, text_key
 from sae_posttrain.features.read.grouped_texts import GroupedTexts
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text, split_held_out, tokenize
-from sae_posttrain.penalty.probe import ProbeSet
+from sae_posttrain.penalty.probe_texts import ProbeSet
 from sae_posttrain.saes.stored.source import SAESource
 
 
@@ -91,7 +92,7 @@ def test_number_of_copies_is_said(tokenizer, caplog):
 
 def test_long_texts_that_differ_in_case_are_copies_also_where_they_are_cut(tokenizer):
     rows = [{"lang": "zh", "text": each * 20} for each in ("ｃase ", "case ", "CASE ")]
-    assert len({each.key for each in tokenize(rows, tokenizer, max_length=7)}) == 1
+    assert len({each.key for each in tokenize(rows, tokenizer, TextOptions(max_length=7))}) == 1
 
 
 def messages(answer: str) -> dict:
@@ -147,7 +148,7 @@ def test_find_features_notes_the_copies(make_model, tokenizer):
         block=0,
         source=SAESource("", None, "sae.pt", "qwen_scope", Path("sae.pt")),
     )
-    found = find_features(make_model(), rows, sae, target_group="zh", num_features=1, tokenizer=tokenizer)
+    found = find_features(make_model(), sae, rows, target_group="zh", num_features=1, tokenizer=tokenizer)
     assert found.notes["num_duplicates"] == {"zh": 1, "en": 1}
 
 
@@ -155,7 +156,7 @@ def test_probe_set_of_the_drift_reads_one_copy_of_each(tokenizer, caplog):
     rows = [
         {"lang": lang, "text": f"{lang} {letters(n)}"} for lang in ("zh", "en") for n in range(6) for _ in range(3)
     ]
-    options = {"group_column": "lang", "text_column": "text", "max_texts": 10, "max_length": 32, "batch_size": 8}
-    probe = ProbeSet.from_rows(rows, tokenizer, ["zh"], **options)
+    options = TextOptions(max_texts=10, max_length=32, batch_size=8)
+    probe = ProbeSet.from_rows(rows, tokenizer, ["zh"], options)
     assert sum(len(batch.groups) for batch in probe.batches) == 12
     assert "12 texts of zh in the probe set repeat others" in caplog.text

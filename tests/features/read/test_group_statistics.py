@@ -8,8 +8,8 @@ import torch
 
 from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.features.controls.random_directions import random_directions
-from sae_posttrain.features.read.group_statistics import auroc_by_rank, measure_groups
-from sae_posttrain.features.read.statistics import auroc
+from sae_posttrain.features.read.group_statistics import measure_groups
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.saes.stored.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
@@ -48,10 +48,14 @@ def make_sae(block: int, site: str = "resid_post") -> FrozenSAE:
 
 @pytest.mark.parametrize("form", ["text", "messages", "completion"])
 def test_features_of_an_sae_read_as_the_search_measured_them(make_model, tokenizer, form):
-    settings = {"tokenizer": tokenizer, "batch_size": 4, "max_texts": 5, "max_length": 30, "seed": 2}
+    settings = {
+        "tokenizer": tokenizer,
+        "text_options": TextOptions(batch_size=4, max_texts=5, max_length=30),
+        "seed": 2,
+    }
     model, rows = make_model(), make_rows(form)
     saes = [make_sae(1), make_sae(0), make_sae(1, "mlp_out")]
-    found = find_features(model, rows, saes, target_group="zh", num_features=3, **settings)
+    found = find_features(model, saes, rows, target_group="zh", num_features=3, **settings)
     bare = replace(
         found,
         groups=(),
@@ -85,7 +89,7 @@ def test_all_texts_count_where_none_is_held_out(make_model, make_features, token
 def test_random_directions_get_statistics_and_a_target(make_model, make_features, tokenizer, tmp_path):
     control = random_directions(make_features(), seed=0)
     rows = [{"register": {"zh": "formal"}.get(row["lang"], "plain"), "text": row["text"]} for row in make_rows()]
-    settings = {"tokenizer": tokenizer, "group_column": "register"}
+    settings = {"tokenizer": tokenizer, "text_options": TextOptions(group_column="register")}
     measured = measure_groups(make_model(), control, rows, target_group="formal", **settings)
     assert (measured.groups, measured.target_groups) == (("formal", "plain"), ("formal",))
     assert measured.std.min() > 0
@@ -110,19 +114,10 @@ def test_what_cannot_be_measured_is_refused(make_model, make_features, tokenizer
     with pytest.raises(ValueError, match="No text belongs to the target group 'ja'; the groups are en, ko, zh"):
         measure(target_group="ja")
     with pytest.raises(ValueError, match="Row 1 of the texts has no group column `language`; it has lang, text"):
-        measure(group_column="language")
+        measure(text_options=TextOptions(group_column="language"))
     with pytest.raises(ValueError, match="There are no texts"):
         measure(rows=[])
     with pytest.raises(ValueError, match=r"`held_out` must be in \[0, 1\), got 1"):
         measure(held_out=1)
     with pytest.raises(ValueError, match="The features read block 7, the model has blocks 0 to 1"):
         measure(make_features(blocks=(7,)))
-
-
-def test_auroc_by_rank_is_that_of_all_pairs_also_with_ties():
-    normal = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 5, (40, 6), generator=normal).float()
-    positive = torch.rand(40, generator=normal) < 0.4
-    torch.testing.assert_close(auroc_by_rank(scores, positive), auroc(scores, positive))
-    with pytest.raises(ValueError, match="needs positives and negatives, got 40 and 0"):
-        auroc_by_rank(scores, torch.ones(40, dtype=torch.bool))

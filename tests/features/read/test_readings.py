@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sae_posttrain.features.read.readings import read_features
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.hooks.record import record_blocks
 
 ROWS = [
@@ -17,7 +18,7 @@ ROWS = [
 
 def test_mean_and_spread_are_those_of_a_groups_tokens(make_model, make_features, tokenizer):
     model, features = make_model(), make_features()
-    read = read_features(model, features, ROWS, tokenizer, batch_size=2)
+    read = read_features(model, features, ROWS, tokenizer, TextOptions(batch_size=2))
     assert list(read) == list(features.names)
     ids = torch.tensor([tokenizer(ROWS[0]["text"])["input_ids"]])
     with torch.no_grad(), record_blocks(model.eval(), [0]) as outputs:
@@ -47,8 +48,8 @@ def test_each_feature_is_read_at_its_own_site(make_model, make_features, tokeniz
 
 def test_batches_do_not_change_what_is_read(make_model, make_features, tokenizer):
     model, features = make_model(), make_features()
-    one = read_features(model, features, ROWS, tokenizer, batch_size=1)
-    three = read_features(model, features, ROWS, tokenizer, batch_size=3)
+    one = read_features(model, features, ROWS, tokenizer, TextOptions(batch_size=1))
+    three = read_features(model, features, ROWS, tokenizer, TextOptions(batch_size=3))
     for name in features.names:
         for lang in ("en", "ko"):
             assert one[name][lang] == pytest.approx(three[name][lang], abs=1e-4)

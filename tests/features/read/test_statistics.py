@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 import sae_posttrain
 from sae_posttrain import FrozenSAE
 from sae_posttrain.features.read import statistics
-from sae_posttrain.features.read.statistics import GroupSums, auroc, collect_statistics
+from sae_posttrain.features.read.statistics import GroupSums, collect_statistics
 from sae_posttrain.features.read.texts import Text, TextBatch, batches
 from sae_posttrain.saes.stored.source import SAESource
 
@@ -102,7 +101,7 @@ def assert_same_statistics(sums: GroupSums, expected: dict[str, Tensor]) -> None
 def test_statistics_are_those_of_the_dense_computation_per_group(make_model, kind):
     model, texts = make_model().eval(), some_texts()
     saes = [make_sae(kind, 0), make_sae(kind, 1)]
-    sums = collect_statistics(model, batches(texts, GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
+    sums = collect_statistics(model, batches(texts, GROUPS, 4), saes, len(GROUPS))
     assert list(sums) == [(0, "resid_post"), (1, "resid_post")]
     for sae in saes:
         assert_same_statistics(sums[sae.block, "resid_post"], naive(model, texts, sae))
@@ -111,7 +110,7 @@ def test_statistics_are_those_of_the_dense_computation_per_group(make_model, kin
 def test_each_sae_is_read_at_its_own_site(make_model):
     model, texts = make_model().eval(), some_texts()
     saes = [replace(make_sae("relu", 1), site=site) for site in ("mlp_out", "attn_z", "resid_post")]
-    sums = collect_statistics(model, batches(texts, GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
+    sums = collect_statistics(model, batches(texts, GROUPS, 4), saes, len(GROUPS))
     assert list(sums) == [(1, "mlp_out"), (1, "attn_z"), (1, "resid_post")]
     for sae in saes:
         assert_same_statistics(sums[1, sae.site], naive(model, texts, sae))
@@ -121,7 +120,7 @@ def test_one_forward_pass_per_batch_serves_all_blocks(make_model):
     model, passes = make_model().eval(), []
     saes = [make_sae("topk", 0), make_sae("relu", 1)]
     with model.register_forward_pre_hook(lambda *_: passes.append(1)):
-        sums = collect_statistics(model, batches(some_texts(), GROUPS, 4, pad_token_id=0), saes, len(GROUPS))
+        sums = collect_statistics(model, batches(some_texts(), GROUPS, 4), saes, len(GROUPS))
     assert len(passes) == 3  # 9 texts, 4 to a batch
     first, second = sums.values()
     assert first.num_tokens.equal(second.num_tokens)
@@ -159,7 +158,7 @@ def test_tile_size_does_not_change_the_sums(make_model, monkeypatch, tokens_per_
     model, sae = make_model().eval(), make_sae("topk", 1)
 
     def collect() -> GroupSums:
-        sums = collect_statistics(model, batches(some_texts(), GROUPS, 4, pad_token_id=0), [sae], len(GROUPS))
+        sums = collect_statistics(model, batches(some_texts(), GROUPS, 4), [sae], len(GROUPS))
         return sums[1, "resid_post"]
 
     whole = collect()
@@ -205,9 +204,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_add_up_to_the_sums_of_one(make_model, tmp_path):
     model, saes = make_model().eval(), [make_sae("topk", 0), make_sae("relu", 1)]
-    all_batches = list(
-        batches(some_texts(), GROUPS, 2, pad_token_id=0)
-    )  # 5 batches: 3 for one process, 2 for the other
+    all_batches = list(batches(some_texts(), GROUPS, 2))  # 5 batches: 3 for one process, 2 for the other
     alone = collect_statistics(model, all_batches, saes, len(GROUPS))
     torch.save({"model": model, "saes": saes, "batches": all_batches}, tmp_path / "inputs.pt")
     run_in_two_processes(SUMS_OF_ONE_PROCESS, tmp_path)
@@ -242,23 +239,3 @@ def run_in_two_processes(script: str, folder: Path) -> None:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-
-
-def test_auroc_is_that_of_mann_and_whitney_also_with_ties():
-    random = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 5, (30, 6), generator=random).float()  # five values: many ties
-    positive = torch.rand(30, generator=random) < 0.4
-    num_pairs = int(positive.sum()) * int((~positive).sum())
-    expected = [mannwhitneyu(s[positive], s[~positive]).statistic / num_pairs for s in scores.T.double().numpy()]
-    assert auroc(scores, positive).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_auroc_of_a_perfect_a_reversed_and_a_blind_score():
-    scores = torch.tensor([[3.0, 0.0, 1.0], [2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [0.0, 3.0, 1.0]])
-    assert auroc(scores, torch.tensor([True, True, False, False])).tolist() == [1.0, 0.0, 0.5]
-
-
-@pytest.mark.parametrize("positive", [True, False])
-def test_auroc_of_one_class_is_an_error(positive):
-    with pytest.raises(ValueError, match="needs positives and negatives, got"):
-        auroc(torch.zeros(3, 2), torch.full((3,), positive))

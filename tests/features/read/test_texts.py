@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text, batches, read_rows, split_held_out, tokenize
 
 ROWS = [{"lang": "zh", "text": "好"}, {"lang": "en", "text": "ok"}]
@@ -59,12 +60,12 @@ def test_rows_of_different_forms_can_be_mixed(tokenizer):
 
 def test_columns_can_have_other_names(tokenizer):
     rows = [{"label": "good", "answer": "yes"}]
-    [text] = tokenize(rows, tokenizer, group_column="label", text_column="answer")
+    [text] = tokenize(rows, tokenizer, TextOptions(group_column="label", text_column="answer"))
     assert (text.group, counted_string(text, tokenizer)) == ("good", "es")
 
 
 def test_long_texts_are_cut(tokenizer):
-    [text] = tokenize([{"lang": "en", "text": "abcdefgh"}], tokenizer, max_length=5)
+    [text] = tokenize([{"lang": "en", "text": "abcdefgh"}], tokenizer, TextOptions(max_length=5))
     assert (tokenizer.decode(text.ids), len(text.counted)) == ("abcde", 5)
 
 
@@ -187,8 +188,8 @@ def test_batches_go_from_long_to_short_and_are_padded_on_the_right():
         Text("en", (1, 2, 3, 4), (False, True, False, True)),
         Text("ko", (8, 8, 9), (False, False, True)),
     ]
-    first, second = batches(texts, ["en", "ko", "zh"], batch_size=2, pad_token_id=99)
-    assert first.input_ids.tolist() == [[1, 2, 3, 4], [8, 8, 9, 99]]
+    first, second = batches(texts, ["en", "ko", "zh"], batch_size=2)
+    assert first.input_ids.tolist() == [[1, 2, 3, 4], [8, 8, 9, 0]]
     assert first.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert first.counted.tolist() == [[False, True, False, True], [False, False, True, False]]
     assert first.groups.tolist() == [0, 1]
@@ -200,7 +201,10 @@ def test_batches_go_from_long_to_short_and_are_padded_on_the_right():
 def test_variables_reach_the_template_of_texts_that_are_messages(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + "{% if brief is defined %}!{% endif %}")
     rows = [{"lang": "en", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
-    plain, brief = tokenize(rows, tokenizer)[0], tokenize(rows, tokenizer, chat_template_kwargs={"brief": True})[0]
+    plain, brief = (
+        tokenize(rows, tokenizer)[0],
+        tokenize(rows, tokenizer, TextOptions(chat_template_kwargs={"brief": True}))[0],
+    )
     assert (*plain.ids, *tokenizer("!")["input_ids"]) == brief.ids
 
 

@@ -21,7 +21,7 @@ def read_alone(model, text: Text, block: int) -> torch.Tensor:
 
 def test_tokens_that_count_are_read_with_their_group_and_text(make_model):
     model, places = make_model().eval(), [(0, "resid_post"), (1, "resid_post")]
-    read = list(read_tokens(model, batches(TEXTS, ["en", "zh"], 2, pad_token_id=0), places))
+    read = list(read_tokens(model, batches(TEXTS, ["en", "zh"], 2), places))
     by_length = [TEXTS[2], TEXTS[0], TEXTS[1]]
     assert torch.cat([tokens.texts for tokens in read]).tolist() == [0, 0, 0, 0, 1, 1, 2]
     assert torch.cat([tokens.groups for tokens in read]).tolist() == [1, 1, 1, 1, 1, 1, 0]
@@ -31,7 +31,7 @@ def test_tokens_that_count_are_read_with_their_group_and_text(make_model):
 
 
 def test_what_is_read_can_be_trained_on(make_model):
-    [tokens] = read_tokens(make_model(), batches(TEXTS, ["en", "zh"], 3, pad_token_id=0), [(0, "resid_post")])
+    [tokens] = read_tokens(make_model(), batches(TEXTS, ["en", "zh"], 3), [(0, "resid_post")])
     weight = torch.zeros(32, requires_grad=True)
     (tokens.values[0, "resid_post"] @ weight).sum().backward()
     assert weight.grad is not None

@@ -2,14 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_posttrain.measure.answers.generate import (
-    fingerprint,
-    generate_answers,
-    load_tokenizer,
-    model_name,
-    recorded_kwargs,
-    recorded_name,
-)
+from sae_posttrain.measure.answers.generate import generate_answers
 
 
 def test_answer_does_not_depend_on_the_prompts_beside_it(make_model, tokenizer):
@@ -97,56 +90,3 @@ def test_answer_that_does_not_fit_the_model_is_refused(make_model, tokenizer):
         generate_answers(make_model(), tokenizer, [[5] * 6], max_new_tokens=251)
     with pytest.raises(ValueError, match="A prompt has no tokens"):
         generate_answers(make_model(), tokenizer, [[]])
-
-
-def test_model_without_tokenizer_is_refused(make_model):
-    with pytest.raises(ValueError, match="Pass `tokenizer=`"):
-        load_tokenizer(None, make_model())
-
-
-def test_records_name_a_path_by_its_last_part(tmp_path, monkeypatch):
-    assert recorded_name("Qwen/Qwen3-1.7B") == "Qwen/Qwen3-1.7B"
-    assert recorded_name("/models/ko/") == "ko"  # need not be there any more
-    (tmp_path / "runs" / "ko").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "runs")
-    assert recorded_name("../runs/ko") == recorded_name(tmp_path / "runs" / "ko") == "ko"
-    assert recorded_name(".") == "runs"
-    assert recorded_name("") == ""
-
-
-def test_records_name_a_loaded_model_by_the_last_part_of_its_folder(make_model, tokenizer, tmp_path):
-    model = make_model()
-    assert model_name(model) == "Qwen3ForCausalLM"
-    model.save_pretrained(tmp_path / "ko")
-    tokenizer.save_pretrained(tmp_path / "ko")
-    loaded = type(model).from_pretrained(tmp_path / "ko")
-    assert model_name(loaded) == model_name(tmp_path / "ko") == "ko"
-    assert load_tokenizer(None, loaded)[1] == load_tokenizer(None, str(tmp_path / "ko"))[1] == "ko"
-    assert load_tokenizer(load_tokenizer(None, loaded)[0], loaded)[1] == "ko"
-
-
-def test_records_hold_no_token_and_no_folder(tmp_path):
-    kwargs = {
-        "token": "hf_secret",
-        "dtype": "bfloat16",
-        "revision": "refs/pr/1",
-        "config": tmp_path / "config.json",
-        "cache_dir": str(tmp_path),
-        "adapter_kwargs": {"token": "hf_secret", "revision": "main"},
-        "max_memory": {0: "20GB"},
-    }
-    assert recorded_kwargs(kwargs) == {
-        "adapter_kwargs": "{'revision': 'main'}",
-        "config": "config.json",
-        "dtype": "bfloat16",
-        "max_memory": "{0: '20GB'}",
-        "revision": "refs/pr/1",
-    }
-
-
-def test_fingerprint_tells_weights_apart(make_model, tmp_path):
-    assert fingerprint(make_model()) == fingerprint(make_model()) != fingerprint(make_model(seed=1))
-    make_model().save_pretrained(tmp_path / "first" / "ko")
-    make_model(seed=1).save_pretrained(tmp_path / "second" / "ko")
-    assert fingerprint(tmp_path / "first" / "ko") != fingerprint(tmp_path / "second" / "ko")
-    assert fingerprint("no-such/model") is None

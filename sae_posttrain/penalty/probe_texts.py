@@ -5,7 +5,6 @@ Shape suffixes: B batch, T tokens of a text, V vocabulary, N tokens of all texts
 """
 
 import logging
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..eval_mode import eval_mode
 from ..features.find.causal import target_tokens
+from ..features.read.text_options import TextOptions
 from ..features.read.texts import Text, TextBatch, batches, tokenize
+from ..features.read.variance import UnexplainedVariance
 from ..features.set.feature_set import FeatureSet
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
 from ..languages import names_of_targets
-from ..measure.answers.generate import eval_mode
-from ..precision import widest_float
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,7 @@ class ProbeSet:
         rows: Sequence[Mapping[str, Any]],
         tokenizer: Any,
         target_groups: Sequence[str],
-        *,
-        group_column: str,
-        text_column: str,
-        max_texts: int,
-        max_length: int,
-        batch_size: int,
+        options: TextOptions,
     ) -> "ProbeSet":
         """
         Tokenize rows and draw at most `max_texts` different texts of each group, always the same ones.
@@ -65,7 +60,7 @@ class ProbeSet:
         Raises:
             ValueError: If a column is missing, or the target or the others have fewer than four texts that count.
         """
-        texts = tokenize(rows, tokenizer, group_column=group_column, text_column=text_column, max_length=max_length)
+        texts = tokenize(rows, tokenizer, options)
         kept: list[Text] = []
         groups = {text.group for text in texts}
         own = {*target_groups, *names_of_targets(groups, target_groups)}
@@ -80,7 +75,7 @@ class ProbeSet:
                 )
             random.Random(0).shuffle(of_group)
             name = _TARGET if group in own else _OTHERS
-            kept += [Text(name, text.ids, text.counted) for text in of_group[:max_texts]]
+            kept += [Text(name, text.ids, text.counted) for text in of_group[: options.max_texts]]
         for name in (_TARGET, _OTHERS):
             num = sum(text.group == name for text in kept)
             if num < FEWEST_TEXTS:
@@ -88,9 +83,8 @@ class ProbeSet:
                     f"The probe set has {num} texts of {name} ({', '.join(target_groups)} being the target); it needs "
                     f"{FEWEST_TEXTS} or more of each side, a few dozen wanted."
                 )
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         used = target_tokens(kept, _TARGET, 1 + max(max(text.ids) for text in kept))
-        return cls(tuple(batches(kept, [_OTHERS, _TARGET], batch_size, pad)), used)
+        return cls(tuple(batches(kept, [_OTHERS, _TARGET], options.batch_size)), used)
 
 
 _OTHERS, _TARGET = "other groups", "the target"
@@ -145,7 +139,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
     pre: dict[Place, list[Tensor]] = {place: [] for place in features}
     means: dict[Place, list[Tensor]] = {place: [] for place in features}
     saes = {place: sae.to(device) if hasattr(sae, "to") else sae for place, sae in saes.items()}
-    spread = {place: _Spread() for place in saes}
+    unexplained = {place: UnexplainedVariance(1, feature_set.d_model, device) for place in saes}
     of_token, of_text, probability, num_tokens = [], [], [], []
     with torch.no_grad(), eval_mode(model):
         for batch in probe.batches:
@@ -160,8 +154,10 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
                 pre[place].append(of_place.pre_activations(value_ND).cpu())
                 total_BD = (value_BTD.float() * counted.unsqueeze(-1)).sum(dim=1)
                 means[place].append((total_BD / counted.sum(dim=1, keepdim=True)).cpu())
-                if place in saes:
-                    spread[place].add(value_ND, saes[place])
+                for tile_ND in value_ND.split(_TOKENS_PER_TILE) if place in saes else ():
+                    made_ND = saes[place].reconstruct(tile_ND).to(tile_ND)
+                    all_one = torch.zeros(len(tile_ND), dtype=torch.long, device=device)
+                    unexplained[place].add(tile_ND, made_ND, all_one)
             is_target = batch.groups == 1
             of_token.append(is_target[:, None].expand_as(counted)[counted].cpu())
             of_text.append(is_target.cpu())
@@ -170,7 +166,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
     return ProbeReading(
         pre_activations={place: torch.cat(parts) for place, parts in pre.items()},
         mean_values={place: torch.cat(parts) for place, parts in means.items()},
-        variance_explained={place: each.explained for place, each in spread.items()},
+        variance_explained={place: 1 - each.fractions()[0] for place, each in unexplained.items()},
         token_is_target=torch.cat(of_token),
         text_is_target=torch.cat(of_text),
         target_probability=torch.cat(probability),
@@ -186,28 +182,3 @@ def _target_probability(logits_BTV: Tensor, counted_BT: Tensor, tokens_V: Tensor
         for logits, counted in zip(logits_BTV, counted_BT.to(logits_BTV.device))
     ]
     return torch.stack(sums).cpu().double()
-
-
-class _Spread:
-    """Sums for the variance explained: 1 − Σ‖x − x̂‖² / Σ‖x − mean‖²."""
-
-    def __init__(self):
-        self._count = 0
-        self._total: Tensor | float = 0.0
-        self._squares = 0.0
-        self._errors = 0.0
-
-    def add(self, value_ND: Tensor, sae: Any) -> None:
-        wide = widest_float(value_ND.device)
-        for tile in value_ND.split(_TOKENS_PER_TILE):
-            restored = sae.reconstruct(tile).to(tile)
-            self._errors += float((tile - restored).to(wide).square().sum())
-        self._count += len(value_ND)
-        self._total = self._total + value_ND.sum(dim=0, dtype=wide).cpu().double()
-        self._squares += float(value_ND.to(wide).square().sum())
-
-    @property
-    def explained(self) -> float:
-        assert isinstance(self._total, Tensor)
-        variance = self._squares - float(self._total.square().sum()) / self._count
-        return 1 - self._errors / variance if variance > 0 else math.nan

@@ -1,23 +1,25 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sae_posttrain.penalty.probe import ProbeSet, read_probe
+from sae_posttrain.features.read.text_options import TextOptions
+from sae_posttrain.penalty.probe_texts import ProbeSet, read_probe
 
 PLACE = (0, "resid_post")
 WORDS = {"zh": "打开文件夹", "ko": "폴더를 열기", "en": "open the folder"}
 ROWS = [{"lang": lang, "text": f"{i} {word} {i * 7}"} for i in range(6) for lang, word in WORDS.items()]
-SETTINGS = {"group_column": "lang", "text_column": "text", "max_texts": 64, "max_length": 64, "batch_size": 4}
+OPTIONS = TextOptions(max_texts=64, max_length=64, batch_size=4)
 
 
 @pytest.fixture
 def probe(tokenizer):
-    return ProbeSet.from_rows(ROWS, tokenizer, ("zh",), **SETTINGS)
+    return ProbeSet.from_rows(ROWS, tokenizer, ("zh",), OPTIONS)
 
 
 def test_the_probe_set_is_the_same_at_every_start(tokenizer):
-    first, second = (ProbeSet.from_rows(ROWS, tokenizer, ("zh",), **SETTINGS | {"max_texts": 4}) for _ in range(2))
+    first, second = (ProbeSet.from_rows(ROWS, tokenizer, ("zh",), replace(OPTIONS, max_texts=4)) for _ in range(2))
     assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(first.batches, second.batches))
     assert sum(len(batch.groups) for batch in first.batches) == 12
     assert sum(int(batch.groups.sum()) for batch in first.batches) == 4
@@ -89,11 +91,11 @@ def test_too_few_texts_of_either_side_are_refused(group, tokenizer):
         next(row for row in ROWS if (row["lang"] == "zh") == (group == "zh"))
     ]
     with pytest.raises(ValueError, match="has 1 texts of .* it needs 4 or more"):
-        ProbeSet.from_rows(rows, tokenizer, ("zh",), **SETTINGS)
+        ProbeSet.from_rows(rows, tokenizer, ("zh",), OPTIONS)
 
 
 def test_target_of_the_probe_set_is_found_by_its_language(probe, tokenizer):
     named = [{**row, "lang": {"zh": "zho_Hans"}.get(row["lang"], row["lang"])} for row in ROWS]
-    found = ProbeSet.from_rows(named, tokenizer, ("zh",), **SETTINGS)
+    found = ProbeSet.from_rows(named, tokenizer, ("zh",), OPTIONS)
     assert sum(int(batch.groups.sum()) for batch in found.batches) == 6
     assert torch.equal(found.target_tokens, probe.target_tokens)

@@ -1,0 +1,66 @@
+"""What records say of a model: its name without the folders of a machine, its arguments, a hash of its weights."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PRIVATE_KWARGS = ("cache_dir", "offload_folder", "proxies", "token")
+"""Arguments of `from_pretrained` that stay out of the records: they belong to a machine or a person."""
+
+
+def recorded_model(model: Any) -> str:
+    """Name of a model for the records: its Hub id, or the last part of the folder it came from."""
+    if is_path(model):
+        return recorded_name(model)
+    return recorded_name(getattr(getattr(model, "config", None), "_name_or_path", "") or "") or type(model).__name__
+
+
+def recorded_name(name: str | os.PathLike[str]) -> str:
+    """A Hub id as it is; a path on this machine by its last part only, since records are shared."""
+    text = os.fspath(name)
+    if text and (isinstance(name, os.PathLike) or os.path.isabs(text) or os.path.exists(text)):
+        return Path(os.path.abspath(text)).name
+    return text
+
+
+def recorded_kwargs(model_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Arguments of `from_pretrained` for the records: without tokens and folders, paths by their last part."""
+    return {key: str(value) for key, value in sorted(_without_private(model_kwargs).items())}
+
+
+def _without_private(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_private(item) for key, item in value.items() if key not in _PRIVATE_KWARGS}
+    return recorded_name(value) if is_path(value) else value
+
+
+def weights_fingerprint(model: Any) -> str | None:
+    """Hash of a sample of the weights: it tells apart two models of the same name. `None` for a Hub id."""
+    digest = hashlib.sha256()
+    if is_path(model):
+        if not Path(model).is_dir():
+            return None
+        for path in sorted(Path(model).iterdir()):
+            if path.suffix in (".safetensors", ".bin", ".pt") and path.is_file():
+                digest.update(f"{path.name} {path.stat().st_size}".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(2**20))
+                    file.seek(max(0, path.stat().st_size - 2**20))
+                    digest.update(file.read())
+        return digest.hexdigest()[:16]
+    import torch
+
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        if parameter.device.type != "meta":
+            values = parameter.detach().flatten()
+            values = values[:: max(1, values.numel() // 1024)]
+            digest.update(values.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def is_path(model: Any) -> bool:
+    """Whether a model is given by its folder or Hub id, and not loaded."""
+    return isinstance(model, (str, os.PathLike))
