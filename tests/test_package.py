@@ -83,6 +83,7 @@ MAY_IMPORT = {
         "estimate",
         "lab",
         "model_source",
+        "__version__",
     },
 }
 """For each room, or part of one, the rooms (or single files of rooms) it may import."""

@@ -178,7 +178,7 @@ def _search_wider(arguments: argparse.Namespace, options: dict[str, Any]) -> Any
 
     if options.get("check"):
         raise ValueError(
-            "--check removes exactly the features asked for, and --compare lists more. Run one after the other."
+            "--check removes exactly the features asked for, and --compare lists more. Run one, then the other."
         )
     before = FeatureSet.from_pretrained(arguments.compare)
     options["num_features"] = max(4 * arguments.num_features, most_at_a_place(before))
