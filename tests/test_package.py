@@ -78,6 +78,20 @@ MAY_IMPORT = {
     "estimate": {"hooks", "features.set", "sft", "rl"},
     "integrations": {"penalty", "features.set", "checkpoints", "rl.config", "rl.trainer"},
     "lab": {"saes", "hooks", "measure", "features", "sft", "rl"},
+    "cli": {
+        "saes",
+        "hooks",
+        "measure",
+        "features",
+        "training",
+        "sft",
+        "rl",
+        "sae_training",
+        "estimate",
+        "lab",
+        "model_source",
+        "__version__",
+    },
 }
 """For each room, or part of one, the rooms (or single files of rooms) it may import."""
 
@@ -134,6 +148,11 @@ def test_rooms_import_only_what_lies_before_them(room):
                 assert any(other == each or other.startswith(f"{each}.") for each in allowed), (
                     f"{file} imports {other}"
                 )
+
+
+def test_nothing_imports_the_command_line():
+    for file in set(files_of(".")) - set(files_of("cli")) - {PACKAGE / "__main__.py"}:
+        assert not any(f"{name}.".startswith("sae_posttrain.cli.") for name in imports(file)), file
 
 
 def test_every_room_is_in_the_table():

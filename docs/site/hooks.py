@@ -7,6 +7,7 @@ Links between files of the repository become links between pages. A link to a fi
 import importlib
 import inspect
 import re
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def command_line_page() -> str:
     helps = {action.dest: action.help for action in commands._choices_actions}  # type: ignore[attr-defined]
     for name, command in commands.choices.items():  # type: ignore[union-attr]
         lines += [f"## `sae-posttrain {name}`", "", f"{helps.get(name, '')}.".capitalize().replace("..", "."), ""]
-        options = [action for action in command._actions if action.dest != "help"]
+        options = [action for action in command._actions if action.dest != "help" and action.help != SUPPRESS]
         if not options:
             lines += [
                 "Its options are the fields of its [settings](configuration.md): `sae-posttrain " + name + " --help`.",

@@ -51,7 +51,13 @@ def write(folder: Path) -> str:
         (folder / SCRIPT_FILE).write_text(script, encoding="utf-8")
     command, python = _command(), [_short(sys.executable)]
     sampling = [f"--{name.replace('_', '-')}={value}" for name, value in SAMPLING.items()]
-    again = [*command, "evaluate", f"--model={model_folder(sasft)}", f"--data={switching / QUESTIONS_FILE}", *sampling]
+    again = [
+        *command,
+        "evaluate",
+        f"--model={model_folder(sasft)}",
+        f"--prompts={switching / QUESTIONS_FILE}",
+        *sampling,
+    ]
     again += ["--seed=1", "--device=cpu", f"--compare={sft}", f"--out={folder / RESULTS / 'sasft-again'}"]
     runs = [switching / "before", sft, sasft, model_folder(sft), model_folder(sasft)]
     report = [*command, "report", *map(str, runs), f"--baseline={sft}", "--title=Planted language switching"]

@@ -48,7 +48,7 @@ def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
 
     def search() -> None:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_messages(test))
-        (folder / QUESTIONS_FILE).write_text(lines, encoding="utf-8")  # for `sae-posttrain evaluate --data`
+        (folder / QUESTIONS_FILE).write_text(lines, encoding="utf-8")  # for `sae-posttrain evaluate --prompts`
         find(*load()).save(features, overwrite=True)
 
     def train(arm: str) -> None:

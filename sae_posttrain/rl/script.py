@@ -14,8 +14,7 @@ from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishm
 
 from ..measure.answers.end_of_turn import answer_end_ids
 from ..model_source import require_model
-from ..training.command import rows_of_rewards
-from ..training.gate import require_prompt_rows
+from ..training.gate import require_prompt_rows, rows_of_rewards
 from ..training.script import (
     load_data,
     loading_arguments,

@@ -1,10 +1,11 @@
 """Checks every row of the training data before a model is loaded."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from ..conversations import read_messages, read_row
+from ..measure.faults.scripts import known_language
 from ..row_checks import (
     Copies,
     located,
@@ -202,3 +203,8 @@ class PromptRows:
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
         return row
+
+
+def rows_of_rewards(names: Sequence[str]) -> tuple[tuple[str, ...], Any]:
+    """Columns that the named rewards read, and a check that raises a `ValueError` at a value that they do not know."""
+    return (("lang",), known_language) if "language_consistency" in names else ((), None)

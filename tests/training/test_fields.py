@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from sae_posttrain.cli.train import _FROM_TRL, short_help
 from sae_posttrain.rl.script import ARGUMENTS as GRPO
 from sae_posttrain.sft.script import ARGUMENTS as SFT
-from sae_posttrain.training.command import _FROM_TRL, short_help
 from sae_posttrain.training.fields import SETTINGS, fields_of
 
 

@@ -165,9 +165,9 @@ def test_without_the_harness_the_message_says_what_to_install(monkeypatch, capsy
     monkeypatch.setattr("sae_posttrain.measure.capability.harness.find_spec", lambda _name: None)
     with pytest.raises(ImportError, match="pip install 'sae_posttrain\\[eval\\]'"):
         evaluate_tasks("model", ["mmlu"], output_dir=tmp_path / "run")
-    # before the prompts of --data are answered, which can take hours
-    both = ["--model", "model", "--data", "prompts.jsonl", "--tasks", "mmlu", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr("sae_posttrain.cli_evaluate.require_model", lambda _model: None)
+    # before the prompts of --prompts are answered, which can take hours
+    both = ["--model", "model", "--prompts", "prompts.jsonl", "--tasks", "mmlu", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sae_posttrain.cli.evaluate.require_model", lambda _model: None)
     assert main(["evaluate", *both]) == 2
     assert "pip install 'sae_posttrain[eval]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,27 +1,24 @@
-"""`sae-posttrain train-sae`: the command's options, and how it says what was reached."""
+"""The command `train-sae`."""
 
 import argparse
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..model_source import require_model
+from .options import TEXT_OPTIONS, add_blocks, add_model, add_options, add_out, add_texts
 
 _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `train-sae`; what is left out keeps the default of `train_sae`."""
+def add_train_sae(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train a sparse autoencoder of one or more blocks of a model with SAELens' trainer "
+        "Train one sparse autoencoder for each of the named blocks of a model, with SAELens' trainer "
         "(pip install 'sae_posttrain[train]'), and measure it on held-out texts."
     )
-    parser.add_argument("--model", required=True, help="causal language model: folder or Hub id")
-    parser.add_argument(
-        "--texts", required=True, help="data file (JSON, JSONL, CSV, Parquet; or folder of them) or `datasets` id"
-    )
-    parser.add_argument("--blocks", required=True, type=int, nargs="+", help="decoder blocks, counted from 0")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the SAEs and training.json")
+    add_model(parser)
+    add_texts(parser)
+    add_blocks(parser)
+    add_out(parser, "folder for the SAEs and training.json")
 
     def option(name: str, of_type: Callable[[str], Any], help_text: str) -> None:
         parser.add_argument(name, type=of_type, default=argparse.SUPPRESS, help=help_text)
@@ -39,21 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--num-tokens", _count, "tokens to train on, such as 2e6 (the default)")
     option("--batch-size", _count, "tokens in a step (default: 4096)")
     option("--lr", float, "peak learning rate (default: 3e-3, for a short training; 3e-4 for 1e8 tokens and more)")
-    option("--text-column", str, "column with the text (default: text)")
-    option("--split", str, "split of a `datasets` id (default: train)")
-    option("--max-length", int, "tokens of each text (default: 512)")
+    add_options(parser, {name: TEXT_OPTIONS[name] for name in ("text_column", "split", "max_length")})
     option("--texts-per-pass", int, "texts in one forward pass of the model (default: 16)")
-    option("--buffer-tokens", _count, "tokens whose activations are mixed in memory (default: 131072)")
-    option("--held-out", float, "share of the texts to measure on instead (default: 0.05)")
-    option("--seed", int, "of weights and order (default: 0)")
-    parser.set_defaults(run=run)
+    option("--buffer-tokens", _count, "tokens whose activations are shuffled in memory (default: 131072)")
+    option("--held-out", float, "share of the texts to measure on, not to train on (default: 0.05)")
+    option("--seed", int, "seed of the first weights and of the order (default: 0)")
+    parser.set_defaults(run=_train_sae)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train, and print what the SAEs reached on tokens that they were not trained on."""
+def _train_sae(arguments: argparse.Namespace) -> None:
+    """Train, and print how well the SAEs do on held-out tokens."""
     require_model(arguments.model)
-    from .folder import REPORT, read_report
-    from .trainer import train_sae
+    from ..sae_training.folder import REPORT, read_report
+    from ..sae_training.trainer import train_sae
 
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
     options = {_RENAMED.get(name, name): value for name, value in given.items()}
@@ -64,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table with a row for each SAE of a report."""
+    """A table with one row for each SAE of a report."""
     width = max(map(len, report))
     tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
     lines = [
@@ -81,7 +76,7 @@ def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _count(text: str) -> int:
-    """A whole number, also in the form `2e6`."""
+    """Read a whole number, also in the form `2e6`."""
     number = float(text)
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number")

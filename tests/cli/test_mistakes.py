@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sae_posttrain.cli import main, make_parser
-from sae_posttrain.cli_errors import in_one_line, in_options, options_of
+from sae_posttrain.cli.errors import in_one_line, in_options, options_of
 from sae_posttrain.model_source import require_model
 
 USER, ASSISTANT = {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}
@@ -159,7 +159,7 @@ def test_other_commands_speak_of_their_options_and_name_the_row(refused, folder)
     write(folder / "x.jsonl", [{"text": "a", "lang": "zh"}, {"text": "b", "lang": None}])
     error = refused(*find, "--texts", folder / "x.jsonl", "--target-group", "zh")
     assert error == f"Row 2 of {folder / 'x.jsonl'}: `lang` is null. Give the group, or leave the row out."
-    evaluate = ["evaluate", "--model", tiny, "--out", folder / "out", "--data"]
+    evaluate = ["evaluate", "--model", tiny, "--out", folder / "out", "--prompts"]
     assert "--max-new-tokens must be 1 or more, got 0." in refused(
         *evaluate, folder / "prompts.jsonl", "--max-new-tokens", "0"
     )
@@ -191,7 +191,7 @@ def test_other_commands_speak_of_their_options_and_name_the_row(refused, folder)
         ],
         ["find-directions", "--method=probe", "--blocks=0", "--out=f.safetensors", "--texts=t", "--target-group=zh"],
         ["calibrate", "--features", "f", "--prompts", "p", "--out", "c.safetensors"],
-        ["evaluate", "--data", "d.jsonl", "--out", "o"],
+        ["evaluate", "--prompts", "d.jsonl", "--out", "o"],
         ["train-sae", "--texts", "t", "--blocks", "0", "--out", "o"],
     ],
     ids=lambda arguments: arguments[0],

@@ -1,4 +1,4 @@
-"""What `sae-posttrain evaluate` hands on, and what it refuses; whole runs are in `test_cli.py`."""
+"""What `sae-posttrain evaluate` hands on, and what it refuses; whole runs are in `test_commands.py`."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from sae_posttrain.cli import main
 def calls(monkeypatch):
     """What the two functions behind the command were called with."""
     calls = {}
-    for name, module in (("evaluate", "evaluation"), ("evaluate_tasks", "tasks")):
+    for name, module in (("evaluate", "answers.evaluation"), ("evaluate_tasks", "capability.tasks")):
 
         def record(*arguments, name=name, **options):
             calls[name] = (arguments, options)
@@ -18,7 +18,7 @@ def calls(monkeypatch):
     monkeypatch.setattr("sae_posttrain.measure.answers.summary.format_evaluation", lambda _result: "answers")
     monkeypatch.setattr("sae_posttrain.measure.capability.task_summary.format_tasks", lambda _result: "capability")
     monkeypatch.setattr("sae_posttrain.measure.capability.harness.require_harness", lambda: None)
-    monkeypatch.setattr("sae_posttrain.cli_evaluate.require_model", lambda _model: None)
+    monkeypatch.setattr("sae_posttrain.cli.evaluate.require_model", lambda _model: None)
     return calls
 
 
@@ -27,7 +27,7 @@ def evaluate(*arguments):
 
 
 def test_options_of_prompts_and_of_tasks_reach_their_functions(calls, capsys):
-    data = ["--data", "p.jsonl", "--target-lang", "any", "--lid", "en", "es", "--temperature", "0"]
+    data = ["--prompts", "p.jsonl", "--target-lang", "any", "--lid", "en", "es", "--temperature", "0"]
     thinking = ["--chat-template-kwargs", '{"enable_thinking": false}']
     tasks = ["--tasks", "mmlu", "own.yaml", "--num-fewshot", "5", "--compare", "base", "--margin", "0.01"]
     assert evaluate(*data, *tasks, "--plain", *thinking, "--dtype", "bfloat16", "--limit", "9") == 0
@@ -52,7 +52,7 @@ def test_options_of_prompts_and_of_tasks_reach_their_functions(calls, capsys):
 
 
 def test_each_half_runs_alone(calls):
-    assert evaluate("--data", "p.jsonl") == 0
+    assert evaluate("--prompts", "p.jsonl") == 0
     assert list(calls) == ["evaluate"]
     calls.clear()
     assert evaluate("--tasks", "mmlu") == 0
@@ -63,12 +63,12 @@ def test_each_half_runs_alone(calls):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Give --data (prompts), --tasks (capability) or both."),
-        (["--tasks", "mmlu", "--temperature", "0"], "--temperature needs --data."),
-        (["--tasks", "mmlu", "--lid", "en"], "--lid needs --data."),
-        (["--data", "p.jsonl", "--num-fewshot", "5"], "--num-fewshot needs --tasks."),
-        (["--data", "p.jsonl", "--confirm-run-unsafe-code"], "--confirm-run-unsafe-code needs --tasks."),
-        (["--data", "p.jsonl", "--plain"], "--plain needs --tasks."),
+        ([], "Give --prompts, --tasks (capability) or both."),
+        (["--tasks", "mmlu", "--temperature", "0"], "--temperature needs --prompts."),
+        (["--tasks", "mmlu", "--lid", "en"], "--lid needs --prompts."),
+        (["--prompts", "p.jsonl", "--num-fewshot", "5"], "--num-fewshot needs --tasks."),
+        (["--prompts", "p.jsonl", "--confirm-run-unsafe-code"], "--confirm-run-unsafe-code needs --tasks."),
+        (["--prompts", "p.jsonl", "--plain"], "--plain needs --tasks."),
         (["--tasks", "mmlu", "--margin", "0.02"], "--margin needs --compare"),
     ],
 )
@@ -80,7 +80,7 @@ def test_option_that_nothing_would_use_is_refused(calls, capsys, arguments, mess
 
 def test_template_variables_must_be_json(capsys):
     with pytest.raises(SystemExit):
-        evaluate("--data", "p.jsonl", "--chat-template-kwargs", "enable_thinking=false")
+        evaluate("--prompts", "p.jsonl", "--chat-template-kwargs", "enable_thinking=false")
     assert (
         "'enable_thinking=false' is not a JSON object; write '{\"enable_thinking\": false}'" in capsys.readouterr().err
     )

@@ -1,22 +1,23 @@
 """
-The help of the commands `sft` and `grpo`, and the check of their settings and data, before anything large is imported.
+The commands `sft` and `grpo`. Their options are the fields of the settings, which TRL's own parser reads.
 
-Neither torch nor TRL is imported here.
+Help, and mistakes in settings and data, come before torch and TRL are imported.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..measure.answers.rows import is_data_file, read_rows
-from ..measure.faults.scripts import known_language
 from ..model_source import require_model
 from ..row_checks import located
-from .data import require_data_file
-from .fields import Field, fields_of
-from .gate import Check, PromptRows, TrainingRows
+from ..training.data import require_data_file
+from ..training.fields import Field, fields_of
+from ..training.gate import Check, PromptRows, TrainingRows, rows_of_rewards
+from .errors import MISTAKES, in_one_line, is_ours, mistake
 
 _FROM_TRL = {
     "model_name_or_path": "the model to train: folder or Hub id",
@@ -27,7 +28,7 @@ _FROM_TRL = {
     "max_steps": "optimiser steps, instead of passes over the data",
     "per_device_train_batch_size": "rows in a micro-batch of a device",
     "gradient_accumulation_steps": "micro-batches in a step",
-    "max_length": "tokens kept of a row",
+    "max_length": "tokens kept of each row",
     "assistant_only_loss": "train on the assistant's turns only",
     "max_completion_length": "longest rollout, in tokens",
     "num_generations": "rollouts of a prompt",
@@ -35,9 +36,38 @@ _FROM_TRL = {
     "use_cpu": "train on the CPU",
     "resume_from_checkpoint": "`true`, or a checkpoint: go on from there",
 }
-"""Fields of TRL and transformers that most recipes set, each with a short help text."""
+"""Fields of TRL and transformers that most recipes set, with a short help text."""
 
 _TITLES = {"sft": "Fine-tune with SASFTTrainer", "grpo": "Train with SteeredGRPOTrainer"}
+
+
+def train(command: str, arguments: list[str]) -> int:
+    """Run `sft` or `grpo`, and return the exit status."""
+    arguments = [
+        part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])
+    ]
+    if {"-h", "--help"} & set(arguments) and (text := short_help(command)) is not None:
+        print(text)
+        return 0
+    wants_all = {"-h", "--help", "--help-all"} & set(arguments)
+    try:
+        if not wants_all:
+            check_command(command, arguments)
+        script: Any = import_module(f"..{'sft' if command == 'sft' else 'rl'}.script", __package__)
+        from ..training.script import parse_settings, train_and_save
+
+        given = ["--help"] if wants_all else arguments
+        script_args, *settings = parse_settings(script.ARGUMENTS, f"sae-posttrain {command}", given)
+        trainer = script.make_trainer(script_args, *settings)
+    except MISTAKES as error:
+        return mistake(in_one_line(error))
+    try:
+        train_and_save(trainer, script_args)
+    except ValueError as error:
+        if not is_ours(error):
+            raise  # a reward of the user, or a library, raised it: the traceback is needed
+        return mistake(in_one_line(error))
+    return 0
 
 
 def short_help(command: str) -> str | None:
@@ -53,7 +83,8 @@ def short_help(command: str) -> str | None:
     lines = [
         f"usage: sae-posttrain {command} --config FILE.yaml [--FIELD VALUE ...]",
         "",
-        f"{_TITLES[command]}. Every field may stand in the YAML file or, over it, on the command line.",
+        f"{_TITLES[command]}. Set fields in the YAML file or on the command line, which takes precedence.",
+        "Hyphens work in place of underscores.",
         "",
         "options:",
         *_entry("--config FILE.yaml", "settings by field name"),
@@ -88,8 +119,8 @@ def _default(field: Field) -> str:
 
 def check_command(command: str, arguments: Sequence[str]) -> None:
     """
-    Check settings and data as far as possible without torch: the YAML file, the names of the fields, the model's
-    folder, the feature set's file, and every row of a local data file.
+    Check settings and data without torch: the YAML file, the names of the fields, the model's folder, the feature
+    set's file, and every row of a local data file.
 
     Args:
         command (`str`):
@@ -129,7 +160,7 @@ def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not YAML, or a field is not known. The message names similar fields.
+        ValueError: If the file is not YAML, or a field is not known; a similar name is suggested.
     """
     given = list(arguments)
     if not given:
@@ -151,7 +182,7 @@ def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def command_of(path: Path) -> str:
-    """The command that a YAML file belongs to: `grpo` if it has a field that only `grpo` has, else `sft`."""
+    """`"grpo"` if a YAML file holds fields that only `grpo` has, otherwise `"sft"`."""
     of_sft, of_grpo = fields_of("sft") or {}, fields_of("grpo") or {}
     return "grpo" if any(name in of_grpo and name not in of_sft for name in read_yaml(path)) else "sft"
 
@@ -207,11 +238,6 @@ def _check_of(command: str, settings: Mapping[str, Any]) -> Check:
         return TrainingRows(column, text, None)
     rewards = settings.get("reward_funcs") or ()
     return PromptRows(*rows_of_rewards([rewards] if isinstance(rewards, str) else rewards))
-
-
-def rows_of_rewards(names: Sequence[str]) -> tuple[tuple[str, ...], Any]:
-    """Columns that the named rewards read, and a function that raises a `ValueError` at a value they do not know."""
-    return (("lang",), known_language) if "language_consistency" in names else ((), None)
 
 
 def _check_rows(name: str, check: Check) -> None:

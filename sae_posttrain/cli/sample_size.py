@@ -1,17 +1,17 @@
-"""The command `sample-size`. Thin, as `cli.py`, which lists it."""
+"""The command `sample-size`."""
 
 import argparse
 
 
 def add_sample_size(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say how many prompts it takes to see a rate change, before the run."
+    parser.description = "Compute how many prompts it takes to see a rate change, before the run."
     parser.add_argument("--before", type=float, required=True, help="rate now, from 0 to 1: 0.03 is 3 %%")
-    parser.add_argument("--after", type=float, required=True, help="rate that is hoped for")
+    parser.add_argument("--after", type=float, required=True, help="rate to detect, from 0 to 1")
     parser.add_argument("--power", type=float, default=0.8, help="probability to see the change (default: 0.8)")
-    parser.add_argument("--alpha", type=float, default=0.05, help="that of seeing one by chance (default: 0.05)")
+    parser.add_argument("--alpha", type=float, default=0.05, help="probability of a false alarm (default: 0.05)")
     parser.add_argument("--paired", action="store_true", help="both models answer the same prompts")
     parser.add_argument(
-        "--overlap", type=float, default=0.0, help="share of later failures that failed before too (default: 0)"
+        "--overlap", type=float, default=0.0, help="share of the later failures that failed before too (default: 0)"
     )
     parser.add_argument("--answers-per-prompt", type=int, default=1, help="answers to each prompt (default: 1)")
     parser.add_argument("--icc", type=float, help="correlation of two answers to one prompt, from 0 to 1")
@@ -19,7 +19,7 @@ def add_sample_size(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample_size(arguments: argparse.Namespace) -> None:
-    from .measure.statistics.sample_size import sample_size
+    from ..measure.statistics.sample_size import sample_size
 
     names = ("power", "alpha", "paired", "overlap", "answers_per_prompt", "icc")
     options = {name: getattr(arguments, name) for name in names}

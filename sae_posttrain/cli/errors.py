@@ -2,35 +2,47 @@
 
 import argparse
 import re
+import sys
 from pathlib import Path
+
+MISTAKES = (ValueError, OSError, ImportError)
+"""What a mistake in the input raises. It is printed in one line, without a traceback."""
 
 _OTHER_NAMES = {
     "find-features": {"chat_template": "plain"},
     "calibrate": {"feature_set": "features", "chat_template": "plain"},
+    "convert": {"output_dir": "out"},
     "evaluate": {"output_dir": "out", "lid_languages": "lid", "chat_template": "plain"},
     "train-sae": {"output_dir": "out", "learning_rate": "lr", "l1_coefficient": "l1"},
-    "inspect": {"texts": "data"},
     "demo": {"output_dir": "out"},
 }
-"""For each command, arguments of the function it calls that its option has another name for."""
+"""For each command, arguments of its function whose option has another name."""
 
-_WORDS = re.compile(r"[^\s,\[\]()'\"]+")  # of a Python list or text
+_WORDS = re.compile(r"[^\s,\[\]()'\"]+")  # words of a Python list or text
 _QUOTED = re.compile(r"`([A-Za-z_]\w*)(?:=([^`]*))?`")
+
+
+def mistake(message: str) -> int:
+    """Print what is wrong; the exit status."""
+    print(f"sae-posttrain: {message}", file=sys.stderr)
+    return 2
 
 
 def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, argparse.Action]:
     """The options of a command, by the name that errors of its function may use."""
     subparsers = next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
-    actions = {action.dest: action for action in subparsers.choices[command]._actions}
+    actions = {
+        action.dest: action for action in subparsers.choices[command]._actions if action.help != argparse.SUPPRESS
+    }
     others = _OTHER_NAMES.get(command, {})
     return actions | {name: actions[dest] for name, dest in others.items() if dest in actions}
 
 
 def in_options(message: str, options: dict[str, argparse.Action]) -> str:
     """
-    A message in which the arguments of a function stand as the command's options.
+    Write the arguments of a function in a message as options of the command.
 
-    `` `max_texts` `` becomes `--max-texts`, `` `k=50` `` becomes `--k 50`, and an argument that a switch sets becomes
+    `` `max_texts` `` becomes `--max-texts`, and `` `k=50` `` becomes `--k 50`. An argument that a switch sets becomes
     the switch. Anything else in backticks stays.
     """
 
@@ -45,15 +57,12 @@ def in_options(message: str, options: dict[str, argparse.Action]) -> str:
         return f"{shown} {' '.join(_WORDS.findall(value)) or value}"
 
     message = _QUOTED.sub(option, message)
-    return re.sub(r"(--[\w-]+) \(`\1`\)", r"\1", message)  # of a message that names the option itself
+    return re.sub(r"(--[\w-]+) \(`\1`\)", r"\1", message)  # the message names the option itself
 
 
 def in_one_line(error: BaseException) -> str:
     """
-    What an error says, without what is said around it.
-
-    Errors of this package are written to be read, and a table in one of them keeps its lines; of others the lines are
-    joined.
+    The message of an error. Errors of this package keep their lines; the lines of other errors are joined.
     """
     message = str(error).strip() or type(error).__name__
     if is_ours(error) or "\n" not in message:
@@ -62,8 +71,8 @@ def in_one_line(error: BaseException) -> str:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether a line of this package raised an error, which is then about what the user gave."""
+    """Whether this package raised an error; it is then about what the user gave."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
+    return trace is not None and Path(__file__).parents[1] in Path(trace.tb_frame.f_code.co_filename).parents

@@ -97,7 +97,7 @@ def test_find_train_evaluate_compare(folder, capsys):
     assert "Model saved to" in capsys.readouterr().out
     assert (folder / "run" / "model.safetensors").exists()
 
-    sampling = ["--data", str(folder / "prompts.jsonl"), "--max-new-tokens", "6", "--batch-size", "9"]
+    sampling = ["--prompts", str(folder / "prompts.jsonl"), "--max-new-tokens", "6", "--batch-size", "9"]
     assert main(["evaluate", "--model", str(folder / "tiny"), "--out", str(folder / "before"), *sampling]) == 0
     after = ["--model", str(folder / "run"), "--out", str(folder / "after"), "--compare", str(folder / "before")]
     assert main(["evaluate", *after, *sampling]) == 0
@@ -276,7 +276,7 @@ def test_help_of_every_command(capsys):
 
 
 def test_report_of_a_training_and_its_evaluations(folder, capsys, monkeypatch):
-    sampling = ["--data", str(folder / "prompts.jsonl"), "--max-new-tokens", "6", "--batch-size", "9"]
+    sampling = ["--prompts", str(folder / "prompts.jsonl"), "--max-new-tokens", "6", "--batch-size", "9"]
     for name, seed in (("before", "0"), ("after", "1")):
         arguments = ["--model", str(folder / "tiny"), "--out", str(folder / "runs" / name), "--seed", seed, *sampling]
         assert main(["evaluate", *arguments]) == 0
@@ -305,12 +305,12 @@ def inspect(folder, *extra):
 
 
 def test_inspect_lists_a_place_and_describes_an_sae(folder, capsys):
-    assert inspect(folder, "--json", str(folder / "list.json")) == 0
+    assert inspect(folder, "--out", str(folder / "list.json")) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].split() == ["qwen_scope", "0", "resid_post", "layer0.sae.pt"]
     assert [row["block"] for row in json.loads((folder / "list.json").read_text())] == [0, 1]
 
-    assert inspect(folder, "--block", "1", "--k", "8", "--json", str(folder / "sae.json")) == 0
+    assert inspect(folder, "--block", "1", "--k", "8", "--out", str(folder / "sae.json")) == 0
     printed = capsys.readouterr().out
     assert "resid_post of block 1 (the block's output)" in printed
     assert "topk: the 8 largest of each token, of any sign" in printed
@@ -324,8 +324,8 @@ def test_inspect_lists_a_place_and_describes_an_sae(folder, capsys):
 
 def test_inspect_measures_the_fit_on_a_model_and_its_base(folder, capsys, make_model):
     make_model(seed=7).save_pretrained(folder / "other")
-    texts = ["--model", str(folder / "tiny"), "--data", str(folder / "texts.jsonl"), "--max-texts", "5"]
-    base = ["--base-model", str(folder / "tiny"), "--max-length", "20", "--json", str(folder / "fit.json")]
+    texts = ["--model", str(folder / "tiny"), "--texts", str(folder / "texts.jsonl"), "--max-texts", "5"]
+    base = ["--base-model", str(folder / "tiny"), "--max-length", "20", "--out", str(folder / "fit.json")]
     assert inspect(folder, "--blocks", "0", "1", "--k", "8", *texts, *base) == 0
     printed = capsys.readouterr().out
     assert "FVU by group of texts" in printed
@@ -340,9 +340,9 @@ def test_inspect_measures_the_fit_on_a_model_and_its_base(folder, capsys, make_m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "m"], "Give --model and --data, or neither."),
-        (["--max-texts", "3"], "--max-texts needs --model and --data."),
-        (["--model", "m", "--data", "d"], "Say with --blocks which to measure:"),
+        (["--model", "m"], "Give --model and --texts, or neither."),
+        (["--max-texts", "3"], "--max-texts needs --model and --texts."),
+        (["--model", "m", "--texts", "d"], "Name with --blocks the ones to measure:"),
         (["--blocks", "1", "1"], "--blocks names a block more than once"),
         (["--block", "7"], "holds no SAE of block 7"),
     ],
@@ -353,7 +353,7 @@ def test_inspect_says_what_is_missing(folder, capsys, arguments, message):
 
 
 def test_convert_writes_saelens_layout_once(folder, capsys):
-    arguments = ["convert", str(folder / "sae"), str(folder / "lens"), "--block", "1", "--k", "8"]
+    arguments = ["convert", str(folder / "sae"), "--out", str(folder / "lens"), "--block", "1", "--k", "8"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "Note: SAELens sets negative values among the k largest to 0" in printed

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.cli_directions import add_find_directions
+from sae_posttrain.cli.find_directions import add_find_directions
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}
 

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from sae_posttrain.cli_statistics import add_sample_size
+from sae_posttrain.cli.sample_size import add_sample_size
 
 
 def run(*arguments):

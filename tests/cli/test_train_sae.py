@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from sae_posttrain.sae_training import command, trainer
-from sae_posttrain.sae_training.command import add_arguments, format_figures, run
+from sae_posttrain.cli import train_sae as command
+from sae_posttrain.cli.train_sae import add_train_sae, format_figures
+from sae_posttrain.sae_training import trainer
 
 FIGURES = {"fvu": 0.123, "l0": 31.96, "dead_features": 0.25, "loss_recovered": 0.98765, "num_tokens": 5000}
 NEEDED = ["--model", "tiny", "--texts", "texts.jsonl", "--blocks", "2", "4", "--out", "saes"]
@@ -12,7 +13,7 @@ NEEDED = ["--model", "tiny", "--texts", "texts.jsonl", "--blocks", "2", "4", "--
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_train_sae(parser)
     return parser.parse_args([*NEEDED, *arguments])
 
 
@@ -30,7 +31,7 @@ def test_options_reach_the_function_under_its_names(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(command, "require_model", lambda _model: None)
     arguments = parse("--num-tokens", "2e6", "--lr", "1e-3", "--k", "32", "--expansion", "4", "--site", "mlp_out")
     arguments.out = tmp_path
-    run(arguments)
+    arguments.run(arguments)
     [(model, texts, options)] = calls
     assert (model, texts) == ("tiny", "texts.jsonl")
     assert options == {
