@@ -74,8 +74,8 @@ MAY_IMPORT = {
 }
 """For each room, or part of one, the rooms (or single files of rooms) it may import."""
 
-OF_ALL_ROOMS = {"sites", "languages", "precision", "conversations", "row_checks", "renamed_settings"}
-"""Files that every room may import: sites, languages, widths of numbers, what rows look like, names of settings."""
+OF_ALL_ROOMS = {"sites", "languages", "precision", "conversations", "row_checks", "renamed_settings", "tables"}
+"""Files that every room may import: sites, languages, widths of numbers, what rows look like, names, text tables."""
 
 
 def imports(file: Path) -> set[str]:

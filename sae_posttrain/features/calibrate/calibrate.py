@@ -13,6 +13,7 @@ from torch import nn
 
 from ...measure.answers.generate import check_length, eval_mode
 from ...measure.statistics.intervals import wilson
+from ...tables import align
 from ..find.answers import (
     Prompts,
     Question,
@@ -164,8 +165,7 @@ class Calibration:
             ]
             for row in self.rows
         ]
-        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table]
+        lines = align(table)
         verdict = (
             f"Strength {self.strength:g} is the smallest measured at which {100 * self.target:g} % are faulty."
             if self.strength is not None
