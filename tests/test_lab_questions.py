@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import regex
 
-LAB = Path(__file__).parents[1] / "recipes" / "lab"
+LAB = Path(__file__).parents[1] / "benchmarks" / "lab"
 LETTERS = {"en": r"\p{Latin}", "zh": r"\p{Han}", "ko": r"\p{Hangul}", "ru": r"\p{Cyrillic}"}
 
 

@@ -1,7 +1,9 @@
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,7 @@ OF_ALL_ROOMS = {
     "conversations",
     "row_checks",
     "renamed_settings",
+    "tables",
 }
 """Files that every room may import, each one idea: names of sites, widths of numbers, what records say of a model."""
 
@@ -191,6 +194,26 @@ def test_public_names_are_those_of_the_type_checker_and_load():
     assert set(sae_posttrain.__all__) <= set(dir(sae_posttrain))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sae_posttrain.nothing
+
+
+@pytest.mark.parametrize("room", ["baselines", "measure.statistics"])
+def test_names_of_rooms_with_a_door_of_their_own_load(room):
+    module = import_module(f"sae_posttrain.{room}")
+    assert set(module._MODULES) == set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_old_names_still_load_and_say_where_they_are_now():
+    changelog = (PACKAGE.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert not set(sae_posttrain._MOVED) & set(sae_posttrain.__all__)
+    for name, place in sae_posttrain._MOVED.items():
+        new = f"from sae_posttrain.{place} import {name}"
+        with pytest.warns(DeprecationWarning, match=f"`{name}` moved: `{re.escape(new)}`"):
+            assert getattr(sae_posttrain, name) is getattr(import_module(f"sae_posttrain.{place}"), name)
+        assert f"`{name}`" in changelog
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@ import warnings
 
 import pytest
 
-from sae_posttrain import SASFTConfig, SteeredGRPOConfig, UnlikelihoodConfig
+from sae_posttrain import SASFTConfig, SteeredGRPOConfig
+from sae_posttrain.baselines import UnlikelihoodConfig
 
 
 @pytest.mark.parametrize("config", [SASFTConfig, SteeredGRPOConfig, UnlikelihoodConfig])

@@ -27,7 +27,8 @@ from start import train_start
 from torch import Tensor
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
-from sae_posttrain import FeatureSet, UnlikelihoodConfig, UnlikelihoodTrainer, calibrate, sample_unlikely_rows
+from sae_posttrain import FeatureSet, calibrate
+from sae_posttrain.baselines import UnlikelihoodConfig, UnlikelihoodTrainer, sample_unlikely_rows
 from sae_posttrain.features.calibrate.calibrate import Calibration
 
 

@@ -113,6 +113,11 @@ def api_page() -> str:
             path = f"sae_posttrain.{sae_posttrain._MODULES[name]}.{name}"
             lines += [f"[](){{#sae_posttrain.{name}}}", "", f"::: {path}", ""]
             lines += members(name)
+    for package in ("baselines", "measure.statistics"):
+        module = importlib.import_module(f"sae_posttrain.{package}")
+        lines += [f"## `{package}`", "", f"Everything that `from sae_posttrain.{package} import …` gives.", ""]
+        for name in module.__all__:
+            lines += [f"::: {module.__name__}.{module._MODULES[name]}.{name}", ""]
     return "\n".join(lines)
 
 

@@ -1,1 +1,40 @@
-"""Methods without a sparse autoencoder: what features have to beat."""
+"""Methods without a sparse autoencoder: what features have to beat. The names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ablation import ablate
+    from .data_filter import drop_switched
+    from .lm_head_scaling import scale_lm_head, scale_probabilities, smoothie_factors
+    from .unlikelihood.config import UnlikelihoodConfig
+    from .unlikelihood.rows import sample_unlikely_rows
+    from .unlikelihood.trainer import UnlikelihoodTrainer
+
+__all__ = [
+    "UnlikelihoodConfig",
+    "UnlikelihoodTrainer",
+    "ablate",
+    "drop_switched",
+    "sample_unlikely_rows",
+    "scale_lm_head",
+    "scale_probabilities",
+    "smoothie_factors",
+]
+
+_MODULES = {
+    "UnlikelihoodConfig": "unlikelihood.config",
+    "UnlikelihoodTrainer": "unlikelihood.trainer",
+    "ablate": "ablation",
+    "drop_switched": "data_filter",
+    "sample_unlikely_rows": "unlikelihood.rows",
+    "scale_lm_head": "lm_head_scaling",
+    "scale_probabilities": "lm_head_scaling",
+    "smoothie_factors": "lm_head_scaling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -19,7 +19,7 @@ def add_sample_size(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample_size(arguments: argparse.Namespace) -> None:
-    from ..measure.statistics.sample_size import sample_size
+    from ..measure.statistics.power import sample_size
 
     names = ("power", "alpha", "paired", "overlap", "answers_per_prompt", "icc")
     options = {name: getattr(arguments, name) for name in names}

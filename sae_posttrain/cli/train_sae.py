@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..model_source import require_model
+from ..tables import align
 from .options import TEXT_OPTIONS, add_blocks, add_model, add_options, add_out, add_texts
 
 _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
@@ -60,19 +61,16 @@ def _train_sae(arguments: argparse.Namespace) -> None:
 
 def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
     """A table with one row for each SAE of a report."""
-    width = max(map(len, report))
     tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
     lines = [
         f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token):",
-        f"{'':{width}}     FVU     L0  dead features  loss recovered",
     ]
+    rows = [("", "FVU", "L0", "dead features", "loss recovered")]
     for name, entry in report.items():
         fit = entry["measured"]
         recovered = "-" if fit["loss_recovered"] is None else f"{fit['loss_recovered']:.3f}"
-        lines.append(
-            f"{name:{width}}  {fit['fvu']:6.3f}  {fit['l0']:5.1f}  {fit['dead_features']:13.3f}  {recovered:>14}"
-        )
-    return "\n".join(lines)
+        rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", f"{fit['dead_features']:.3f}", recovered))
+    return "\n".join([*lines, *align(rows, num_left=1)])
 
 
 def _count(text: str) -> int:

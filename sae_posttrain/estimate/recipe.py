@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from trl import TrlParser, get_peft_config
 
 from ..features.set.feature_set import FeatureSet
+from ..tables import align
 from .step import PHASES, StepMemory, StepSettings, step_memory
 
 _ASSUMED_BLOCKS, _ASSUMED_FEATURES = 4, 64
@@ -59,7 +60,8 @@ class MemoryEstimate:
     def __str__(self) -> str:
         fullest = max(self.peaks, key=lambda stage: self.peaks[stage])
         lines = [f"{self.model}: {_size(self.peak)} on each device, in the {_STAGES[fullest]}", ""]
-        lines += [f"  {kind:<40}{_size(value):>12}" for kind, value in self.parts[fullest].items() if value]
+        parts = [(f"  {kind}", _size(value)) for kind, value in self.parts[fullest].items() if value]
+        lines += align(parts, num_left=1)
         others = ", ".join(f"{_STAGES[stage]} {_size(p)}" for stage, p in self.peaks.items() if stage != fullest)
         lines += ["", f"Other stages: {others}."]
         lines += ["Beside it: what the device's own libraries take, and what its allocator cannot reuse."]

@@ -1,4 +1,4 @@
-"""What ships in `files/`, made by `recipes/lab/build.py`."""
+"""What ships in `files/`, made by `benchmarks/lab/build.py`."""
 
 import gzip
 import json

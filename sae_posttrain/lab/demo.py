@@ -19,6 +19,7 @@ from ..measure.report.data import MEASURES
 from ..measure.report.page import Section, write_report
 from ..measure.report.words import compare_arms
 from ..measure.statistics.intervals import wilson
+from ..tables import align
 from . import next_steps, repetition, switching
 from .progress import Progress
 from .record import Record, open_record
@@ -164,8 +165,7 @@ def format_table(sections: Sequence[Section]) -> str:
                 )
             )
             above = arm
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() + "\n" for row in rows)
+    return "".join(f"{line}\n" for line in align(rows, num_left=len(rows[0])))
 
 
 def _percent(rate: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from ..sites import SITES
+from ..tables import align
 from .frozen import COMPARING, FrozenSAE
 from .loading import list_saes
 from .stored.files import find_files
@@ -57,9 +58,7 @@ def format_listing(listed: list[ListedSAE]) -> str:
     for sae in listed:
         block = "?" if sae.block is None else str(sae.block)
         rows.append((sae.format, block, sae.site or "?", sae.file))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]) for row in rows]
-    return "\n".join(printable(line) for line in lines)
+    return "\n".join(map(printable, align(rows, num_left=4)))
 
 
 @dataclass(frozen=True)
@@ -279,12 +278,8 @@ def _uses(sae: FrozenSAE, decoder_norms: Spread) -> dict[str, str]:
 
 def format_facts(facts: Mapping[str, str]) -> str:
     """Names on the left, facts on the right; further lines of a fact below it."""
-    width = max(map(len, facts))
-    lines = []
-    for name, fact in facts.items():
-        first, *others = fact.split("\n")
-        lines += [f"{name.ljust(width)}  {first}", *(f"{' ' * width}  {line}" for line in others)]
-    return "\n".join(printable(line) for line in lines)
+    rows = [(name if i == 0 else "", line) for name, fact in facts.items() for i, line in enumerate(fact.split("\n"))]
+    return "\n".join(map(printable, align(rows, num_left=2)))
 
 
 def printable(line: str) -> str:

@@ -19,7 +19,8 @@ def experiment(monkeypatch):
 
 
 def test_every_arm_that_is_tuned_has_three_configurations_that_parse(experiment, tmp_path):
-    from sae_posttrain import SteeredGRPOConfig, UnlikelihoodConfig
+    from sae_posttrain import SteeredGRPOConfig
+    from sae_posttrain.baselines import UnlikelihoodConfig
 
     for arm in experiment.arms:
         configs = experiment.configs(arm)

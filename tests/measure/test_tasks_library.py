@@ -218,7 +218,7 @@ def test_unsafe_and_downloaded_code_is_refused_unless_confirmed(folder, capsys):
     own = [str(folder / "own" / "colours.yaml")]
     write_task(folder, {**COLOUR_TASK, "unsafe_code": True}, DOCUMENTS)
     assert run(folder, "before", tasks=own) == 2
-    assert "(`--confirm-run-unsafe-code`)" in capsys.readouterr().err
+    assert "pass --confirm-run-unsafe-code" in capsys.readouterr().err
     assert run(folder, "before", "--confirm-run-unsafe-code", "--limit", "2", tasks=own) == 0
     downloaded = {**COLOUR_TASK, "metric_list": [{"metric": "some_space", "hf_evaluate": True}]}
     write_task(folder, downloaded, DOCUMENTS)

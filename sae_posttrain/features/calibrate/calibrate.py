@@ -15,6 +15,7 @@ from ...eval_mode import eval_mode
 from ...measure.answers.positions import check_length
 from ...measure.faults.fault import Fault
 from ...measure.statistics.intervals import wilson
+from ...tables import align
 from ..find.answers import (
     Prompts,
     Question,
@@ -166,8 +167,7 @@ class Calibration:
             ]
             for row in self.rows
         ]
-        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in table]
+        lines = align(table)
         verdict = (
             f"Strength {self.strength:g} is the smallest measured at which {100 * self.target:g} % are faulty."
             if self.strength is not None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...hooks.sites import Place, describe_place
+from ...tables import align
 from ..set.feature_set import FeatureSet
 
 _SAME_ROW = 1e-5  # relative: rows of one SAE, read from another file format
@@ -109,9 +110,7 @@ class FeatureComparison:
             rows.append([old.name, str(old.rank_before), now, *scores])
         for new in self.moved_to:
             rows.append([new.name, "new", str(new.rank), *(f"-/{_shown(new.scores, name)}" for name in names)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-        return "\n".join([*table, self.verdict])
+        return "\n".join([*align(rows), self.verdict])
 
 
 def _shown(scores: dict[str, float], name: str) -> str:

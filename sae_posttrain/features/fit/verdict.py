@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...saes.describe import printable
+from ...tables import align
 from .fit import SAEFit
 
 FVU_OF_STRANGERS = 0.9
@@ -131,15 +132,15 @@ def format_fits(fits: Sequence[SAEFit], on_base: Sequence[SAEFit] = ()) -> str:
     """Figures and verdicts of [`measure_fit`]'s results, for a terminal."""
     header = ("block", "site", "FVU", "before/after", "L0", "dead", "cosine", "norm", "loss", "SAE", "zero", "rec.")
     rows = [header, *(_row(fit) for fit in fits)]
-    lines = [f"On {fits[0].model or 'the model'}, {fits[0].num_tokens} tokens", *_columns(rows)]
+    lines = [f"On {fits[0].model or 'the model'}, {fits[0].num_tokens} tokens", *align(rows)]
     if on_base:
         rows = [header, *(_row(fit) for fit in on_base)]
-        lines += ["", f"On {on_base[0].model or 'the base model'}, {on_base[0].num_tokens} tokens", *_columns(rows)]
+        lines += ["", f"On {on_base[0].model or 'the base model'}, {on_base[0].num_tokens} tokens", *align(rows)]
     groups = list(dict.fromkeys(group for fit in fits for group in fit.fvu_by_group))
     if len(groups) > 1:
         rows = [("block", *groups)]
         rows += [(str(fit.block), *(_number(fit.fvu_by_group.get(g, math.nan)) for g in groups)) for fit in fits]
-        lines += ["", "FVU by group of texts", *_columns(rows)]
+        lines += ["", "FVU by group of texts", *align(rows)]
     lines.append("")
     for i, fit in enumerate(fits):
         word, reason = judge(fit, on_base[i] if on_base else None)
@@ -166,8 +167,3 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.3g}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]

@@ -3,6 +3,8 @@
 from html import escape
 from typing import TYPE_CHECKING
 
+from ...tables import align
+
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
 
@@ -20,10 +22,7 @@ def short_text(feature_set: "FeatureSet") -> str:
 
 def text_table(feature_set: "FeatureSet") -> str:
     """A title, and a row for each feature: place, number, name, scores and the mean on each group."""
-    rows = _rows(feature_set)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join([_title(feature_set), *lines])
+    return "\n".join([_title(feature_set), *align(_rows(feature_set))])
 
 
 def html_table(feature_set: "FeatureSet") -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...tables import align
 from ..faults.loops import MIN_TOKENS
 from ..faults.switching import THRESHOLDS
 from ..statistics.intervals import paired_difference, wilson
@@ -212,7 +213,7 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
                 *(_format_rate(group.get(rate)) for rate in (LINE_MEASURE, "foreign_line_rate") if lid is not None),
             ]
         )
-    lines = [f"{settings['model']}: code-switching {into}, and endless repetition", "", *_align(table), ""]
+    lines = [f"{settings['model']}: code-switching {into}, and endless repetition", "", *align(table, num_left=1), ""]
     lines.append("unexpected: characters that nothing excuses; any: the published rule, one character anywhere.")
     lines.append(_explain_endless(result["overall"], settings["max_new_tokens"]))
     if lid is not None:
@@ -260,7 +261,7 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Difference to {comparison['other_model']} ({comparison['other']}) in points, paired:",
         "",
-        *_align(table),
+        *align(table, num_left=1),
         "",
     ]
     lines.append("p: exact McNemar test; - where answers to one prompt repeat (intervals then resample prompts).")
@@ -275,11 +276,3 @@ def _format_rate(rate: Mapping[str, Any] | None, interval: bool = True) -> str:
     if not interval:
         return f"{100 * rate['rate']:.1f}"
     return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
-
-
-def _align(table: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-        for row in table
-    ]

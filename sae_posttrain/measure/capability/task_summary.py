@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ...tables import align
 from ..statistics.intervals import PairedDifference, paired_difference, wilson
 
 Item = Mapping[str, Any]
@@ -196,7 +197,7 @@ def format_tasks(result: Mapping[str, Any]) -> str:
             table.append(
                 [name, metric, str(figures["n"]), f"{100 * figures['value']:.2f} %" if rate else value, bounds]
             )
-    lines = [f"{result['settings']['model']}: capability", "", *_align(table)]
+    lines = [f"{result['settings']['model']}: capability", "", *align(table, num_left=2)]
     if result["groups"]:
         lines += ["", f"Over all items of their tasks: {', '.join(result['groups'])}."]
     if "comparison" in result:
@@ -222,7 +223,7 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
                 ]
             )
     lines = [f"Difference to {comparison['other_model']} ({comparison['other']}), paired by document:", ""]
-    lines += [*_align(table), ""]
+    lines += [*align(table, num_left=2), ""]
     lines.append(f"non-inferior: the interval rules out a loss of {100 * margin:g} points. p: exact McNemar test.")
     unpaired = [name for name, entry in compared if not entry["metrics"]]
     if unpaired:
@@ -233,14 +234,3 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
     if comparison["different_settings"]:
         lines.append(f"Not the same in both: {', '.join(comparison['different_settings'])}.")
     return lines
-
-
-def _align(table: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-            + [cell.rjust(width) for cell, width in zip(row[2:], widths[2:])]
-        )
-        for row in table
-    ]

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sae_posttrain import FeatureSet, calibrate
-from sae_posttrain.features.calibrate import calibrate as calibrate_module
 from sae_posttrain.features.calibrate.picture import draw_calibration
 from sae_posttrain.features.controls.random_directions import random_directions
 from sae_posttrain.features.find.answers import Answer, Question, mean_answer_loss

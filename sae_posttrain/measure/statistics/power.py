@@ -64,59 +64,6 @@ def sample_size(
     return max(1, round(answers * design_effect(answers_per_prompt, icc) / answers_per_prompt))
 
 
-def detectable_rate(
-    before: float,
-    num_prompts: int,
-    *,
-    power: float = 0.8,
-    alpha: float = 0.05,
-    paired: bool = False,
-    overlap: float = 0.0,
-    answers_per_prompt: int = 1,
-    icc: float | None = None,
-) -> float:
-    """
-    The smallest fall of a rate that so many prompts show: the inverse of [`sample_size`].
-
-    Args:
-        before (`float`):
-            Rate of the first arm, from 0 to 1.
-        num_prompts (`int`):
-            Prompts in each arm.
-        power, alpha, paired, overlap, answers_per_prompt, icc:
-            As for [`sample_size`].
-
-    Returns:
-        `float`: the highest rate below `before` that the test tells from it, found by bisection.
-
-    Raises:
-        ValueError: As [`sample_size`]; also if so few prompts would not even show a fall to 0.
-    """
-    answers = num_prompts * answers_per_prompt / design_effect(answers_per_prompt, icc)
-
-    def is_seen(after: float) -> bool:
-        return _answers(before, after, power, alpha, paired, overlap) <= answers
-
-    if not is_seen(0.0):
-        needed = sample_size(
-            before,
-            0.0,
-            power=power,
-            alpha=alpha,
-            paired=paired,
-            overlap=overlap,
-            answers_per_prompt=answers_per_prompt,
-            icc=icc,
-        )
-        raise ValueError(
-            f"{num_prompts:,} prompts do not even show a fall from {before:g} to 0; that takes {needed:,}."
-        )
-    low, high = 0.0, before
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if is_seen(middle) else (low, middle)
-    return low
-
-
 def design_effect(answers_per_prompt: int, icc: float | None) -> float:
     """
     How many answers weigh as much as one independent one: `1 + (K - 1) * icc` (Kish 1965, *Survey Sampling*).

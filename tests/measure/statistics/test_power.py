@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sae_posttrain.measure.statistics.sample_size import design_effect, detectable_rate, sample_size
+from sae_posttrain.measure.statistics.power import design_effect, sample_size
 
 
 @pytest.mark.parametrize(
@@ -46,26 +46,6 @@ def test_several_answers_to_a_prompt_save_prompts_but_not_as_many():
     assert sample_size(0.03, 0.015, answers_per_prompt=8, icc=1) == 1_533
     assert sample_size(0.03, 0.015, answers_per_prompt=8, icc=0) == 192
     assert [design_effect(8, icc) for icc in (0.1, 0.3, 0.5)] == pytest.approx([1.7, 3.1, 4.5])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"power": 0.9, "alpha": 0.01},
-        {"paired": True, "overlap": 0.5},
-        {"answers_per_prompt": 8, "icc": 0.3},
-    ],
-)
-def test_detectable_rate_is_the_inverse(options):
-    after = detectable_rate(0.03, 2_000, **options)
-    assert 0 < after < 0.03
-    assert sample_size(0.03, after, **options) == 2_000
-
-
-def test_too_few_prompts_to_see_anything_is_said():
-    with pytest.raises(ValueError, match="100 prompts do not even show a fall from 0.03 to 0; that takes"):
-        detectable_rate(0.03, 100)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """
 Make the lab that ships in `sae_posttrain/lab/files`, from nothing: texts, tokenizer, model, SAEs.
 
-    python recipes/lab/build.py --out sae_posttrain/lab/files
+    python benchmarks/lab/build.py --out sae_posttrain/lab/files
 
 About half an hour on two cores. The texts are those of `questions.py`; the faults of `faults.py` are planted in them.
 Tokenizer and SAEs are made by the functions of `benchmarks/help/make_model.py`, which does the same from pages; there
