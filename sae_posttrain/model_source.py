@@ -57,7 +57,7 @@ def _require_repository(name: str, revision: str | None, nearest: str) -> None:
         return
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(
-            f"There is no model folder {name}{nearest}, and of the Hub repository {name} nothing is on this machine. "
+            f"There is no model folder {name}{nearest}, and the Hub repository {name} is not on this machine. "
             "Offline mode is on; unset HF_HUB_OFFLINE to fetch it."
         )
     failed = f"There is no model folder {name}{nearest}, and the Hub repository {name} cannot be read"
