@@ -1,8 +1,8 @@
 """
-Forms of the same Han character: traditional, simplified, and those that Japan made new.
+Forms of the same Han character: traditional forms, simplified forms, and the new forms of Japan.
 
-The pairs are those of OpenCC (https://github.com/BYVoid/OpenCC, Apache-2.0: TSCharacters and JPVariants) between
-characters that GB 2312 and either Big5 or the Shift JIS of Windows have.
+The pairs come from OpenCC (https://github.com/BYVoid/OpenCC, Apache-2.0: TSCharacters and JPVariants). They are
+limited to characters in GB 2312 and in either Big5 or the Shift JIS of Windows.
 """
 
 _TRADITIONAL_TO_SIMPLIFIED = """
@@ -112,7 +112,7 @@ _JAPANESE_TO_SIMPLIFIED = """
 遅迟郷乡酔醉醋酢醗醱醤酱醸酿釈释鉄铁鉱鑛銭钱鋳铸錬炼関关闘斗陥陷険险隠隐雑杂霊灵頴颖頼赖顕显駅驿駆驱騒骚験验
 髄髓髪发鴎鸥鶏鸡鹸碱麹曲麺面黒黑黙默鼈鳖齢龄
 """
-"""The same for forms that are neither: those of Japan since 1946."""
+"""Pairs of a Japanese form and its simplified form, for the new forms of Japan since 1946."""
 
 _OLD_FORMS = """
 乘亂亙亞佛來假傳僞價儉兒內兩剎剩劍劑勞勳勵勸勻區卷卻參吳咒啞單噓嚙嚴囑圈國圍圓圖團增墮壓壘壞壤壯壹壽奧奬妝孃
@@ -123,7 +123,7 @@ _OLD_FORMS = """
 蘆處虛號螢蟲蠟蠶蠻裝覺覽觀觸說謠證譯譽讀變讓豐豫貓貳賣賴贊贗踐輕輛轉辨辭辯遞遥遲邊鄉酢醉醫醬醱釀釋鋪錄錢鍊鐵
 鑄鑛閱關陷隨險隱雙雜雞霸靈靜顏顯餘騷驅驗驛髓體髮鬥鱉鷗鹼鹽麥麪麴黃黑默點黨齊齋齒齡龍龜
 """
-"""Forms that Japan has replaced, which Chinese in traditional characters goes on using."""
+"""Forms that Japan has replaced and that Chinese in traditional characters still uses."""
 
 
 def _pairs(table: str) -> dict[str, str]:
@@ -132,7 +132,7 @@ def _pairs(table: str) -> dict[str, str]:
 
 
 SIMPLIFIED: dict[str, str] = {**_pairs(_JAPANESE_TO_SIMPLIFIED), **_pairs(_TRADITIONAL_TO_SIMPLIFIED)}
-"""Simplified form of every character that has another one."""
+"""Simplified form of every Han character that differs from it."""
 
 SIMPLIFIED_FORMS: frozenset[str] = frozenset(_pairs(_TRADITIONAL_TO_SIMPLIFIED).values())
 """Characters that are the simplified form of another."""
