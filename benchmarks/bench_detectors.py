@@ -1,11 +1,11 @@
 """
-Speed of the detectors of language switching and of endless repetition, and how it grows.
+Speed of the detectors of language switching and of endless repetition, and how their time grows.
 
-- Scripts: `count_scripts` and the whole rule, `find_switches`, beside a loop over characters that asks `unicodedata`
-  for each one's name, the form in which papers publish theirs. Characters a second over whole pages of each language.
-- Loops: `find_loop` beside a search that tries every period (vectorised over the answer), tokens a second, on random
-  tokens with a loop in their last quarter and without, and with one in which a number changes each time, which the
-  search does not see. Up to a million tokens: seconds a token should not grow.
+- Scripts: `count_scripts` and the whole rule, `find_switches`, compared with a loop that asks `unicodedata` for the
+  name of each character, as published code does. The unit is characters per second, over whole pages of each language.
+- Loops: `find_loop`, compared with a search that tries every period (vectorised over the answer). The unit is tokens
+  per second, on random tokens without a loop, with a loop in their last quarter, and with a loop in which a number
+  changes each time, which the search does not find. With up to a million tokens, the time per token should not grow.
 
     python benchmarks/bench_detectors.py --data data/help
 """

@@ -1,8 +1,8 @@
 """
-Does the drift callback tell a model that hides from a feature from one that stops?
+Does the drift callback distinguish a model that hides the fault from a feature and a model that stops the fault?
 
-The demo's language switching run three times, with the callback: plainly, with its features held down (healthy), and
-with one of these features held down very hard (made to hide).
+The demo's language switching is trained three times with the callback: without a penalty, with its features held down
+(healthy), and with one of these features held down very hard (so that the model hides).
 
     python benchmarks/bench_drift.py
 

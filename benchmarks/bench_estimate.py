@@ -1,10 +1,10 @@
 """
-`sae-posttrain estimate` beside the memory that the same recipe takes.
+`sae-posttrain estimate`, compared with the memory that the same recipe takes.
 
-Each recipe is trained for two steps in a fresh process. On a GPU the peak is the allocator's; on a CPU it is the
-highest resident memory less what the process held before the model was loaded, which also counts what kernels take for
-a moment. There the C library is told to give freed memory back at once: what it keeps for later, a weights' worth at
-the larger shape, would count as taken. The estimate is made from the model's config.json alone.
+Each recipe is trained for two steps in a fresh process. On a GPU, the peak is the allocator's. On a CPU, it is the
+highest resident memory minus the memory before the model was loaded; this includes temporary memory of kernels. On a
+CPU, the C library returns freed memory at once. Otherwise the memory that it keeps (as much as the weights at the
+larger shape) would count as used. The estimate is made only from the model's config.json.
 
     python benchmarks/bench_estimate.py --model models/help-qwen3-7m --data data/help
 

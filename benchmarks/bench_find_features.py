@@ -1,15 +1,16 @@
 """
-Reading every feature of every block on texts of several languages: one pass for all, beside the published form and
-SAELens.
+Reading every feature of every block on texts of several languages in one pass, compared with the published script and
+with SAELens.
 
-The published form (the script beside the SASFT paper) makes one pass a block for each text, alone, and keeps every
-activation until the means are taken. With SAELens, texts go through the model in batches, once for all blocks, and its
-`encode` gives dense activations, of which sums are kept. `find_features` does that with the active features alone. All
-give the same means, which is checked; `find_features` also takes the means and variances of the pre-activations. Time
-is of the processors; passes and bytes of tensors alive are counted.
+The published form (the script of the SASFT paper) makes one pass per block for each single text, and keeps every
+activation until it computes the means. With SAELens, texts go through the model in batches, once for all blocks; its
+`encode` gives dense activations, and their sums are kept. `find_features` does the same with only the active features.
+All give the same means, which is checked. `find_features` also computes the means and variances of the
+pre-activations. Time is processor time. Passes and bytes of live tensors are counted.
 
-What the limit is: reading F features of width D at N tokens is 2·N·D·F operations a block, whatever the form, timed
-here as the product alone (`encoder alone`); the model's own are 2·N·P once, and in the published form once a block.
+The limit: reading F features of width D at N tokens takes 2·N·D·F operations per block in every form, timed here as
+the matrix product alone (`encoder alone`). The model itself takes 2·N·P operations once, and in the published form
+once per block.
 
     pip install sae-lens   # left out if it is missing
     python benchmarks/bench_find_features.py --model models/help-qwen3-7m --data data/help

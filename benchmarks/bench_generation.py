@@ -1,14 +1,15 @@
 """
-Time of `generate` with rows steered, as a ratio to plain `generate`, beside the libraries that people use for it.
+Time of `generate` with steered rows, as a ratio to plain `generate`, compared with other steering libraries.
 
-Same model, prompts and directions for all, every row with exactly `--max-new-tokens` tokens, greedy. Each library adds
-the same vectors at every position of every row, and has to end with the same tokens; ours also steers one row of
-eight, which theirs do not offer in `generate`. Everything takes its turn in each round; ratios are of medians.
+Model, prompts and directions are the same for all. Decoding is greedy, and every row has exactly `--max-new-tokens`
+tokens. Each library adds the same vectors at every position of every row and must produce the same tokens. Ours also
+steers one row of eight, which the others do not offer in `generate`. In each round, all run in turn; ratios are of
+medians.
 
-What the limit is: a push at B rows of width D is 2·B·D operations and one kernel a block and step, against 2·B·P for
-P parameters; what costs is the host's work for each hook. On a CPU that drowns in the products with the weights, so it
-is counted as well, which no noise can blur: calls of Python and C functions, and operators of torch, that a step of
-decoding has more than a plain one.
+The limit: a push at B rows of width D takes 2·B·D operations and one kernel per block and step, compared with 2·B·P
+for P parameters. The main cost is the host's work for each hook. On a CPU this is too small to be seen beside the
+matrix products, so it is also counted without noise: the additional calls of Python and C functions, and the
+additional operators of torch, in a step of decoding.
 
     pip install steering-vectors repeng nnsight   # each is left out if it is missing
     python benchmarks/bench_generation.py

@@ -1,14 +1,14 @@
 """
-How the work grows: the feature penalty of a training step, and the reading of every feature of an SAE.
+How the time of two operations grows: the feature penalty of a training step, and reading every feature of an SAE.
 
-One axis at a time is doubled and the others stay; time is of the processors, the least of some repeats. What the limit
-is: the penalty reads N tokens of width D with F features in each of B blocks, 6·N·D·F·B operations with the backward
-pass, and reads the residual from memory once (and writes its gradient once), N·D·B numbers; reading an SAE takes
-2·N·D·F operations. So each should be a straight line in every axis. Of a line through the points is given how far the
-worst point lies from it, as a share of the longest time.
+One axis at a time is doubled and the others stay the same. Time is processor time, the smallest of several repeats.
+The limit: the penalty reads N tokens of width D with F features in each of B blocks. This takes 6·N·D·F·B operations
+with the backward pass, and reads the residual from memory once (and writes its gradient once), N·D·B numbers. Reading
+an SAE takes 2·N·D·F operations. So each time should be a straight line along every axis. A line is fitted to the
+points, and the largest distance of a point from the line is reported, as a share of the longest time.
 
-Over processes, calls of `torch.distributed` are counted instead: those of three steps and one log, of SASFT beside
-plain SFT, in 1, 2 and 4 processes.
+For several processes, calls of `torch.distributed` are counted instead: in three steps and one log of SASFT, compared
+with plain SFT, in 1, 2 and 4 processes.
 
     python benchmarks/bench_growth.py --tokenizer models/help-qwen3-7m
 """

@@ -1,9 +1,9 @@
 """
 Time of a GRPO step with one steered rollout of eight, as a ratio to plain `GRPOTrainer`, in one process.
 
-Both trainers start from the same weights and take their steps in turn, a few at a time, so that a busy moment of the
-machine meets both; the first step of each turn is not counted. At equal lengths every rollout has exactly
-`--max-new-tokens` tokens; at natural lengths a rollout ends where it ends, and a loop does not end.
+Both trainers start from the same weights and alternate, a few steps at a time, so that other load on the machine
+affects both. The first step of each turn is not counted. With equal lengths, every rollout has exactly
+`--max-new-tokens` tokens. With natural lengths, a rollout ends at its end token, and a loop does not end.
 
     python benchmarks/bench_grpo_step.py --model models/help-qwen3-7m --data data/help
 """

@@ -1,19 +1,19 @@
 """
-Time and memory of a training step of SFT with a penalty on features, and with one on tokens, as ratios to plain SFT.
+Time and memory of an SFT step with a penalty on features, and with a penalty on tokens, as ratios to plain SFT.
 
-The model has the shape of a published one and random weights, since neither time nor memory depends on them. What the
-limit is: reading F features at N tokens of width D takes 6·N·D·F operations with the backward pass, a ten-thousandth
-of the model's own for 128 features; a penalty on tokens needs the logits of the whole vocabulary at every position,
-which TRL's loss computes once and never keeps: about twice the head's share of the step again.
+The model has the shape of a published model and random weights, because time and memory do not depend on the weights.
+The limit: reading F features at N tokens of width D takes 6·N·D·F operations with the backward pass, a ten-thousandth
+of the model's own operations for 128 features. A penalty on tokens needs the logits of the whole vocabulary at every
+position. TRL's loss computes them once and does not keep them, so this costs about twice the head's share of the step.
 
-Where step times scatter by more than the difference, two figures do not: operations of a step (matrix products and
-attention, counted by torch), and the time of the penalty's own arithmetic, forward and backward, as a share of a plain
-step.
+If step times vary by more than the difference, two other numbers are exact: the operations of a step (matrix products
+and attention, counted by torch), and the time of the penalty's own arithmetic, forward and backward, as a share of a
+plain step.
 
 `published` is the form of the SASFT paper's own trainer: a float32 copy of the whole residual, and every token
-encoded, penalised or not. Trainers share the model and take their steps in turn, so that a busy moment of the machine
-meets all; the first step of each turn is not counted. Memory is the peak of all tensors alive during a step: counted
-on a CPU, read from the allocator on a GPU.
+encoded, penalised or not. The trainers share the model and alternate, so that other load on the machine affects all.
+The first step of each turn is not counted. Memory is the peak of all live tensors during a step: counted on a CPU,
+read from the allocator on a GPU.
 
     python benchmarks/bench_penalties.py --tokenizer models/help-qwen3-7m --data data/help
 """

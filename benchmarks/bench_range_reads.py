@@ -1,9 +1,8 @@
 """
 Two features of a published SAE of 32768 x 2048 float32 (537 MB) over HTTP: bytes fetched, requests, time and memory.
 
-A server on this machine has the Hub's layout (`tests/saes/hub_server.py`) and counts what it sends; each load is a
-fresh process that is told of it by `HF_ENDPOINT`, with a cache that the loads of one format share. Times say nothing
-of a network: there is none.
+A local server has the Hub's layout (`tests/saes/hub_server.py`) and counts what it sends. Each load is a fresh process
+that finds the server by `HF_ENDPOINT`. The loads of one format share a cache. The times do not include a network.
 
     python benchmarks/bench_range_reads.py
 

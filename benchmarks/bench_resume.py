@@ -1,9 +1,10 @@
 """
-Kill -9 in the middle of writing a checkpoint, resume, and compare the weights with those of a run that was not killed.
+Kill a training with -9 while it writes a checkpoint, resume, and compare the weights with those of an unkilled run.
 
-For SASFT and steered GRPO (with a strength that moves), a random model of some thirty million parameters is trained in
-a process of its own and killed at chosen points of its second checkpoint: while the weights or the optimizer's state
-are written, between files, and after the last one. A second process resumes with `resume_from_checkpoint=True`.
+For SASFT and steered GRPO (with a changing strength), a random model of about thirty million parameters is trained in
+a separate process. The process is killed at chosen points of its second checkpoint: while the weights or the
+optimizer's state are written, between files, and after the last file. A second process resumes with
+`resume_from_checkpoint=True`.
 
     python benchmarks/bench_resume.py
 """

@@ -1,13 +1,13 @@
 """
-Four features against the whole SAE, in every file format, at 65536 x 4096: time and peak memory.
+Reading four features, compared with the whole SAE, in every file format at 65536 x 4096: time and peak memory.
 
-Each measurement is a fresh process: the wall time and the processor's time of the load alone (after the imports), and
-the highest resident memory during it, above what the process held before. Files (random weights, in the dtype in which
-the format is published) are written one at a time by `tests/saes/layouts.py` into a temporary folder and lie in the
-page cache; so, where other programs compete for the processor, its own time is the better measure, and the one in the
-table. The column "plain load" is that of the container: `torch.load(weights_only=True)`, safetensors' `load_file`
-(which maps the file) with every tensor read once, or `numpy.load` of every array. SAELens loads its own files too, and
-maps them likewise: every parameter is read once.
+Each measurement is a fresh process. It measures the wall time and the processor time of the load alone (after the
+imports), and the highest resident memory during the load minus the memory before. `tests/saes/layouts.py` writes the
+files one at a time into a temporary folder, with random weights in the dtype of the published format. The files are in
+the page cache. If other programs use the processor, the processor time is the better measure; the table shows it. The
+column "plain load" is a load of the container: `torch.load(weights_only=True)`, safetensors' `load_file` (which maps
+the file) with every tensor read once, or `numpy.load` of every array. SAELens loads its own files. It maps them too,
+so every parameter is read once.
 
     pip install sae-lens   # left out if it is missing
     python benchmarks/bench_sae_rows.py

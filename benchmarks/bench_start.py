@@ -1,7 +1,8 @@
 """
-How long `import sae_posttrain` and `sae-posttrain --help` take, beside `import trl`: each in fresh processes, in turn.
+Time of `import sae_posttrain` and `sae-posttrain --help`, compared with `import trl`: each in fresh processes, in
+turn.
 
-What the limit is: `import torch` alone, of which neither needs anything before it is asked for something.
+The reference is `import torch` alone, which neither of the two needs before it is used.
 
     python benchmarks/bench_start.py
 """

@@ -1,9 +1,9 @@
 """
-The active features of tokens under a TopK SAE, in chunks of features, beside all pre-activations and then `topk`, and
-beside sparsify and SAELens on the same weights.
+Finding the active features of tokens in a TopK SAE in chunks of features, compared with `topk` of all pre-activations,
+and with sparsify and SAELens on the same weights.
 
-What the limit is: all do the encoder's 2·N·D·F operations; the dense form holds N·F floats (SAELens once more, for
-activations that are nearly all 0), the chunks N·(chunk + 2·k). The results are checked to be the same.
+The limit: all do the encoder's 2·N·D·F operations. The dense form holds N·F floats (SAELens twice as many, for
+activations that are nearly all 0), the chunks hold N·(chunk + 2·k). The results are checked to be equal.
 
     pip install eai-sparsify sae-lens   # each is left out if it is missing
     python benchmarks/bench_topk.py

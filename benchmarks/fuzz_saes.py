@@ -1,8 +1,9 @@
 """
-Damaged and hostile SAE files and feature sets: how many are refused, the longest time, the largest memory.
+Behaviour on damaged and hostile SAE files and feature sets: how many are refused, the longest time, the largest
+memory.
 
-The cases are those of `tests/saes/test_fuzz.py`; what must come of each, and what is watched, stands in
-`tests/saes/fuzz.py`. Ends with an error if any case did what it should not.
+The cases are those of `tests/saes/test_fuzz.py`. `tests/saes/fuzz.py` defines the allowed result of each case and what
+is measured. The script ends with an error if a case has a result that is not allowed.
 
     python benchmarks/fuzz_saes.py
 """

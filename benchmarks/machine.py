@@ -1,4 +1,4 @@
-"""What a figure was measured on: written beside it by every script of this folder."""
+"""Describe the machine of a measurement. Every script of this folder writes it with its results."""
 
 import os
 import platform

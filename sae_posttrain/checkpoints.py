@@ -1,12 +1,13 @@
 """
-Checkpoints of a run that are whole: one whose writing was cut short is passed over when training is resumed.
+Find complete checkpoints of a run. When training resumes, a checkpoint whose writing was interrupted is skipped.
 
 The trainer writes a checkpoint in place: weights, optimizer, scheduler, random states, and `trainer_state.json` last.
-So a process that is killed leaves a folder without a readable `trainer_state.json`. That is what protects against a
-kill; every file that resuming reads is also checked by its size and its table of contents, which finds copies and
-deletions that were cut short. Nothing is unpickled. A safetensors file has its full size before its content is there,
-and what the operating system had not put on the disk when the machine itself went down can look whole: such files are
-not found out by themselves.
+So a killed process leaves a folder without a readable `trainer_state.json`, which is how it is recognised. Every file
+that resuming reads is also checked by its size and its table of contents. This finds interrupted copies and deletions.
+Nothing is unpickled.
+
+Some damage cannot be found. A safetensors file has its full size before its content is written. If the machine itself
+goes down, data that the operating system had not yet written can be missing from a file of the right size.
 """
 
 import json
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-"""The last file of a checkpoint that is written."""
+"""The file of a checkpoint that is written last."""
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 _WEIGHTS = (
@@ -44,15 +45,15 @@ _WRITTEN_BY_TORCH = re.compile(
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     """
-    The newest checkpoint from which training can go on as if it had not stopped.
+    The newest checkpoint from which training can continue as if it had not stopped.
 
-    Newer ones that are damaged, or hold the weights only (`save_only_model`), are skipped with a warning that names
-    them and says what is missing. On several processes a checkpoint can lack the random states of the last ones
-    unnoticed; transformers then says so and draws new ones.
+    Newer checkpoints that are damaged or hold only the weights (`save_only_model`) are skipped. A warning names them
+    and says what is missing. With several processes, it is not noticed if the random states of the last processes are
+    missing; transformers then warns and draws new states.
 
     Args:
         output_dir (`str` or path):
-            Folder of the run, which holds `checkpoint-<step>`.
+            Folder of the run, with the folders `checkpoint-<step>`.
 
     Returns:
         `str` or `None`: path for `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
@@ -69,9 +70,10 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 class CompleteCheckpoints:
     """
-    Put before a trainer in the bases of a class, `train(resume_from_checkpoint=True)` goes on from the last complete
-    checkpoint. If the folder has none at all, training starts from the beginning, with a warning, so that a job that
-    may be killed at any time can always be started in the same way.
+    Mixin that makes `train(resume_from_checkpoint=True)` continue from the last complete checkpoint.
+
+    List it before a trainer in the bases of a class. If the folder has no checkpoint, training starts from the
+    beginning with a warning, so a job that may be killed at any time can always be started in the same way.
     """
 
     # The trainer's own; declared for the type checker.
@@ -91,7 +93,7 @@ class CompleteCheckpoints:
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # An earlier run may have left a checkpoint of this name. Its last file would vouch for a mixture of both runs.
+        # An earlier run may have left a checkpoint of this name. Its last file would make a mix of both look complete.
         run_folder = self._get_output_dir(trial=trial)  # type: ignore[attr-defined]
         if self.args.should_save:
             (Path(run_folder) / f"checkpoint-{self.state.global_step}" / STATE_FILE).unlink(missing_ok=True)
@@ -120,7 +122,7 @@ def _checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def _require_complete(folder: Path) -> None:
-    """`ValueError` or `OSError` that says what is wrong with a checkpoint."""
+    """Raise a `ValueError` or `OSError` that says what is wrong with a checkpoint, if it is not complete."""
     _check_state(folder / STATE_FILE, step=int(folder.name.removeprefix("checkpoint-")))
     if not _holds(folder, *_WEIGHTS):
         raise ValueError("it holds no weights")
@@ -159,7 +161,7 @@ def _check_processes(folder: Path) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """What is read on resuming must be as long as its own table of contents says."""
+    """Check that a file that resuming reads is as long as its own table of contents says."""
     name = path.name
     if path.is_dir():
         if name.startswith(("pytorch_model_fsdp_", "optimizer_")) and not (path / ".metadata").is_file():

@@ -1,8 +1,8 @@
 """
-Conversations in every form that is common, read into the messages that TRL takes: `{"role": …, "content": …}`.
+Read conversations in all common forms into the messages that TRL takes: `{"role": …, "content": …}`.
 
-TRL's own `maybe_convert_to_chatml` renames `from` and `value` and leaves the roles as they are (`gpt` stays `gpt`, and
-a template then renders no answer at all), changes its argument, and comes with torch: it does not serve here.
+TRL's own `maybe_convert_to_chatml` is not enough. It renames `from` and `value` but does not change the roles: `gpt`
+stays `gpt`, and a template then renders no answer at all. It also changes its argument and imports torch.
 """
 
 import json
@@ -27,7 +27,7 @@ _ROLE_OF = {
     "function_call": "assistant",
     "tool_call": "assistant",
 }
-"""What other names of a role mean: those of ShareGPT, Gemini, OpenAI's functions, Llama and LLaMA-Factory."""
+"""TRL's role for the role names of ShareGPT, Gemini, OpenAI's functions, Llama and LLaMA-Factory."""
 
 _CALLS = ("function_call", "tool_call")  # turns whose text is the JSON of a call
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -46,15 +46,15 @@ def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
     Args:
         row (`Mapping[str, Any]`):
-            Any row. Texts and columns that hold no conversation stay as they are.
+            Any row. Texts and columns without a conversation are not changed.
         where (`str`):
-            What errors call the row, e.g. `"Row 3 of train.jsonl"`.
+            Name of the row in errors, e.g. `"Row 3 of train.jsonl"`.
 
     Returns:
-        `Mapping[str, Any]`: the same object where nothing had to be changed.
+        `Mapping[str, Any]`: the converted row; the same object if nothing had to be changed.
 
     Raises:
-        ValueError: If a conversation holds something that is no text, or a role that is not known.
+        ValueError: If a conversation holds something that is not a text, or an unknown role.
     """
     changed: dict[str, Any] = {}
     if row.get("conversations") is not None and row.get("messages") is None:
@@ -80,7 +80,8 @@ def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def read_messages(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     """
-    A list of messages in any common form as TRL's messages; the same object where it is that already.
+    Convert a list of messages in any common form to TRL's messages; returns the same object if it is already in TRL's
+    form.
 
     A message of the assistant that calls a tool may lack its `content`, as in TRL.
 
@@ -88,13 +89,13 @@ def read_messages(value: Any, where: str, column: str) -> list[dict[str, Any]]:
         value (`Sequence`):
             The messages.
         where (`str`):
-            What stands in front of an error.
+            Text in front of an error.
         column (`str`):
             Column they come from, for the error.
 
     Raises:
-        ValueError: If there is no message, one has no role or no text, or its role is not known; the message says
-            which, counted from 1.
+        ValueError: If there is no message, or a message has no text, no role or an unknown role. The error names the
+            message, counted from 1.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"{where}`{column}`")
@@ -143,7 +144,7 @@ def _read_message(message: Any, where: str) -> Any:
 
 
 def _joined(content: Any, where: str) -> str:
-    """The text of parts, one a line, as servers pass them to a template that knows no parts."""
+    """The text of parts, one per line, as servers pass them to a template that does not support parts."""
     if not _is_list(content):
         raise ValueError(f"{where} must have a text as its content, got {shown(content)}.")
     texts = []
@@ -178,12 +179,12 @@ def _is_list(value: Any) -> bool:
 
 
 def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of messages as [`read_messages`] returns them, a line each; a call of a tool has none."""
+    """The text of messages as [`read_messages`] returns them, one per line; a tool call has no text."""
     return "\n".join(message["content"] for message in messages if message.get("content") is not None)
 
 
 def has_conversation(row: Mapping[str, Any]) -> bool:
-    """Whether any column of a row holds messages, in whatever form."""
+    """Whether any column of a row holds messages in any form."""
     return row.get("conversations") is not None or any(
         _is_list(row.get(name)) or isinstance(row.get(name), Mapping) for name in MESSAGE_COLUMNS
     )
@@ -191,19 +192,19 @@ def has_conversation(row: Mapping[str, Any]) -> bool:
 
 def with_messages(dataset: Any, name: str) -> Any:
     """
-    A dataset whose conversations are TRL's messages: what a trainer can tokenize.
+    Convert the conversations of a dataset to TRL's messages, so that a trainer can tokenize it.
 
-    All rows of a dataset with a length are read; those of a stream when it is read.
+    If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Of a trainer. A list, or a dataset of another kind, is returned as it is if no row needs a change; so are
-            tokenized rows, and rows with images, whose parts the trainer reads itself.
+            Dataset of a trainer. A list or another kind of dataset is returned unchanged if no row needs a change.
+            Tokenized rows are not changed, and neither are rows with images, whose parts the trainer reads itself.
         name (`str`):
-            What errors call it, e.g. `"the train dataset"`.
+            Name of the dataset in errors, e.g. `"the train dataset"`.
 
     Returns:
-        The same object where nothing had to be changed.
+        The converted dataset; the same object if nothing had to be changed.
 
     Raises:
         ValueError: If a row cannot be read as messages (see [`read_row`]), or the dataset cannot be changed.

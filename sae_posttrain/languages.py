@@ -1,13 +1,13 @@
 """
-What languages are called: one code for `zh-CN`, `zho_Hans`, `Chinese` and `ZH `, and the scripts its text may be in.
+Names of languages: one code for `zh-CN`, `zho_Hans`, `Chinese` and `ZH `, and the scripts of each language.
 
 Tags are read as BCP 47 has them (https://www.rfc-editor.org/info/bcp47), in any case, with `-` or `_`, and with ISO
 639-1, 639-2 and 639-3 codes; English names are understood too. A macrolanguage stands for its usual member (`zho` and
 `cmn` are `zh`), unless that member has a code of its own here (`yue`, `nb`, `nn`). A region does not make another
 language; a script does where it is not the usual one.
 
-The table is our own, since it has to say which scripts a switch is told by; `langcodes` would bring 5 MB of names of
-languages for which that is not known.
+The table is our own, because it must say which scripts show a switch. `langcodes` would add 5 MB of names of languages
+without this information.
 """
 
 import difflib
@@ -117,9 +117,9 @@ Deva Devanagari, Beng Bengali, Guru Gurmukhi, Gujr Gujarati, Orya Oriya, Taml Ta
 Mlym Malayalam, Sinh Sinhala, Thai Thai, Laoo Lao, Mymr Myanmar, Khmr Khmer, Tibt Tibetan, Bopo Bopomofo, Yiii Yi,
 Syrc Syriac, Thaa Thaana, Mong Mongolian, Cher Cherokee, Cans Canadian_Aboriginal, Tfng Tifinagh, Java Javanese
 """
-"""ISO 15924 code and Unicode name of each script that is told apart."""
+"""ISO 15924 code and Unicode name of each script that is distinguished."""
 
-# Where people write another script than elsewhere, though no subtag says so: CLDR's likely subtags.
+# Regions that use another script than the usual one, although no subtag says so (CLDR's likely subtags).
 _SCRIPT_OF_REGION = {
     **dict.fromkeys(["pa-pk", "uz-af", "az-ir", "az-iq", "kk-cn", "kk-ir", "ky-cn", "tg-pk"], "Arab"),
     **dict.fromkeys(["az-ru", "ug-kz", "ug-mn"], "Cyrl"),
@@ -129,7 +129,7 @@ _SCRIPT_OF_REGION = {
 # Languages of their own in ISO 639-3 that are written in another script than their kin.
 _SCRIPT_OF_CODE = {"pnb": ("pa", "Arab"), "azb": ("az", "Arab"), "uzs": ("uz", "Arab"), "mvf": ("mn", "Mong")}
 
-# Codes of countries that are taken for codes of languages. Never read as such: `kr` is Kanuri, `se` Northern Sami.
+# Codes of countries that users mistake for codes of languages, for hints only: `kr` is Kanuri, `se` Northern Sami.
 _LANGUAGE_OF_COUNTRY = {
     **{"cn": "zh", "tw": "zh", "jp": "ja", "kr": "ko", "kp": "ko", "ua": "uk", "gr": "el", "cz": "cs", "dk": "da"},
     **{"us": "en", "gb": "en", "br": "pt", "mx": "es", "at": "de", "il": "he", "ir": "fa", "vn": "vi", "rs": "sr"},
@@ -179,7 +179,7 @@ _SPELLINGS = frozenset(["1901", "1996", "valencia"])
 
 def canonical_language(name: str) -> str:
     """
-    The one code by which a language is known here.
+    The code that is used for a language here.
 
     `zh` for `zh-CN`, `zh_Hant`, `zho_Hans`, `cmn`, `ZH ` and `Chinese`; `ko` for `kor_Hang` and `Korean`. A script
     that the language is usually not written in is kept: `uz-Cyrl`, `ru-Latn`, `pa-Arab` (also for `pa-PK`).
@@ -189,7 +189,7 @@ def canonical_language(name: str) -> str:
             A language tag, a code of ISO 639, or an English name.
 
     Returns:
-        `str`: code of the language, one of [`OWN_SCRIPTS`], with the subtag of an unusual script behind it.
+        `str`: code of the language, one of [`OWN_SCRIPTS`], followed by the subtag of an unusual script.
 
     Raises:
         ValueError: If it names no known language; the message names the nearest.
@@ -219,8 +219,8 @@ def scripts_of(name: str) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def language_key(name: str) -> str:
     """
-    What names of groups are compared by: the canonical language; of a group that is no language (`"loop"`,
-    `"register"`) its name, without case and the spaces around it.
+    Key by which names of groups are compared: the canonical language. If a group is not a language (`"loop"`,
+    `"register"`), the key is its name in lower case, without surrounding spaces.
     """
     try:
         return canonical_language(name)
@@ -230,21 +230,21 @@ def language_key(name: str) -> str:
 
 def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ()) -> str | None:
     """
-    The group that a name means, of those given: the one of exactly this name, or else the one of the same language.
+    The group that a name means: the group with exactly this name, otherwise the group of the same language.
 
     Args:
         name (`str`):
-            What a row or a setting calls a group, such as `"zh-CN"`.
+            Name of a group in a row or a setting, such as `"zh-CN"`.
         groups (`Iterable[str]`):
-            The groups there are, such as `["zh", "en"]`.
+            The existing groups, such as `["zh", "en"]`.
         alike (`Container[str]`, *optional*):
-            Groups of which any will do where several are of the language.
+            Groups that are interchangeable: if several have the language, any of them is returned.
 
     Returns:
         `str` or `None`: one of `groups`; `None` if none is meant.
 
     Raises:
-        ValueError: If there are several of the language, and none is called exactly so.
+        ValueError: If several groups have the language, and none has exactly this name.
     """
     groups = tuple(groups)
     if name in groups:
@@ -260,16 +260,16 @@ def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ())
 
 def names_of_targets(groups: Collection[str], targets: Sequence[str]) -> dict[str, str]:
     """
-    For each group of a data set that means a target's language by another name, that target: `zh` for `zh-CN`.
+    Map each group of a data set that means a target's language by another name to that target: `zh-CN` to `zh`.
 
-    Where the target is one of several regions that the data tell apart (`zh-TW` beside `zh-CN`), the others are groups
-    of their own.
+    If the data distinguish several regions and the target is one of them (`zh-TW` beside `zh-CN`), the other regions
+    stay separate groups.
 
     Args:
         groups (`Collection[str]`):
             The groups of the data.
         targets (`Sequence[str]`):
-            The groups that are asked for.
+            The target groups.
     """
     renamed: dict[str, str] = {}
     for target in targets:
@@ -280,23 +280,23 @@ def names_of_targets(groups: Collection[str], targets: Sequence[str]) -> dict[st
 
 
 def language_hint(name: object) -> str:
-    """What to tell a user about a name of an unknown language: the known codes, and the nearest of them."""
+    """A hint for the user about an unknown language: the known codes, and the most similar of them."""
     near = nearest_language(name) if isinstance(name, str) else None
     return f"Known: {', '.join(sorted(OWN_SCRIPTS))}.{f' Did you mean {near!r}?' if near else ''}"
 
 
 def nearest_language(name: str, *, cutoff: float = 0.6) -> str | None:
     """
-    The code of the language that an unknown name may be meant for: `zh` for `cn` and `chinesse`.
+    The code of the language that an unknown name probably means: `zh` for `cn` and `chinesse`.
 
     Args:
         name (`str`):
             The name.
         cutoff (`float`, *optional*, defaults to `0.6`):
-            How alike two spellings must be, from 0 to 1.
+            How similar two spellings must be, from 0 to 1.
 
     Returns:
-        `str` or `None`: `None` if none is near.
+        `str` or `None`: `None` if no language is similar.
     """
     first = (_parts(name) or [""])[0]
     if first in _LANGUAGE_OF_COUNTRY:
@@ -342,7 +342,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _language_of(parts: list[str]) -> tuple[str | None, str | None, list[str]]:
-    """Code of the language, the script that it brings along, and the parts behind it."""
+    """Code of the language, the script that this code implies, and the remaining parts."""
     if not parts:
         return None, None, []
     if parts[0] in _SCRIPT_OF_CODE:

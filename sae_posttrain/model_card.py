@@ -1,9 +1,10 @@
 """
-What the card of a trained model says of the features and of penalised tokens: which, of whose SAE, under what
+Describe features and penalised tokens in the card of a trained model: which features, from which SAE, under which
 licence, how they were used, and what was measured afterwards.
 
-TRL writes the card, at each checkpoint and when the model is pushed; a section is added to it. Names from files and
-from the Hub are data: they stand in code spans, with what could end one or not be printed replaced.
+TRL writes the card at each checkpoint and when the model is pushed; a section is added to it. Names from files and
+from the Hub are untrusted data. They are put in code spans, and characters that could end a span or cannot be printed
+are replaced.
 """
 
 import json
@@ -31,7 +32,7 @@ _CITATION = "### Citation of the method"
 
 @dataclass(frozen=True)
 class Method:
-    """A way to use features, or to do without them, as the card describes it."""
+    """A method, with or without features, as the card describes it."""
 
     description: str
     citation: str
@@ -47,12 +48,12 @@ _SASFT = """\
 
 METHODS = {
     "sasft": Method(
-        "Beside the token loss, training was charged for the height of these features on answers in which they should "
-        "not be active ([SASFT](https://huggingface.co/papers/2507.14894)).",
+        "In addition to the token loss, training penalised the activity of these features on answers in which they "
+        "should not be active ([SASFT](https://huggingface.co/papers/2507.14894)).",
         _SASFT,
     ),
     "token-penalty": Method(
-        "Beside the token loss, training was charged for the probability of these tokens at the positions of answers "
+        "In addition to the token loss, training penalised the probability of these tokens at positions of answers "
         'in which they do not belong. No sparse autoencoder is involved: it is the baseline "SFT+Penalty" of '
         "[SASFT](https://huggingface.co/papers/2507.14894).",
         _SASFT,
@@ -74,8 +75,9 @@ METHODS = {
 
 class FeatureCard:
     """
-    Put before a TRL trainer in the bases of a class, it adds the section on features or on penalised tokens to the
-    model's card.
+    Mixin that adds the section on features or on penalised tokens to the model's card.
+
+    List it before a TRL trainer in the bases of a class.
     """
 
     # The trainer's own; declared for the type checker.
@@ -97,14 +99,14 @@ class FeatureCard:
         evaluation: str | os.PathLike[str] | None = None,
     ) -> None:
         """
-        As the trainer's own, with a section on the features; `push_to_hub` passes its further arguments on to it.
+        Create the trainer's card with a section on the features. `push_to_hub` passes its further arguments here.
 
         Args:
             model_name, dataset_name, tags:
                 As in TRL.
             evaluation (`str` or path, *optional*):
-                `output_dir` of an [`evaluate`] of this model. By default those in the run's folder, and in the folders
-                in it, that were made of the model as it is now.
+                `output_dir` of an [`evaluate`] of this model. By default, all evaluations of the current model in the
+                run's folder and its subfolders are used.
 
         Raises:
             ValueError: If `evaluation` holds no evaluation, or there is nothing in use whose effect it measures.
@@ -140,7 +142,7 @@ class FeatureCard:
             file.write(f"\n\n{section}")
 
     def _name_local_model(self) -> None:
-        """TRL links the base model, and of one in a folder it links `None`: say the folder's name instead."""
+        """Name the folder of a local base model. TRL would link the base model as `None`."""
         card = Path(self.args.output_dir) / "README.md"
         if not self.is_world_process_zero() or not card.is_file():  # type: ignore[attr-defined]
             return
@@ -151,11 +153,11 @@ class FeatureCard:
             card.write_text(text.replace(f"of {_NO_MODEL}", f"of {said}"), encoding="utf-8")
 
     def _moved_settings(self) -> dict[str, Any]:
-        """What training itself has set, beside the settings it was given."""
+        """Settings that training itself has changed."""
         return {}
 
     def _unused_settings(self) -> Collection[str]:
-        """Settings that had nothing to act on, which the card leaves out."""
+        """Settings that had no effect, which the card leaves out."""
         return ()
 
     def _num_penalised_tokens(self) -> int:
@@ -163,7 +165,7 @@ class FeatureCard:
         return 0
 
     def _measured_rates(self) -> list[str]:
-        # In training, what was measured was another model; and its weights may lie in parts on several processes.
+        # During training, evaluations belong to earlier weights, and the weights may be split over several processes.
         if getattr(self, "is_in_train", False) or not self.is_world_process_zero():  # type: ignore[attr-defined]
             return []
         folder = Path(self.args.output_dir)
@@ -193,7 +195,7 @@ class FeatureCard:
 
 def add_measured_rates(model: str | os.PathLike[str], evaluation: str | os.PathLike[str]) -> None:
     """
-    Put the rates of an evaluation into the card of a model that was trained before, in place of those it has.
+    Put the rates of an evaluation into the card of a trained model, in place of its present rates.
 
     Args:
         model (`str` or path):
@@ -229,11 +231,11 @@ def feature_section(
         method ([`Method`]):
             How they were used.
         settings (`Mapping[str, Any]`):
-            With what settings, by name.
+            Settings of the method, by name.
         measured (`list[str]`):
             Tables of measured rates, in plain text.
         tokens (`str`, *optional*):
-            What is said of tokens that were penalised beside the features.
+            Description of tokens that were penalised in addition to the features.
     """
     targets = f" for {', '.join(map(code, feature_set.target_groups))}" if feature_set.target_groups else ""
     found_on = f", found on {code(recorded_name(feature_set.base_model))}" if feature_set.base_model else ""
@@ -277,7 +279,7 @@ def _closing(method: Method, settings: Mapping[str, Any], measured: list[str]) -
 
 
 def own_settings(args: Any) -> dict[str, Any]:
-    """Settings that the config of one of our trainers has beside TRL's, if set; no path of this machine."""
+    """Settings that are set in a config of ours and that TRL does not have, without local paths."""
     classes = [kind for kind in reversed(type(args).__mro__) if kind.__module__.startswith(f"{__package__}.")]
     names = dict.fromkeys(name for kind in classes for name in get_annotations(kind) if name != "features")
     values = {name: value for name in names if (value := getattr(args, name)) is not None}
@@ -301,5 +303,5 @@ def _table_of_rates(folder: Path) -> str:
         table = format_evaluation(evaluation)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"The evaluation in {folder} is damaged ({shown(error)}).") from error
-    # Indented text is code, which nothing in it can end.
+    # Indented text is code, and its content cannot end the code block.
     return "\n".join(f"    {shown(line)}" for line in table.splitlines())

@@ -1,4 +1,4 @@
-"""Whether a model can be had, told at once and in one line: a folder, or a repository of the Hub."""
+"""Check early, with a one-line error, that a model exists: as a folder or as a repository on the Hub."""
 
 import os
 import re
@@ -9,9 +9,9 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 def require_model(name: str | os.PathLike[str], revision: str | None = None) -> None:
     """
-    Check that a model or adapter is there, before anything large is imported or loaded.
+    Check that a model or adapter exists, before anything large is imported or loaded.
 
-    The Hub is asked once, without a retry; a model that lies in its cache is taken where it cannot be reached.
+    The Hub is asked once, without a retry. If it cannot be reached, a model in its cache is accepted.
 
     Args:
         name (`str` or `os.PathLike`):
@@ -39,7 +39,7 @@ def require_model(name: str | os.PathLike[str], revision: str | None = None) -> 
 
 
 def _nearest_folder(path: Path) -> str:
-    """The part of a path that is there, for a message."""
+    """The part of a path that exists, for a message."""
     there = next((each for each in path.parents if each.is_dir() and each != Path(".")), None)
     return "" if there is None else f" ({there} is there, {path.relative_to(there).parts[0]} is not in it)"
 
@@ -57,7 +57,7 @@ def _require_repository(name: str, revision: str | None, nearest: str) -> None:
         return
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(
-            f"There is no model folder {name}{nearest}, and of the Hub repository {name} nothing is on this machine. "
+            f"There is no model folder {name}{nearest}, and the Hub repository {name} is not on this machine. "
             "Offline mode is on; unset HF_HUB_OFFLINE to fetch it."
         )
     failed = f"There is no model folder {name}{nearest}, and the Hub repository {name} cannot be read"

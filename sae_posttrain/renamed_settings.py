@@ -1,4 +1,4 @@
-"""Settings of transformers that got another name."""
+"""Settings of transformers that were renamed."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ _NEW_NAMES = {
 
 def use_new_names(args: Any) -> None:
     """
-    Pass settings on under their new names, before `TrainingArguments.__post_init__` warns of the old ones.
+    Set settings under their new names, before `TrainingArguments.__post_init__` warns about the old names.
 
-    TRL's configs set `gradient_checkpointing` themselves, so the warning would come with every training. Where the
-    installed transformers know the old name alone, nothing is done.
+    TRL's configs set `gradient_checkpointing` themselves, so every training would show the warning. If the installed
+    transformers knows only the old name, nothing is done.
     """
     for old, new in _NEW_NAMES.items():
         if hasattr(args, new) and getattr(args, new) is None and getattr(args, old, None) is not None:

@@ -1,4 +1,4 @@
-"""What every reader of rows checks, in the same words: `Row 3 of train.jsonl: …`, rows counted from 1."""
+"""Checks that every reader of rows uses, with the same messages: `Row 3 of train.jsonl: …`, counted from 1."""
 
 import hashlib
 import json
@@ -13,19 +13,19 @@ logger = logging.getLogger(__name__)
 
 
 def located(rows: Iterable[Any], source: str, start: int = 1) -> Iterator[tuple[str, Any]]:
-    """Rows with what errors call each; `start` is the number of the first."""
+    """Rows with their names in errors; `start` is the number of the first row."""
     return ((f"Row {number} of {source}", row) for number, row in enumerate(rows, start=start))
 
 
 def require_columns(row: Any, where: str) -> Mapping[str, Any]:
-    """Raises a `ValueError` if a row is no dictionary of columns."""
+    """Raise a `ValueError` if a row is not a dictionary of columns."""
     if not isinstance(row, Mapping):
         raise ValueError(f"{where} is a {type(row).__name__}, not a dictionary of columns.")
     return row
 
 
 def require_text(row: Mapping[str, Any], column: str, where: str) -> str:
-    """The text in a column; a `ValueError` if it is missing, null, empty, or no text."""
+    """The text in a column. Raise a `ValueError` if it is missing, null, empty, or not a text."""
     if column not in row:
         raise ValueError(f"{where} has no column `{column}`; it has {', '.join(map(str, row))}.")
     value = row[column]
@@ -41,7 +41,7 @@ def require_group(row: Mapping[str, Any], column: str, where: str) -> str:
     The group of a row.
 
     Raises:
-        ValueError: If there is no such column, or it holds no text. A null is said to be one.
+        ValueError: If there is no such column, or it holds no text. The message says so if the value is null.
     """
     if column not in row:
         raise ValueError(
@@ -54,7 +54,7 @@ def require_group(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def require_answer(value: Any, column: str, where: str) -> None:
-    """Raises a `ValueError` if an answer, a text or messages as [`read_messages`] returns them, is empty."""
+    """Raise a `ValueError` if an answer is empty: a text, or messages as [`read_messages`] returns them."""
     if isinstance(value, str):
         if not value.strip():
             raise ValueError(f"{where} has an empty answer: `{column}` is {shown(value)}. Leave the row out.")
@@ -72,7 +72,7 @@ def require_answer(value: Any, column: str, where: str) -> None:
 
 
 def require_question(value: Any, column: str, where: str) -> None:
-    """Raises a `ValueError` if a prompt, a text or messages, is empty or does not end where an answer begins."""
+    """Raise a `ValueError` if a prompt (text or messages) is empty or does not end where an answer begins."""
     if isinstance(value, str):
         if not value.strip():
             raise ValueError(f"{where} has an empty prompt: `{column}` must be a text that is not empty.")
@@ -88,7 +88,7 @@ def require_question(value: Any, column: str, where: str) -> None:
 
 
 class Copies:
-    """Counts rows that are exact copies of an earlier one."""
+    """Count rows that are exact copies of an earlier row."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
@@ -107,7 +107,7 @@ class Copies:
         self._seen.add(digest)
 
     def say(self, source: str) -> None:
-        """Warn, if there are any; of several processes the first one does."""
+        """Warn if there are copies; with several processes, only the first process warns."""
         if self.num_copies and os.environ.get("RANK", "0") == "0":
             logger.warning(
                 "%s: %d of %d rows %s of an earlier row (the first: %s). Each counts as often as it stands there.",

@@ -18,15 +18,16 @@ _MODULE_SITE = re.compile(r"[A-Za-z_]\w*(\.\w+)*\.(input|output)")
 
 
 def is_site(site: str) -> bool:
-    """Whether it is a known site, or has the form of one given by hand."""
+    """Whether `site` is a known site, or has the form of a module's input or output."""
     return site in SITES or _MODULE_SITE.fullmatch(site) is not None
 
 
 def near_site(site: str) -> str:
     """
-    What somebody may have meant who wrote a site that is none, as the end of a message; empty if nothing is near.
+    The site that an unknown name probably means, as the end of a message; empty if no site is similar.
 
-    Knows hook points of other libraries (`layers.3.mlp`, `blocks.3.hook_mlp_out`, `hook_mlp_out`) and misspelt names.
+    It knows hook points of other libraries (`layers.3.mlp`, `blocks.3.hook_mlp_out`, `hook_mlp_out`) and misspelt
+    names.
     """
     place = parse_hook(site)
     if place is not None:
@@ -37,7 +38,7 @@ def near_site(site: str) -> str:
 
 
 def near_name(name: str, names: Sequence[str]) -> str:
-    """The known name that is nearest to an unknown one, as the end of a message; empty if none is near."""
+    """The known name that is most similar to an unknown one, as the end of a message; empty if none is similar."""
     inside = [known for known in names if name.lower() in known.lower()]
     near = inside or get_close_matches(name, names, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
@@ -45,11 +46,11 @@ def near_name(name: str, names: Sequence[str]) -> str:
 
 def parse_hook(hook: str) -> tuple[int, str] | None:
     """
-    Block and site of a hook point as SAE files write it; `None` if it is in no decoder block.
+    Block and site of a hook point as SAE files write it; `None` if it is not in a decoder block.
 
-    Takes TransformerLens' names (`blocks.5.hook_resid_post`) and paths of transformers modules
+    It takes TransformerLens' names (`blocks.5.hook_resid_post`) and paths of transformers modules
     (`model.layers.5`, `model.layers.5.mlp.output`, `layers.5`, `transformer.h.5`); a path without `.input` or
-    `.output` means the module's output. The input of block n is the output of block n - 1, and is so called, but for
+    `.output` means the module's output. The input of block n is returned as the output of block n - 1, except for
     block 0.
     """
     if found := re.fullmatch(r"blocks\.(\d{1,4})\.((?:attn\.|mlp\.)?hook_\w+)", hook):
@@ -74,11 +75,11 @@ TRANSFORMER_LENS_SITES = {
 """Site of a TransformerLens hook point, by its name in the block."""
 
 _MODULES = {"self_attn.o_proj.input": "attn_z"}
-"""Modules that are the same site in every model that has them; `mlp.output`, say, is not: Gemma norms it behind."""
+"""Modules that are the same site in every model that has them. `mlp.output` is not one: Gemma has a norm after it."""
 
 
 def transformer_lens_hook(block: int, site: str) -> str | None:
-    """TransformerLens' name of a site, or `None` if it has none."""
+    """TransformerLens' name for a site, or `None` if there is none."""
     names = {site: name for name, site in TRANSFORMER_LENS_SITES.items()}
     return f"blocks.{block}.{names[site]}" if site in names else None
 

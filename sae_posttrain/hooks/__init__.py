@@ -1,1 +1,1 @@
-"""Where a model's decoder blocks are, what they write, and how to change it. Knows nothing of SAEs or trainers."""
+"""Find a model's decoder blocks, record what they write, and change it. Independent of SAEs and trainers."""

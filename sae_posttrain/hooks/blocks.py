@@ -11,8 +11,8 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     """
     Decoder blocks of a causal language model, counted from 0.
 
-    Block n's output is the residual stream after it (`resid_post`). Wrappers (DDP, `torch.compile`, PEFT) are looked
-    through; the blocks inside are the same modules that the wrapped model runs.
+    The output of block n is the residual stream after it (`resid_post`). Wrappers (DDP, `torch.compile`, PEFT) are
+    unwrapped; the blocks inside are the same modules that the wrapped model runs.
 
     Args:
         model (`torch.nn.Module`):
@@ -37,7 +37,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def get_block(model: nn.Module, block: int) -> nn.Module:
-    """Decoder block number `block`, with an error that says which blocks there are."""
+    """Decoder block number `block`. If there is no such block, the error says which blocks exist."""
     blocks = find_blocks(model)
     if isinstance(block, str):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Change what passes at sites of decoder blocks, for the passes made inside a context. Nothing is written in place."""
+"""Change the values at sites of decoder blocks, in forward passes inside a context. Nothing is written in place."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from .sites import Place, describe_place, hook_sites
 @contextmanager
 def edit_sites(model: nn.Module, pushes: Mapping[Place, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """
-    Add to what passes at each named site, until the context exits.
+    Add to the values at each named site, until the context exits.
 
     Args:
         model (`torch.nn.Module`):
             A causal language model, wrapped or not.
         pushes (`Mapping[Place, Callable]`):
-            For each block and site a function from what passes there, `(B, T, D)`, to what is added to it, of the
-            same dtype and of a shape that broadcasts to it.
+            For each block and site, a function that takes the values there, `(B, T, D)`, and returns what is added to
+            them: a tensor of the same dtype whose shape broadcasts to theirs.
 
     Raises:
         ValueError: If the model has no such block or site, or if no forward pass reached one of them.

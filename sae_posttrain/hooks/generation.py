@@ -1,10 +1,10 @@
 """
-`generate` as steering sees it: which forward passes belong to one call, and which ways of generating are refused.
+Watch calls of `generate` for steering: which forward passes belong to a call, and which generation modes are refused.
 
-A forward pass of several tokens over a cache looks the same whether a conversation goes on, a prompt is read in
-chunks, or tokens drafted by an assistant are checked. Only the call of `generate` tells them apart, so while a context
-is open the model's `generate` is wrapped: each call begins a new turn, and its passes have to be those of plain
-decoding. Calls are told apart by their thread, since answers are streamed from a thread of their own.
+A forward pass of several tokens over a cache looks the same in three cases: a conversation continues, a prompt is read
+in chunks, or tokens drafted by an assistant are checked. Only the call of `generate` distinguishes them. So while a
+context is open, the model's `generate` is wrapped: each call begins a new turn, and its passes must be those of plain
+decoding. Calls are distinguished by their thread, because a streamed answer is generated in its own thread.
 """
 
 import functools
@@ -34,11 +34,11 @@ class Turn:
 
     Attributes:
         num_given (`int`, *optional*):
-            Positions of the prompt as it was given; `None` if that is not known.
+            Number of positions in the prompt as it was given; `None` if unknown.
         num_prompt (`int`):
-            Positions of the prompt, those in the cache included, once it is read.
+            Number of positions in the prompt, including those in the cache, once it is read.
         num_seen (`int`):
-            Positions before the end of the latest pass, in decoding without a cache.
+            Number of positions up to the end of the latest pass, in decoding without a cache.
     """
 
     num_given: int | None = None
@@ -60,7 +60,7 @@ class GenerationWatch:
         self._turns: dict[int, list[Turn]] = {}
 
     def turn(self) -> Turn | None:
-        """The call of `generate` that the calling thread is in, the innermost; `None` outside."""
+        """The innermost call of `generate` on the calling thread; `None` outside of any call."""
         turns = self._turns.get(threading.get_ident())
         return turns[-1] if turns else None
 
@@ -70,8 +70,8 @@ class GenerationWatch:
         Watch until the context exits.
 
         Raises:
-            ValueError: If continuous batching runs on this model when the context is entered or is asked for inside,
-                if a way of generating is asked for that cannot be steered, or if `generate` still runs at the end.
+            ValueError: If continuous batching runs on this model when the context is entered or is called inside, if
+                a requested generation mode cannot be steered, or if `generate` still runs at the end.
         """
         if _batches_continuously(self._model):
             raise _continuous_batching("A manager of continuous batching runs on this model.")
@@ -115,12 +115,12 @@ def refuse_paged(given: Mapping[str, Any], cache: Any, attention: str) -> None:
         given (`Mapping[str, Any]`):
             Arguments of the decoder by name.
         cache (`transformers.Cache`, *optional*):
-            The cache among them.
+            The cache among these arguments.
         attention (`str`):
-            Name of the model's attention.
+            Name of the model's attention implementation.
 
     Raises:
-        ValueError: If it is one.
+        ValueError: If the pass belongs to continuous batching.
     """
     is_paged = any(given.get(name) is not None for name in _PAGED) or attention.startswith("paged|")
     caches = (cache, given.get("cache"))
@@ -147,13 +147,13 @@ def _refuse_drafts_and_chunks(given: Mapping[str, Any], *configs: Any) -> None:
             )
     if _setting("prefill_chunk_size", given, *configs):
         raise ValueError(
-            "A prompt read in chunks cannot be steered: it is not told which chunk ends it. Leave "
+            "A prompt read in chunks cannot be steered: a pass does not say which chunk is the last. Leave "
             "`prefill_chunk_size` out."
         )
 
 
 def _setting(name: str, given: Mapping[str, Any], *configs: Any) -> Any:
-    """A setting of `generate`, from where it looks itself: its arguments, its configuration, the model's own."""
+    """A setting of `generate`, looked up as it does: in its arguments, then its configuration, then the model's."""
     values = (given.get(name), *(getattr(config, name, None) for config in configs))
     return next((value for value in values if value is not None), None)
 
@@ -165,7 +165,7 @@ def _num_given(given: Mapping[str, Any]) -> int | None:
 
 
 def _batches_continuously(model: Any) -> bool:
-    """Whether a manager of continuous batching has a thread that runs this model."""
+    """Whether a manager of continuous batching runs this model in a thread."""
     for thread in threading.enumerate():
         manager = getattr(getattr(thread, "_target", None), "__self__", None)
         if type(manager).__name__ == "ContinuousBatchingManager" and getattr(manager, "model", None) is model:
@@ -190,7 +190,7 @@ def _refusing(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _replaced(model: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    """Put a method of one model in the place of its own; contexts on one model are nested."""
+    """Replace a method of one model until the context exits. Contexts on one model must be nested."""
     own = vars(model).get(name)
     setattr(model, name, replacement)
     try:

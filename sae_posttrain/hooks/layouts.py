@@ -1,4 +1,4 @@
-"""How decoder blocks are built: where in one a named site lies, told from the names of its modules."""
+"""How decoder blocks are built: find a named site in a block by the names of the block's modules."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ _MLP = "mlp"
 @dataclass(frozen=True)
 class SitePaths:
     """
-    Modules at which a site is read and written, as paths inside the block that end in `.input` or `.output`.
+    Where a site is read and written, as paths of modules inside the block that end in `.input` or `.output`.
 
     Args:
         read (`str`):
-            Here the value of the site passes. The block itself is the path `input` or `output`.
+            Path at which the site's value is read. The block itself is the path `input` or `output`.
         write (`str`):
-            What is added here is added to the site.
+            Path at which a change is added to the site.
         base (`str`, *optional*):
-            Where reading and writing differ: what passes at `base` and at `write` sum to the site.
+            Given if reading and writing differ: the site is the sum of the values at `base` and at `write`.
     """
 
     read: str
@@ -33,8 +33,9 @@ class _Layout:
     """
     Paths in a block; `{attention}` stands for that module's name.
 
-    The residual stream enters the block's first half at `pre` and its second at `mid`; both are empty where attention
-    and MLP stand side by side, and there is no stream between them. The halves add `attn_out` and `mlp_out` to it.
+    The residual stream enters the block's first half at `pre` and its second half at `mid`. Both are empty if
+    attention and MLP run in parallel, because then there is no stream between them. The halves add `attn_out` and
+    `mlp_out`.
     """
 
     pre: str = ""
@@ -47,25 +48,25 @@ _LAYOUTS = {
     # A norm before each half: Llama, Mistral, Qwen, Phi-3; GPT-2.
     "input_layernorm, post_attention_layernorm": _Layout("input_layernorm.input", "post_attention_layernorm.input"),
     "ln_1, ln_2": _Layout("ln_1.input", "ln_2.input"),
-    # Norms before and behind each half: Gemma 2 and 3.
+    # Norms before and after each half: Gemma 2 and 3.
     "input_layernorm, post_attention_layernorm, post_feedforward_layernorm, pre_feedforward_layernorm": _Layout(
         "input_layernorm.input",
         "pre_feedforward_layernorm.input",
         "post_attention_layernorm.output",
         "post_feedforward_layernorm.output",
     ),
-    # A norm behind each half only: OLMo 2.
+    # A norm only after each half: OLMo 2.
     "post_attention_layernorm, post_feedforward_layernorm": _Layout(
         "{attention}.input",
         "mlp.input",
         "post_attention_layernorm.output",
         "post_feedforward_layernorm.output",
     ),
-    # One norm for both halves, side by side: Phi, Cohere; GPT-J.
+    # One norm for both halves, which run in parallel: Phi, Cohere; GPT-J.
     "input_layernorm": _Layout(),
     "ln_1": _Layout(),
 }
-"""By the sorted names of a block's norms, which are what it holds beside attention, MLP and dropout."""
+"""Layouts by the sorted names of a block's norms: its modules other than attention, MLP and dropout."""
 
 
 def site_paths(module: nn.Module, site: str, block: int) -> SitePaths:
@@ -81,7 +82,7 @@ def site_paths(module: nn.Module, site: str, block: int) -> SitePaths:
             The block's number, for the messages.
 
     Raises:
-        ValueError: If the block has no such site, or is built in a way that is not known.
+        ValueError: If the block has no such site, or its layout is unknown.
     """
     if site in ("resid_pre", "resid_post"):
         end = "input" if site == "resid_pre" else "output"
@@ -105,7 +106,7 @@ def _in_stream(module: nn.Module, site: str, block: int) -> SitePaths:
     layout = _LAYOUTS.get(norms)
     if layout is None or attention is None or _MLP not in children or _scales_its_sum(module):
         raise _unknown(module, site, block)
-    if getattr(module, "use_parallel_residual", False):  # GPT-NeoX names its norms alike in both cases
+    if getattr(module, "use_parallel_residual", False):  # GPT-NeoX uses the same names for its norms in both cases
         layout = _Layout()
     attn_out = layout.attn_out.format(attention=attention)
     if site == "attn_out":
@@ -117,12 +118,12 @@ def _in_stream(module: nn.Module, site: str, block: int) -> SitePaths:
             f"Block {block} has no site 'resid_mid': in a {type(module).__name__} attention and MLP stand side by "
             "side, with no residual stream between them."
         )
-    # The block keeps the stream beside the norm that reads it, so a push goes into what is added to the stream.
+    # The block keeps the stream in a variable besides the norm that reads it, so a push changes what is added to it.
     return SitePaths(layout.mid, write=attn_out, base=layout.pre.format(attention=attention))
 
 
 def _scales_its_sum(module: nn.Module) -> bool:
-    """Whether the block has weights or factors of its own (Granite, MiniMax): then names of modules are not enough."""
+    """Whether the block itself has weights or factors (Granite, MiniMax): then names of modules are not enough."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     numbers = {
         name: value for name, value in vars(module).items() if type(value) in (int, float) and "drop" not in name

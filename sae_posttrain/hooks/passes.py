@@ -1,5 +1,5 @@
 """
-Where each forward pass stands in its text: which positions a context pushes in it, and which rows it has touched.
+Follow each forward pass through its text: which positions a context pushes, and which rows it has touched.
 
 Legend of the shapes: B rows, T positions of one forward pass, D width, F features.
 """
@@ -22,7 +22,7 @@ POSITIONS = ("generated", "all")
 
 class SteeredPass:
     """
-    What one forward pass is pushed by; decoding steps share one.
+    Rows, positions and strengths that one forward pass is pushed with. Decoding steps share one object.
 
     Args:
         mask (`torch.Tensor` of shape `(B, T)`, bool):
@@ -30,13 +30,13 @@ class SteeredPass:
         values (`torch.Tensor` of shape `(B or 1, F or 1)`):
             Strength of each row and feature.
         num_features (`int`):
-            F.
+            Number of features, F.
         is_whole (`bool`):
-            Whether it is one token of each row, none of them padding.
+            Whether the pass has one token per row, and none of them is padding.
 
     Attributes:
         pushes (`dict`):
-            What is added at each place, as far as it depends on nothing that passes there.
+            What is added at each place, kept if it does not depend on the values there.
     """
 
     def __init__(self, mask: Tensor, values: Tensor, num_features: int, is_whole: bool):
@@ -46,7 +46,7 @@ class SteeredPass:
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Strength `(B, F)` and mask `(B, T)` on a device."""
+        """Strength `(B, F)` and mask `(B, T)` on the given device."""
         if device not in self._on_device:
             self._on_device[device] = self._values.to(device), self.mask.to(device)
         return self._on_device[device]
@@ -58,13 +58,13 @@ class SteeredPasses:
 
     Args:
         strengths ([`Strengths`]):
-            How far is pushed.
+            How far the positions are pushed.
         rows (`Sequence[bool]` or `torch.Tensor` of shape `(B,)`, *optional*):
             Rows that are pushed; all by default.
         positions (`"generated"`, `"all"` or `torch.Tensor` of shape `(B, T)`):
             Positions that are pushed.
         places (`set[Place]`):
-            Where.
+            Blocks and sites that are pushed.
 
     Raises:
         ValueError: If `positions` is neither a known word nor a mask.
@@ -94,7 +94,7 @@ class SteeredPasses:
         self._reached: set[Place] = set()
         self._caches: weakref.WeakSet = weakref.WeakSet()
         self._passes: dict[int, SteeredPass] = {}  # by thread
-        self._touched: dict[int, Tensor] = {}  # rows of the text that a thread reads; none if all of them were
+        self._touched: dict[int, Tensor] = {}  # touched rows of each thread's text; no entry if all rows are
         self._missed: list[Tensor] = []  # rows of earlier texts without a position to push
         self._latest: SteeredPass | None = None
         self._refusal: tuple[int, ValueError] | None = None
@@ -102,22 +102,22 @@ class SteeredPasses:
 
     def begin(self, given: Mapping[str, Any], tokens: Tensor, cache: Any, turn: Turn | None, attention: str) -> None:
         """
-        Before a forward pass: which of its positions are pushed?
+        Find the positions that are pushed in a forward pass, before it runs.
 
         Args:
             given (`Mapping[str, Any]`):
                 Arguments of the decoder by name.
             tokens (`torch.Tensor` of shape `(B, T)` or `(B, T, D)`):
-                Ids or embeddings.
+                Token ids or embeddings.
             cache (`transformers.Cache`, *optional*):
                 The cache among the arguments.
             turn ([`Turn`], *optional*):
                 The call of `generate` that the pass belongs to.
             attention (`str`):
-                Name of the model's attention.
+                Name of the model's attention implementation.
 
         Raises:
-            ValueError: If the batch does not fit, or it is not known which positions are generated.
+            ValueError: If the batch does not fit, or it is unknown which positions are generated.
         """
         try:
             self._begin(given, tokens, cache, turn, attention)
@@ -126,12 +126,12 @@ class SteeredPasses:
             raise
 
     def see_cache(self, cache: Any) -> None:
-        """A cache that a pass has written: a later pass of several tokens over it goes on with the same text."""
+        """Note a cache that a pass has written. A later pass of several tokens over it continues the same text."""
         if cache is not None:
             self._caches.add(cache)
 
     def here(self) -> SteeredPass:
-        """The pass of this thread; in a backward pass, which may have a thread of its own, the latest."""
+        """The pass of this thread; the latest pass if this thread has none (backward can run in its own thread)."""
         found = self._passes.get(threading.get_ident(), self._latest)
         assert found is not None
         return found
@@ -140,10 +140,10 @@ class SteeredPasses:
         self._reached.add(place)
 
     def require_touched(self) -> None:
-        """Raises a `ValueError` if a row was asked for and not pushed, or a site was not reached."""
+        """Raise a `ValueError` if a requested row was not pushed, or a site was not reached."""
         if not self.wants_any:
             return
-        if self._refusal is not None and self._refusal[0] != self._thread:  # nobody may have seen it there
+        if self._refusal is not None and self._refusal[0] != self._thread:  # that thread may have hidden the error
             raise ValueError(f"A forward pass in another thread was refused: {self._refusal[1]}")
         missed = sorted(self._places - self._reached)
         if missed:
@@ -154,7 +154,7 @@ class SteeredPasses:
             asked = torch.ones_like(touched) if self._rows is None else self._rows.to(touched.device)
             untouched = (asked & ~touched).nonzero().flatten().tolist()
             if untouched:
-                raise ValueError(f"Row {untouched[0]} was to be steered, but no position of it was touched.")
+                raise ValueError(f"Row {untouched[0]} should be steered, but no position of it was touched.")
 
     def _begin(self, given: Mapping[str, Any], tokens: Tensor, cache: Any, turn: Turn | None, attention: str) -> None:
         if not self.wants_any:
@@ -171,7 +171,7 @@ class SteeredPasses:
             real = _real_where_told(given, num_rows, num_tokens)
             self._new_text(self._mask, real)
             return
-        # Where all layers are recurrent, a dynamic cache calls itself compileable, and is not compiled all the same.
+        # If all layers are recurrent, a dynamic cache says that it is compileable, but it is not compiled.
         if getattr(cache, "is_compileable", False) and type(cache).__name__ != "DynamicCache":
             raise ValueError(
                 "Steering needs a dynamic cache: with a static one decoding may be compiled, and hooks would not fire."
@@ -212,7 +212,7 @@ class SteeredPasses:
     def _decode(self, given: Mapping[str, Any], num_rows: int, num_tokens: int, num_cached: int, turn: Turn) -> None:
         if num_tokens == 1:
             self._step(None, num_rows)
-        elif not num_cached and num_tokens == turn.num_seen + 1:  # without a cache the text is read anew each step
+        elif not num_cached and num_tokens == turn.num_seen + 1:  # without a cache, each step reads the whole text
             turn.num_seen = num_tokens
             mask = torch.ones(num_rows, num_tokens, dtype=torch.bool)
             if self._positions == "generated":
@@ -222,12 +222,12 @@ class SteeredPasses:
             raise drafted_or_chunked(num_tokens)
 
     def _real(self, given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
-        """Real tokens. Where all positions are pushed, several texts may stand in a row that has no padding."""
+        """Real tokens. If all positions are pushed, a row without padding may hold several texts."""
         is_packed_whole = given.get("attention_mask") is None and self._positions == "all"
         return None if is_packed_whole else real_tokens(given, num_rows, num_tokens)
 
     def _step(self, real: Tensor | None, num_rows: int) -> None:
-        """One token more of a text."""
+        """Begin a decoding step: one more token of the same text."""
         before = self._passes.get(threading.get_ident())
         if real is None and before is not None and before.is_whole and tuple(before.mask.shape) == (num_rows, 1):
             return  # every decoding step adds the same
@@ -238,7 +238,7 @@ class SteeredPasses:
             self._touched[threading.get_ident()] = touched | mask.any(dim=1).to(touched.device)
 
     def _new_text(self, mask: Tensor, real: Tensor | None) -> None:
-        """A text begins with this pass, of which the `mask` is pushed and these tokens are real; all, if none."""
+        """Begin a new text. `mask` marks the pushed positions, `real` the real tokens (`None`: all are real)."""
         thread = threading.get_ident()
         if thread in self._touched:
             self._missed.append(self._touched.pop(thread))
@@ -255,7 +255,7 @@ class SteeredPasses:
         return mask if self._rows is None else mask & self._rows.to(mask.device)[:, None]
 
     def _pushed(self, real: Tensor | None, num_rows: int, num_tokens: int) -> Tensor:
-        """Positions `(B, T)` that are pushed of a text's beginning: all up to its last real one, or that one alone."""
+        """Pushed positions `(B, T)` at the beginning of a text: all up to the last real token, or that token only."""
         if real is None:
             real = torch.ones(num_rows, num_tokens, dtype=torch.bool)
         positions, last = torch.arange(num_tokens, device=real.device), last_real(real)
@@ -275,7 +275,7 @@ class SteeredPasses:
 
 
 def _num_cached(cache: Any) -> int:
-    """Positions in a cache; 1 if it holds the state of recurrent layers alone, which do not count them."""
+    """Number of positions in a cache; 1 if it holds only states of recurrent layers, which do not count positions."""
     if not hasattr(cache, "get_seq_length"):
         return 0
     try:
@@ -285,7 +285,7 @@ def _num_cached(cache: Any) -> int:
 
 
 def _real_where_told(given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
-    """Real tokens, where they can be told; all of them where the user has said which positions are pushed."""
+    """Real tokens if they can be recognised, else all tokens: here the user has said which positions are pushed."""
     try:
         return real_tokens(given, num_rows, num_tokens)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Record what passes at sites of decoder blocks. Hooks only store the tensor; arithmetic comes after the forward."""
+"""Record the values at sites of decoder blocks. Hooks only store tensors; arithmetic comes after the forward pass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ class SiteRecorder:
     """
     Hooks on sites of decoder blocks, registered once and armed when their values are wanted.
 
-    A trainer builds it before the first forward: a hook that is added after `torch.compile` has seen the graph never
-    fires. The values are stored as they are, attached to the graph, so a loss on them reaches the model.
+    A trainer creates the recorder before the first forward pass, because a hook that is added after `torch.compile`
+    has seen the graph never fires. The values stay attached to the graph, so a loss on them reaches the model.
 
     Args:
         model (`torch.nn.Module`):
             The model to listen to, wrapped or not.
         places (`Sequence[Place]`):
-            Block and site of each.
+            Blocks and sites to record.
 
     Raises:
         ValueError: If the model has no such block or site.
@@ -40,7 +40,7 @@ class SiteRecorder:
 
     @contextmanager
     def armed(self) -> Iterator[dict[Place, list[Tensor]]]:
-        """Record every forward made inside, into the dictionary that is yielded: place to the list of its values."""
+        """Record every forward pass inside the context, in the yielded dictionary: place to the list of its values."""
         captures: dict[Place, list[Tensor]] = {place: [] for place in self.places}
         self._captures = captures
         try:
@@ -49,14 +49,14 @@ class SiteRecorder:
             self._captures = None
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         self._hooks.close()
 
 
 @contextmanager
 def record_sites(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Place, list[Tensor]]]:
     """
-    Record what passes at some sites of decoder blocks, in every forward pass made inside the context.
+    Record the values at some sites of decoder blocks, in every forward pass inside the context.
 
     ```python
     with record_sites(model, [(10, "attn_z"), (20, "mlp.down_proj.input")]) as values:
@@ -74,8 +74,8 @@ def record_sites(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Pla
             `.input` or `.output`.
 
     Yields:
-        `dict[tuple[int, str], list[torch.Tensor]]`: for each place its values, one of shape `(B, T, D)` per forward
-        pass.
+        `dict[tuple[int, str], list[torch.Tensor]]`: for each place, the list of its values, one tensor of shape
+        `(B, T, D)` per forward pass.
 
     Raises:
         ValueError: If the model has no such block or site, or if no forward pass reached one of them.
@@ -94,7 +94,7 @@ def record_sites(model: nn.Module, places: Sequence[Place]) -> Iterator[dict[Pla
 @contextmanager
 def record_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int, list[Tensor]]]:
     """
-    Record the residual stream after some decoder blocks, in every forward pass made inside the context.
+    Record the residual stream after some decoder blocks, in every forward pass inside the context.
 
     ```python
     with record_blocks(model, [10, 20]) as outputs:
@@ -109,7 +109,8 @@ def record_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
             Numbers of the decoder blocks, from 0.
 
     Yields:
-        `dict[int, list[torch.Tensor]]`: for each block its outputs, one of shape `(B, T, D)` per forward pass.
+        `dict[int, list[torch.Tensor]]`: for each block, the list of its outputs, one tensor of shape `(B, T, D)` per
+        forward pass.
 
     Raises:
         ValueError: If the model has no such block, or if no forward pass reached one of the blocks.
@@ -120,9 +121,10 @@ def record_blocks(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
 
 def training_capture(captures: dict[Place, list[Tensor]], place: Place) -> Tensor:
     """
-    The value to put a loss on: with gradients enabled the first capture that requires grad, else the first.
+    The captured value to put a loss on: if gradients are enabled, the first that requires grad, else the first.
 
-    Some losses run a second forward without gradients (label smoothing after the first, preference losses before it).
+    Some losses run a second forward pass without gradients: label smoothing runs it after the first pass, preference
+    losses before it.
 
     Raises:
         ValueError: If the site was not reached, or no capture is attached to a trainable parameter.

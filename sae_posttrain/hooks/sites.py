@@ -1,4 +1,4 @@
-"""The sites of a model's blocks: how wide they are, and how to read and change what passes there."""
+"""The sites of a model's blocks: how wide they are, and how to read and change their values."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -17,26 +17,26 @@ Place = tuple[int, str]
 
 
 def place_name(place: Place) -> str:
-    """`"20"` for a block's output, `"20.mlp_out"` for another site: the form that names of features take."""
+    """The name of a place in names of features: `"20"` for a block's output, `"20.mlp_out"` for another site."""
     block, site = place
     return str(block) if site == "resid_post" else f"{block}.{site}"
 
 
 def describe_place(place: Place) -> str:
-    """`"block 20"` for a block's output, `"mlp_out of block 20"` for another site: the form that messages take."""
+    """The name of a place in messages: `"block 20"` for a block's output, `"mlp_out of block 20"` for another site."""
     block, site = place
     return f"block {block}" if site == "resid_post" else f"{site} of block {block}"
 
 
 @dataclass(frozen=True)
 class _ModuleEnd:
-    """Where hidden states `(B, T, D)` enter a module (`end` is `"input"`) or leave it (`"output"`)."""
+    """The place where hidden states `(B, T, D)` enter a module (`end` is `"input"`) or leave it (`"output"`)."""
 
     module: nn.Module
     end: str
 
     def hook(self, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Show what passes to `see` in every forward pass, and add what it returns, if anything; never in place."""
+        """Call `see` with the value in every forward pass, and add what it returns, if anything; never in place."""
         if self.end == "output":
             return self.module.register_forward_hook(_at_output(see))
         return self.module.register_forward_pre_hook(_at_input(see), with_kwargs=True)
@@ -45,7 +45,7 @@ class _ModuleEnd:
 @dataclass(frozen=True)
 class Site:
     """
-    One site of one model, ready to be hooked. Made by [`find_site`].
+    One site of one model, on which hooks can be registered. Made by [`find_site`].
 
     Attributes:
         place (`Place`):
@@ -60,7 +60,7 @@ class Site:
 
     @property
     def width(self) -> int | None:
-        """Width of what passes at the site; `None` if the module there does not tell."""
+        """Width of the values at the site; `None` if the module there does not say it."""
         module, is_input = self._read.module, self._read.end == "input"
         names = ("in_features", "nx") if is_input else ("out_features", "nf")  # `nn.Linear`, GPT-2's `Conv1D`
         for width in (getattr(module, name, None) for name in names):
@@ -75,7 +75,7 @@ class Site:
         return [self._read.hook(see)]
 
     def on_write(self, push: Callable[[Tensor], Tensor | None]) -> list[RemovableHandle]:
-        """Register hooks that add `push(value)`, of the value's dtype and shape, to the site; `None` adds nothing."""
+        """Register hooks that add `push(value)` to the site, in the value's dtype and shape; `None` adds nothing."""
         if self._base is None:
             return [self._write.hook(push)]
         kept: list[Tensor] = []
@@ -100,7 +100,7 @@ def find_site(model: nn.Module, place: Place) -> Site:
             Block and site: a name of `SITES`, or a module of the block with `.input` or `.output`.
 
     Raises:
-        ValueError: If there is no such block or site, or the block is built in a way that is not known.
+        ValueError: If there is no such block or site, or the block's layout is unknown.
     """
     block, site = place
     module = get_block(model, block)
@@ -125,10 +125,10 @@ def hook_sites(
     model: nn.Module, places: Iterable[Place], register: Callable[[Site], list[RemovableHandle]]
 ) -> ExitStack:
     """
-    Register hooks at several sites. Closing what is returned takes them off.
+    Register hooks at several sites. Closing the returned stack removes them.
 
     Raises:
-        ValueError: If the model lacks one of the sites; then none is hooked.
+        ValueError: If the model lacks one of the sites; then no hook is registered.
     """
     with ExitStack() as hooks:
         for place in places:
@@ -139,7 +139,7 @@ def hook_sites(
 
 def require_width(model: nn.Module, place: Place, width: int, reader: str, question: str) -> None:
     """
-    Check that a model has this site, as wide as what reads or writes there.
+    Check that a model has this site, with the width that the reader or writer of the site needs.
 
     Args:
         model (`torch.nn.Module`):
@@ -147,9 +147,9 @@ def require_width(model: nn.Module, place: Place, width: int, reader: str, quest
         place (`Place`):
             Block and site.
         width (`int`):
-            That it has to have.
+            Width that the site must have.
         reader, question (`str`):
-            Beginning and end of the message: `"The SAE reads"`, `"was it trained on this model?"`.
+            Beginning and end of the message, such as `"The SAE reads"` and `"was it trained on this model?"`.
 
     Raises:
         ValueError: If there is no such site, or it has another width.
@@ -166,7 +166,7 @@ def _at_output(see: Callable[[Tensor], Tensor | None]):
         push = see(_hidden(output, module))
         if push is None:
             return None
-        if isinstance(output, tuple):  # attention returns (hidden, weights), blocks did before Transformers 5
+        if isinstance(output, tuple):  # attention returns (hidden, weights); before Transformers 5, blocks did too
             return (output[0] + push, *output[1:])
         return output + push
 

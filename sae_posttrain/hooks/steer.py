@@ -1,5 +1,5 @@
 """
-Push what passes at sites of decoder blocks along some directions, for chosen rows and positions.
+Push the values at sites of decoder blocks along some directions, for chosen rows and positions.
 
 Nothing is written in place.
 
@@ -38,13 +38,13 @@ def steer(
     unit: str = "norm",
 ) -> Iterator[None]:
     """
-    Push what passes at sites along some directions: the work of `sae_posttrain.steer`, whose documentation holds.
+    Push the values at sites along some directions. This does the work of `sae_posttrain.steer`: see its documentation.
 
-    Any [`Directions`] will do, and whether they were found on this model is not asked.
+    It takes any [`Directions`], and does not check whether they were found on this model.
 
     Raises:
         ValueError: If the directions do not fit the model, a shape does not fit the batch, a norm is missing, it is
-            not known which positions are generated, or no forward pass touched the rows that were to be pushed.
+            unknown which positions are generated, or no forward pass touched the rows that should be pushed.
     """
     steerer = Steerer(model, feature_set, mode=mode, unit=unit)
     try:
@@ -56,17 +56,17 @@ def steer(
 
 class Steerer:
     """
-    The hooks of [`steer`], registered once and armed when they shall push.
+    The hooks of [`steer`], registered once and armed when they should push.
 
-    A trainer builds it before the first forward: a hook that is added after `torch.compile` has seen the graph never
-    fires. Disarmed, the hooks change nothing.
+    A trainer creates the steerer before the first forward pass, because a hook that is added after `torch.compile` has
+    seen the graph never fires. While they are not armed, the hooks change nothing.
 
     Args:
         model, feature_set, mode, unit:
             As in [`steer`].
 
     Raises:
-        ValueError: As [`steer`] does for what does not depend on the batch.
+        ValueError: As in [`steer`], for everything that does not depend on the batch.
     """
 
     def __init__(self, model: nn.Module, feature_set: Directions, *, mode: str = "add", unit: str = "norm"):
@@ -109,12 +109,13 @@ class Steerer:
         positions: str | Tensor = "generated",
     ) -> Iterator[None]:
         """
-        Push in every forward made inside; arguments and errors as those of [`steer`].
+        Push in every forward pass inside the context. Arguments and errors are those of [`steer`].
 
-        A context in which no row is asked for (`rows` all false) is left without a word: a rank may have none.
+        If no row is selected (`rows` all false), the context does nothing and raises no error: a rank may have no
+        rows to steer.
         """
         if self._pass is not None:
-            raise ValueError("This steerer is armed already. Leave the context before it is entered again.")
+            raise ValueError("This steerer is armed already. Leave the context before you enter it again.")
         current = SteeredPasses(read_strength(strength, self._features), rows, positions, set(self._of_place))
         self._pass = current
         try:
@@ -126,7 +127,7 @@ class Steerer:
         current.require_touched()
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         self._hooks.close()
 
     def _before_forward(self, _decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -139,7 +140,7 @@ class Steerer:
         if tokens is None:
             raise ValueError("Steering needs a forward pass with `input_ids` or `inputs_embeds`.")
         whole_mask = self._whole_masks.get(threading.get_ident())
-        if whole_mask is not None:  # what the decoder is given may have been made of it
+        if whole_mask is not None:  # the decoder's own mask may be derived from it
             given["attention_mask"] = whole_mask
         cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
         attention = str(getattr(self._config, "_attn_implementation", ""))
@@ -185,17 +186,17 @@ class Steerer:
             if key in current.pushes:
                 return current.pushes[key]
             strength_BF, mask_BT = current.on(hidden.device)
-            with torch.autocast(hidden.device.type, enabled=False):  # sums in its number type are not exact
+            with torch.autocast(hidden.device.type, enabled=False):  # sums in autocast's dtype are not exact
                 push_BTD = self._push_along(asked, strength_BF[:, asked], hidden)
                 push_BTD = (push_BTD * mask_BT[:, :, None]).to(hidden.dtype)
-            if self._mode == "add":  # does not depend on what passes: decoding steps add the same
+            if self._mode == "add":  # independent of the values, so all decoding steps add the same
                 current.pushes[key] = push_BTD
             return push_BTD
 
         return push
 
     def _push_along(self, features: list[int], strength_BF: Tensor, hidden: Tensor) -> Tensor:
-        """What is added, `(B, T or 1, D)`, where no position is left out."""
+        """What is added to the values, `(B, T or 1, D)`, before positions are masked."""
         vectors_FD = self._vectors_FD[features].to(hidden.device)
         if self._mode == "add":
             return (strength_BF @ vectors_FD)[:, None, :]

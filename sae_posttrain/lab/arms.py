@@ -1,4 +1,4 @@
-"""An arm of the demo in its folder: a model, its answers to the test questions, and what the report shows of them."""
+"""An arm of the demo in its folder: a model, its answers to the test questions, and its data for the report."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -23,7 +23,7 @@ READINGS_FILE = "readings.json"
 
 
 def load(path: Path = MODEL) -> tuple[Any, Any]:
-    """The lab's model, or one that was trained from it, and the lab's tokenizer."""
+    """The lab's model (or a model that was trained from it) and the lab's tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(MODEL)
 
@@ -47,7 +47,7 @@ def measure(
     seed: int,
     features: Path | None = None,
 ) -> None:
-    """Answer the questions with a model, and read its features, if any are given, on the clean answers of "dev"."""
+    """Answer the questions with a model. If features are given, read them on the clean answers of "dev"."""
     model, tokenizer = load(model_path)
     evaluate(model, as_messages(questions), output_dir=arm, tokenizer=tokenizer, seed=seed, **sampling)
     if features is not None:
@@ -59,10 +59,10 @@ def measure(
 
 
 def read_arm(arm: Path, label: str, questions: Sequence[Mapping[str, Any]]) -> Arm:
-    """What the report shows of an arm; right answers are those to the questions that have a check."""
+    """Read an arm for the report. Right answers are counted among the questions that have a check."""
     read = read_run(arm, label=label)
     if read is None:
-        raise ValueError(f"{arm} holds no evaluation any more. Begin the demo anew with --overwrite.")
+        raise ValueError(f"{arm} holds no evaluation any more. Start the demo again with --overwrite.")
     checks = {(row["id"], row["lang"]): row["check"] for row in questions if row["check"]}
     checked: dict[Hashable, bool] = {
         answer_key(answer): checks[answer["id"], answer["lang"]].casefold() in answer["answer"].casefold()

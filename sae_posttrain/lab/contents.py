@@ -1,4 +1,4 @@
-"""What ships in `files/`, made by `benchmarks/lab/build.py`."""
+"""The files that ship in `files/`, made by `benchmarks/lab/build.py`."""
 
 import gzip
 import json
@@ -10,20 +10,20 @@ FILES = Path(__file__).parent / "files"
 MODEL = FILES / "model"
 """A Qwen3 model of two million parameters, with tokenizer and chat template."""
 SAE = FILES / "sae"
-"""A TopK SAE of each of its blocks, in SAELens' layout."""
+"""A TopK SAE for each block of the model, in SAELens' layout."""
 
 SPLITS = ("train", "dev", "test")
 
 
 def read_texts(split: str) -> list[dict[str, Any]]:
     """
-    Questions and answers of a split, the same ones in English, Chinese, Korean and Russian.
+    Questions and answers of a split; the same questions in English, Chinese, Korean and Russian.
 
     Args:
         split (`str`):
-            `"train"`: `id`, `lang` and `messages`, a part of the answers with stray Chinese words in them. `"dev"` and
-            `"test"`: `id`, `lang`, `kind`, `prompt`, `answer`, and `check`, what a right answer contains (empty where
-            nothing tells).
+            `"train"`: rows with `id`, `lang` and `messages`; some answers contain stray Chinese words. `"dev"` and
+            `"test"`: rows with `id`, `lang`, `kind`, `prompt`, `answer` and `check`, the text that a right answer
+            contains (empty if the answer cannot be checked).
 
     Raises:
         ValueError: If there is no such split.
@@ -35,5 +35,5 @@ def read_texts(split: str) -> list[dict[str, Any]]:
 
 
 def as_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows with the `prompt` as a user's turn, as the lab's model was trained: a text would go to it raw."""
+    """The rows with `prompt` as a user's turn, as in the lab model's training. A text would skip the template."""
     return [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]

@@ -29,7 +29,7 @@ PACKAGES = ("sae_posttrain", "trl", "transformers", "torch")
 TABLE_FILE = "table.txt"
 REPORT_FILE = "report.html"
 OWN = ("switching", "repetition", TABLE_FILE, REPORT_FILE, *next_steps.OWN)
-"""What the demo writes into its folder, beside its record."""
+"""What the demo writes into its folder, in addition to its record."""
 
 NOTICE = (
     "These faults were planted, in the data and in the small model that the demo trains: its figures show that the "
@@ -48,30 +48,30 @@ def run_demo(
     """
     Find features, train without and with them, and compare: language switching, then endless repetition.
 
-    The model, its SAEs and the texts ship with the package, and so do the two faults, which were planted. The same
-    seed gives the same table on the same machine. Everything that a stage makes is kept in the folder, the trained
-    models too; table and report are written anew after each arm. An interrupted run goes on with `resume`, and ends in
-    the same table as one that was not interrupted.
+    The model, its SAEs and the texts ship with the package. They contain two planted faults. The same seed gives the
+    same table on the same machine. The results of all stages are kept in the folder, including the trained models.
+    Table and report are rewritten after each arm. With `resume`, an interrupted run continues and ends with the same
+    table as an uninterrupted run.
 
     Args:
         output_dir (`str` or path):
             Folder to write: feature sets, models, answers, `table.txt` and `report.html`. It must be new or empty,
             unless `resume` or `overwrite` is set.
         quick (`bool`, *optional*, defaults to `False`):
-            Only the first half, language switching, with fewer questions and steps.
+            Run only the first half, language switching, with fewer questions and steps.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the training and the sampling.
         resume (`bool`, *optional*, defaults to `False`):
-            Go on with the demo in the folder, if there is one: finished stages are not done again.
+            Continue the demo in the folder, if there is one. Finished stages are not repeated.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Remove the demo in the folder, and begin anew. Files that the demo did not write stay.
+            Remove the demo in the folder and start again. Files that the demo did not write are kept.
 
     Returns:
         `Path`: the report.
 
     Raises:
         ValueError: If `output_dir` is not empty and neither `resume` nor `overwrite` is set, if it holds something
-            other than a demo, or, to go on with it, a demo with other settings or package versions.
+            other than a demo, or if `resume` is set and the demo there has other settings or package versions.
         ImportError: If matplotlib is missing, before any work.
     """
     import matplotlib  # noqa: F401  # the report's pictures need it: better to fail now than in eight minutes
@@ -136,7 +136,7 @@ def format_table(sections: Sequence[Section]) -> str:
     """
     The demo's table: the rate and the right answers of each arm, with 95 % intervals.
 
-    Each trained arm is compared with the one that stands above it, in points: answers by prompt, right answers by
+    Each trained arm is compared with the arm above it, in percentage points: answers by prompt, right answers by
     question.
     """
     rows = [("", "faulty answers", "difference, points", "right answers", "difference, points")]
@@ -177,7 +177,7 @@ def _points(difference: Any) -> str:
 
 
 def _used(record: Record, begun: bool) -> str:
-    """Time of all stages, and the most memory, which is known if they all ran in this process."""
+    """Time of all stages, and the peak memory, which is known only if all stages ran in this process."""
     used = f"{sum(record.seconds.values()):.0f} s"
     if not begun:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

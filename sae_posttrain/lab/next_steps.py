@@ -1,4 +1,4 @@
-"""What the demo ends with: three commands to try on the models that it has trained. They run as they are printed."""
+"""The end of the demo: three commands to try on the trained models. They run as printed."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ from .switching import FEATURES_FILE, QUESTIONS_FILE, SAMPLING
 SCRIPT_FILE = "steer.py"
 RESULTS = "tried"
 OWN = (SCRIPT_FILE, RESULTS)
-"""What they are made of, and what they write, in the demo's folder."""
+"""The script that the commands use and the folder that they write, in the demo's folder."""
 
 _SCRIPT = '''\
 """Ask the model of the demo that SASFT has trained: as it is, and pushed along the features that stand for Chinese."""
@@ -43,11 +43,11 @@ _QUESTION = "Please tell me step by step how to cook rice."
 
 
 def write(folder: Path) -> str:
-    """Write what the commands need into the demo's folder, and return them with a word on each."""
+    """Write the files that the commands need into the demo's folder, and return the commands with comments."""
     switching = folder / "switching"
     sft, sasft = switching / "sft", switching / "sasft"
     script = _SCRIPT.format(question=_QUESTION, model=model_folder(sasft).name, features=FEATURES_FILE)
-    if not (folder / SCRIPT_FILE).exists():  # it may have been changed since
+    if not (folder / SCRIPT_FILE).exists():  # the user may have changed it
         (folder / SCRIPT_FILE).write_text(script, encoding="utf-8")
     command, python = _command(), [_short(sys.executable)]
     sampling = [f"--{name.replace('_', '-')}={value}" for name, value in SAMPLING.items()]
@@ -72,7 +72,7 @@ def write(folder: Path) -> str:
 
 
 def _command() -> list[str]:
-    """How `sae-posttrain` is called from here: by its name if that is this installation's, or by its path."""
+    """How to call `sae-posttrain`: by its name if the name means this installation, otherwise by its path."""
     beside = Path(sys.executable).with_name("sae-posttrain")
     found = shutil.which("sae-posttrain")
     if found is not None and Path(found) == beside:
@@ -81,6 +81,6 @@ def _command() -> list[str]:
 
 
 def _short(path: str | os.PathLike[str]) -> str:
-    """A path below the working directory without that directory."""
+    """The path, relative to the working directory if it is below it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)

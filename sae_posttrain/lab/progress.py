@@ -1,4 +1,4 @@
-"""What the demo shows while it works: numbered stages with their time, and bars without the log lines between."""
+"""The demo's output while it works: numbered stages with their time, and progress bars without log lines."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .record import Record, Stage
 
 
 class Progress:
-    """Says what is going on, and how long it took."""
+    """Print the current stage and how long it took."""
 
     def __init__(self, total: int):
         self.total = total
@@ -28,7 +28,7 @@ class Progress:
 
 
 class Bar(ProgressCallback):
-    """The trainer's bar; what is logged goes into the report, not between the lines."""
+    """The trainer's progress bar without log lines; the report shows the logged values."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         pass

@@ -1,8 +1,8 @@
 """
-What the demo has finished so far: a file in its folder, from which an interrupted run goes on.
+The record of the demo's finished stages: a file in its folder, with which an interrupted run continues.
 
-A stage is entered when all that it makes is on the disk. Whatever a stage that is not entered has left is removed
-before it is run again.
+A stage is recorded when all its results are on the disk. Files that an unfinished stage left are removed before the
+stage runs again.
 """
 
 import json
@@ -22,17 +22,17 @@ RECORD_FILE = "demo.json"
 @dataclass(frozen=True)
 class Stage:
     """
-    A piece of the demo's work.
+    A part of the demo's work.
 
     Attributes:
         makes (`Path`):
-            File or folder that it writes, which names it.
+            File or folder that the stage writes. It identifies the stage.
         text (`str`):
-            What it does, for people.
+            Description of the stage for the user.
         work (`Callable[[], None]`):
-            Does it. It takes what it needs from the files of earlier stages and writes `makes`.
+            Function that does the work. It reads the files of earlier stages and writes `makes`.
         measures (`bool`):
-            Whether it makes the answers of an arm, which table and report show.
+            Whether the stage writes the answers of an arm, which table and report show.
     """
 
     makes: Path
@@ -49,9 +49,9 @@ class Record:
         folder (`Path`):
             The demo's folder.
         settings, versions (`Mapping[str, Any]`):
-            What a run that goes on must have in common with the one before.
+            Settings and versions that must be the same when a run is resumed.
         seconds (`dict[str, float]`):
-            How long each finished stage took, by the place of what it made.
+            Duration of each finished stage, by the path of its result.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Record:
         self.seconds = seconds
 
     def is_finished(self, made: Path) -> bool:
-        """Whether the stage that makes this is finished."""
+        """Whether the stage that writes `made` is finished."""
         return self._name(made) in self.seconds
 
     def run(self, stage: Stage) -> None:
-        """Run a stage that is not finished, from its beginning, and enter it."""
+        """Run an unfinished stage from its beginning, and record it."""
         if stage.makes.is_dir():
             shutil.rmtree(stage.makes)
         stage.makes.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """Write the file, as a whole or not at all."""
+        """Write the whole file or nothing."""
         content = {"settings": self.settings, "versions": self.versions, "seconds": self.seconds}
         write_json(self.folder / RECORD_FILE, content)
 
@@ -96,21 +96,21 @@ def open_record(
     own: tuple[str, ...],
 ) -> Record:
     """
-    The record of a new folder, or of one that may be used again.
+    Open the record of a new folder, or of a folder that may be used again.
 
     Args:
         folder (`Path`):
             The demo's folder; made if missing.
         settings, versions (`Mapping[str, Any]`):
-            Of this run.
+            Settings and package versions of this run.
         resume, overwrite (`bool`):
-            Whether to go on with a demo in the folder, or to remove it.
+            Whether to continue a demo in the folder, or to remove it.
         own (`tuple[str, ...]`):
             Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
 
     Raises:
-        ValueError: If the folder is not empty and is not to be used again, holds no demo, or, to go on with it, one
-            with other settings or versions; if `resume` and `overwrite` are both set.
+        ValueError: If the folder is not empty and neither `resume` nor `overwrite` is set, if it holds no demo, if
+            `resume` is set and the demo has other settings or versions, or if both are set.
     """
     if resume and overwrite:
         raise ValueError("`resume` goes on with a demo and `overwrite` removes it: set one of the two.")

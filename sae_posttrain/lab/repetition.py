@@ -39,9 +39,9 @@ NUM_GENERATIONS = 8  # rollouts of a prompt
 
 TITLE = "Endless repetition, planted"
 EXPLANATION = """\
-A part of the lists, steps and tables that the lab's model first saw never end: a fault that was planted. DAPO rewards
-answers that end. Of the rollouts of each prompt, steered DAPO pushes one along the repetition features until it loops,
-so that every prompt has a bad case. The answers that are counted here are not steered.
+Some lists, steps and tables in the first training of the lab's model never end: a planted fault. DAPO rewards answers
+that end. For each prompt, steered DAPO pushes one rollout along the repetition features until it loops, so that every
+prompt has a bad case. The answers that are counted here are not steered.
 """
 LABELS = {"before": "before", "dapo": "plain DAPO", "steered": "steered DAPO (ours)"}
 FOUND_FILE = "found.safetensors"
@@ -50,7 +50,7 @@ CALIBRATION_FILE = "calibration.json"
 
 
 def stages(folder: Path, seed: int) -> list[Stage]:
-    """Find the features and calibrate them; then the answers of each arm, and its training before them."""
+    """The stages: find the features, calibrate them, and for each arm train it and sample its answers."""
     found, features, calibration = folder / FOUND_FILE, folder / FEATURES_FILE, folder / CALIBRATION_FILE
 
     def calibrate_found() -> None:
@@ -70,7 +70,7 @@ def stages(folder: Path, seed: int) -> list[Stage]:
         measure(folder / arm, model, prompts("test"), SAMPLING, seed)
 
     planned = [
-        Stage(found, "Finding the features that stand for repetition", lambda: _save(find(*load(), seed), found)),
+        Stage(found, "Finding the features of repetition", lambda: _save(find(*load(), seed), found)),
         Stage(calibration, "Calibrating how hard to push them", calibrate_found),
         Stage(folder / "before", "Answers before training", lambda: answer("before", MODEL), measures=True),
     ]
@@ -84,7 +84,7 @@ def stages(folder: Path, seed: int) -> list[Stage]:
 
 
 def section(folder: Path, record: Record) -> Section | None:
-    """The arms that are finished, steered against plain DAPO; `None` if there are none."""
+    """The finished arms, with steered DAPO against plain DAPO; `None` if there are none."""
     arms = [
         read_arm(folder / arm, label, prompts("test"))
         for arm, label in LABELS.items()
@@ -107,19 +107,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def prompts(split: str) -> list[dict[str, Any]]:
-    """Questions of a split whose answers have several lines: those that the model sometimes never ends."""
+    """Questions of a split whose answers have several lines. The model sometimes never ends such answers."""
     rows = [row for row in read_texts(split) if "\n" in row["answer"]]
     return sorted(rows, key=lambda row: len(row["answer"]))  # answers of one length are generated together
 
 
 def training_turns() -> list[list[dict[str, str]]]:
-    """The same of the training data, as conversations."""
+    """Such questions of the training data, as conversations."""
     turns = [row["messages"] for row in read_texts("train")]
     return [each for each in turns if "\n" in each[-1]["content"]]
 
 
 def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
-    """The features that rise in the model's own loops, and whose push makes it loop."""
+    """The features that rise in the model's own loops and that make the model loop when it is pushed along them."""
     return find_repetition_features(
         model,
         str(SAE),
@@ -137,7 +137,7 @@ def find(model: Any, tokenizer: Any, seed: int) -> FeatureSet:
 
 
 def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -> Calibration:
-    """The strength at which two of five answers loop."""
+    """Calibrate the strength at which two of five answers loop."""
     return calibrate(
         model,
         feature_set,
@@ -152,19 +152,21 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
 
 
 def strength_of(sweep: Mapping[str, Any]) -> float:
-    """The calibrated strength, or where none reached the target that of the highest hit rate."""
+    """The calibrated strength; if no strength reached the target, the strength of the highest hit rate."""
     return float(sweep["strength"] or best_push(sweep["rows"]))
 
 
 def best_push(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The strength of the highest hit rate; of equal ones the smallest. The first row is not pushed."""
+    """The strength with the highest hit rate; the smallest if several are equal. The first row is not pushed."""
     best = max(rows[1:], key=lambda row: (row["hit_rate"], -row["strength"]))
     return float(best["strength"])
 
 
 def train(folder: Path, seed: int, feature_set: FeatureSet | None = None, strength: float | None = None) -> Any:
     """
-    DAPO with a reward for answers that end; with features, one rollout of each prompt is steered along them, so hard.
+    Train with DAPO and a reward for answers that end.
+
+    With features, one rollout of each prompt is steered along them with the given strength.
     """
     args = SteeredGRPOConfig(
         str(folder),

@@ -33,9 +33,9 @@ PENALTY: dict[str, Any] = {"penalty_weight": 10.0, "margin": 1.0, "penalty_posit
 
 TITLE = "Language switching, planted"
 EXPLANATION = """\
-The lab's model is fine-tuned on questions and answers in four languages. A part of the English, Korean and Russian
-answers holds a stray Chinese word: a fault that was planted in the data. SFT learns it. SASFT holds down the features
-that stand for Chinese while it learns the same data.
+The lab's model is fine-tuned on questions and answers in four languages. Some of the English, Korean and Russian
+answers contain a stray Chinese word: a fault that was planted in the data. SFT learns the fault. SASFT holds down the
+features of Chinese while it learns from the same data.
 """
 LABELS = {"before": "before", "sft": "SFT", "sasft": "SASFT (ours)"}
 FEATURES_FILE = "features.safetensors"
@@ -43,7 +43,7 @@ QUESTIONS_FILE = "questions.jsonl"
 
 
 def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
-    """Find the features; then the answers of each arm, and its training before them."""
+    """The stages: find the features, and for each arm train it and sample its answers."""
     features, test = folder / FEATURES_FILE, questions(quick)
 
     def search() -> None:
@@ -59,7 +59,7 @@ def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
         measure(folder / arm, model, test, SAMPLING, seed, features)
 
     planned = [
-        Stage(features, "Finding the features that stand for Chinese", search),
+        Stage(features, "Finding the features of Chinese", search),
         Stage(folder / "before", "Answers before training", lambda: answer("before", MODEL), measures=True),
     ]
     for arm in ("sft", "sasft"):
@@ -71,7 +71,7 @@ def stages(folder: Path, seed: int, quick: bool) -> list[Stage]:
 
 
 def section(folder: Path, record: Record, quick: bool) -> Section | None:
-    """The arms that are finished, SASFT against SFT; `None` if there are none."""
+    """The finished arms, with SASFT against SFT; `None` if there are none."""
     arms = [
         read_arm(folder / arm, label, questions(quick))
         for arm, label in LABELS.items()
@@ -84,7 +84,7 @@ def section(folder: Path, record: Record, quick: bool) -> Section | None:
 
 
 def questions(quick: bool) -> list[dict[str, Any]]:
-    """The test questions but those that ask for a Chinese word, half of them if quick; short answers first."""
+    """The test questions without those that ask for a Chinese word (half of them if `quick`), short answers first."""
     ids = sorted({row["id"] for row in read_texts("test") if row["kind"] != "translate"})
     kept = {id for number, id in enumerate(ids) if number % 2 or not quick}
     return sorted((row for row in read_texts("test") if row["id"] in kept), key=by_length)
@@ -96,7 +96,7 @@ def by_length(row: dict[str, Any]) -> int:
 
 
 def find(model: Any, tokenizer: Any) -> FeatureSet:
-    """The features that stand for Chinese, found in clean answers."""
+    """Find the features of Chinese in clean answers."""
     texts = [{"text": row["answer"], "lang": row["lang"]} for row in read_texts("dev")]
     return find_features(
         model,

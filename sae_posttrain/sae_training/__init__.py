@@ -1,1 +1,1 @@
-"""Train an SAE of any model's site: our recorder feeds SAELens' trainer."""
+"""Train an SAE on a site of any model: our recorder supplies activations to SAELens' trainer."""

@@ -1,5 +1,5 @@
 """
-What passes at sites of a model on the tokens of many texts: recorded once for all sites, mixed, handed out in batches.
+Activations at sites of a model on many texts: recorded in one pass for all sites, shuffled, and returned in batches.
 
 Shape suffixes: N tokens, D width of the site.
 """
@@ -15,25 +15,25 @@ from ..features.read.texts import Text, batches
 from ..hooks.record import record_sites
 from ..hooks.sites import Place, describe_place
 
-_PASSES_SORTED = 8  # forward passes whose texts are sorted by length together, so that little is padded
+_PASSES_SORTED = 8  # texts of this many forward passes are sorted by length, to reduce padding
 
 
 def split_texts(texts: Sequence[Text], share: float, at_most: int, seed: int) -> tuple[list[int], list[int]]:
     """
-    Which texts to train on, and which to measure on. Copies of a text stay together, and are measured on once.
+    Divide texts into those to train on and those to measure on. Copies of a text stay together and are measured once.
 
     Args:
         texts (`Sequence[Text]`):
-            All texts; those without a token that counts are left out.
+            All texts; texts without a token that counts are left out.
         share (`float`):
-            Of the different texts, to measure on; at least one.
+            Share of the different texts to measure on; at least one text.
         at_most (`int`):
-            Texts to measure on.
+            Largest number of texts to measure on.
         seed (`int`):
-            Chooses them.
+            Seed of the random choice.
 
     Returns:
-        `tuple[list[int], list[int]]`: numbers of the texts to train on, and of those to measure on.
+        `tuple[list[int], list[int]]`: numbers of the texts to train on, and of the texts to measure on.
 
     Raises:
         ValueError: If fewer than two different texts have a token that counts.
@@ -59,7 +59,7 @@ def num_counted(texts: Sequence[Text]) -> int:
 def _record(
     model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int
 ) -> Iterator[dict[Place, Tensor]]:
-    """What passes at some sites on the tokens that count, `(N, D)` each, from one forward pass for all of them."""
+    """Activations at some sites on the tokens that count, `(N, D)` each; one forward pass serves all sites."""
     device = next(model.parameters()).device
     groups = sorted({text.group for text in texts})
     window = _PASSES_SORTED * texts_per_pass
@@ -84,11 +84,11 @@ def activation_batches(
     seed: int,
 ) -> Iterator[dict[Place, Tensor]]:
     """
-    Endless batches of activations, each of tokens drawn from a buffer that many texts have filled.
+    Endless batches of activations of tokens, drawn from a buffer with the tokens of many texts.
 
-    The texts are read over and over, each time in a new order. Whenever half of the buffer has been handed out, the
-    model fills that half again. Texts that fit into the buffer as a whole are read once; their tokens stay there and
-    are handed out in a new order each time.
+    The texts are read repeatedly, each time in a new order. Whenever half of the buffer has been used, the model fills
+    that half again. If all texts fit into the buffer, they are read once. Their tokens stay in the buffer and are
+    drawn in a new order each time.
 
     Memory: `buffer_tokens` times the widths of all sites, in the model's dtype, on its device.
 
@@ -98,7 +98,7 @@ def activation_batches(
         texts (`Sequence[Text]`):
             The texts.
         places (`Sequence[Place]`):
-            Block and site of each.
+            Blocks and sites to record.
         batch_size (`int`):
             Tokens in a batch.
         buffer_tokens (`int`):
@@ -106,7 +106,7 @@ def activation_batches(
         texts_per_pass (`int`):
             Texts in one forward pass.
         seed (`int`):
-            Decides the orders.
+            Seed of the random orders.
 
     Yields:
         `dict[Place, torch.Tensor]`: `(batch_size, D)` for each place, float32, on the model's device; a row is the
@@ -155,7 +155,7 @@ def _mixed(
     refill: bool,
     generator: torch.Generator,
 ) -> Iterator[dict[Place, Tensor]]:
-    """Batches from a buffer of `capacity` tokens, of which `handed_out` go before it is filled again, if ever."""
+    """Batches from a buffer of `capacity` tokens. With `refill`, it is filled again after `handed_out` tokens."""
     unread = next(passes)
     buffer = {place: values.new_empty(capacity, values.shape[1]) for place, values in unread.items()}
     device = next(iter(buffer.values())).device
@@ -171,7 +171,7 @@ def _mixed(
             unread = {place: values[num_new:] for place, values in unread.items()}
             if len(free_N):
                 unread = next(passes)
-        filling.close()  # only the first time is a time to wait for; later ones are a part of the training
+        filling.close()  # shown only the first time; later refills are part of the training
         order_N = torch.randperm(capacity, generator=generator).to(device)
         for chosen in order_N[:handed_out].split(batch_size):
             yield {place: values[chosen].float() for place, values in buffer.items()}
@@ -181,11 +181,12 @@ def _mixed(
 
 def mean_and_scale(batches: Sequence[Mapping[Place, Tensor]], place: Place) -> tuple[Tensor, float]:
     """
-    Mean of a site's activations `(D,)`, and the factor that brings their distance from it to `√D` on average: the root
-    of the mean square, so that a dimension has variance 1.
+    Mean of a site's activations `(D,)`, and the factor that scales their root-mean-square distance from it to `√D`.
+
+    With this factor, the variance of a dimension is 1 on average.
 
     Raises:
-        ValueError: If something is not finite, or all tokens are the same.
+        ValueError: If a value is not finite, or all tokens are the same.
     """
     x_ND = torch.cat([batch[place] for batch in batches])
     mean_D = x_ND.mean(dim=0)

@@ -1,4 +1,4 @@
-"""The folder of trained SAEs: what is there already, and what appears in it when a training is complete."""
+"""The folder of trained SAEs: check what it holds already, and add the results when a training is complete."""
 
 import json
 import os
@@ -15,10 +15,10 @@ REPORT = "training.json"
 
 def require_new(folder: Path, names: Iterable[str]) -> None:
     """
-    Check that these SAEs can be written: none of them is there, and the report is one that they can be added to.
+    Check that these SAEs can be written: none of them exists, and they can be added to the report.
 
     Raises:
-        ValueError: If that is not so.
+        ValueError: If they cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file. Name a folder, which may exist.")
@@ -30,10 +30,10 @@ def require_new(folder: Path, names: Iterable[str]) -> None:
 
 def read_report(folder: Path) -> dict[str, Any]:
     """
-    How the SAEs of a folder were trained and how well they do, by their names; empty if there is none yet.
+    The report on the SAEs of a folder by name: how they were trained, and their quality. Empty if there is none yet.
 
     Raises:
-        ValueError: If there is a file of this name that is something else.
+        ValueError: If the file exists but is not such a report.
     """
     file = folder / REPORT
     if not file.is_file():
@@ -49,7 +49,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """A folder on the same disk that is gone afterwards, for files that are not complete yet."""
+    """A temporary folder on the same disk, for files that are not complete yet."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         yield Path(temporary)
@@ -57,18 +57,18 @@ def folder_beside(folder: Path) -> Iterator[Path]:
 
 def publish(finished: Path, folder: Path, names: Collection[str]) -> list[Path]:
     """
-    Move finished SAEs to where they belong, each as a whole.
+    Move finished SAEs to their final folder, each as a whole.
 
     Args:
         finished (`pathlib.Path`):
-            Where they are, on the same disk.
+            Folder with the finished SAEs, on the same disk.
         folder (`pathlib.Path`):
-            Where they shall be.
+            Final folder.
         names (`Collection[str]`):
-            Their names in both.
+            Names of the SAEs in both folders.
 
     Returns:
-        `list[pathlib.Path]`: where they are.
+        `list[pathlib.Path]`: final paths of the SAEs.
     """
     folder.mkdir(exist_ok=True)
     for name in names:
@@ -77,5 +77,5 @@ def publish(finished: Path, folder: Path, names: Collection[str]) -> list[Path]:
 
 
 def add_to_report(folder: Path, entries: Mapping[str, Any]) -> None:
-    """Add what is said of some SAEs, by their names, to the report of their folder."""
+    """Add entries on some SAEs, by their names, to the report of their folder."""
     write_json(folder / REPORT, read_report(folder) | dict(entries))

@@ -21,7 +21,7 @@ SPARSITY_OF = {
     "standard": "l1_coefficient",
     "gated": "l1_coefficient",
 }
-"""Architectures of SAELens that can be trained, and the setting of [`Recipe`] that makes each sparse."""
+"""Architectures of SAELens that can be trained, with the setting of [`Recipe`] that controls their sparsity."""
 
 DEFAULT_SPARSITY: dict[str, float] = {"k": 32, "l1_coefficient": 5.0}
 
@@ -30,10 +30,10 @@ _BATCHES_FOR_SCALE = 4
 
 def require_saelens() -> None:
     """
-    Check that SAELens is there, before anything long is done.
+    Check that SAELens is installed, before any long work.
 
     Raises:
-        ImportError: If it is not.
+        ImportError: If SAELens is missing.
     """
     if find_spec("sae_lens") is None:
         raise ImportError("Training an SAE needs SAELens: pip install 'sae_posttrain[train]'.")
@@ -46,7 +46,7 @@ class Recipe:
 
     Args:
         architecture (`str`):
-            One of `SPARSITY_OF`.
+            Name of the architecture: one of `SPARSITY_OF`.
         num_features (`int`, *optional*):
             Features of the SAE; by default `expansion` times the width of what it reads.
         expansion (`int`):
@@ -61,9 +61,9 @@ class Recipe:
         batch_size (`int`):
             Tokens in a step.
         learning_rate (`float`):
-            Of Adam, after a warm-up over 5 % of the steps; it falls to 0 over the last 20 %.
+            Peak learning rate of Adam, after a warm-up over 5 % of the steps. It falls to 0 over the last 20 %.
         seed (`int`):
-            Of the first weights.
+            Seed of the initial weights.
 
     Raises:
         ValueError: If a number is out of range, or a setting does not belong to the architecture.
@@ -114,7 +114,7 @@ class Recipe:
 
     def features_of(self, width: int) -> int:
         """
-        Features of an SAE that reads this width.
+        Number of features of an SAE that reads this width.
 
         Raises:
             ValueError: If there are fewer than `k`.
@@ -134,10 +134,10 @@ def fit(
     """
     Train an SAE of each place, all on the same tokens, with SAELens' trainer.
 
-    SAELens trains on scaled activations and folds the scale in at the end (`expected_average_only_in`), so what is
-    saved reads raw ones. The scale is the one that brings a dimension's variance to 1, and the decoder's bias starts
-    at the mean: else the learning rate would mean something else at every site, and where the mean is large a short
-    training would spend its steps on reaching it.
+    SAELens trains on scaled activations and folds the scale in at the end (`expected_average_only_in`), so the saved
+    SAE reads raw activations. The scale brings the variance of a dimension to 1, so that the learning rate has the
+    same effect at every site. The decoder's bias starts at the mean, because a short training would otherwise spend
+    its steps on a large mean.
 
     Args:
         recipe ([`Recipe`]):
@@ -145,9 +145,9 @@ def fit(
         batches (`Iterator[dict[Place, torch.Tensor]]`):
             Activations in raw units, `(recipe.batch_size, D)` for each place, on the device to train on; endless.
         hook_names (`Mapping[Place, str]`):
-            What SAELens calls each place.
+            SAELens' name for each place.
         metadata (`Mapping`):
-            To be saved with the SAEs.
+            Metadata that is saved with the SAEs.
 
     Returns:
         `dict[Place, sae_lens.TrainingSAE]`: the trained SAEs; [`save`] writes them.
@@ -170,7 +170,7 @@ def fit(
             total_training_samples=recipe.num_steps * recipe.batch_size,
             train_batch_size_samples=recipe.batch_size,
             lr=recipe.learning_rate,
-            lr_end=recipe.learning_rate,  # of the constant part; the decay goes from there to 0
+            lr_end=recipe.learning_rate,  # rate before the decay, which goes down to 0
             lr_warm_up_steps=recipe.num_steps // 20,
             lr_decay_steps=recipe.num_steps // 5,
             dead_feature_window=_dead_after(recipe),
@@ -210,7 +210,7 @@ def _new_sae(recipe: Recipe, width: int, metadata: dict[str, Any], device: torch
 
 
 def _options(recipe: Recipe, num_features: int) -> dict[str, Any]:
-    """What SAELens' configuration of this architecture takes beyond those of the others."""
+    """Settings that only SAELens' configuration of this architecture has."""
     warm_up = recipe.num_steps // 20
     match recipe.architecture:
         case "standard" | "gated":

@@ -56,20 +56,20 @@ def train_sae(
     """
     Train a sparse autoencoder of one or more blocks, and measure it on tokens that it was not trained on.
 
-    SAELens' trainer does the training (`pip install 'sae_posttrain[train]'`); nothing is sent anywhere. One forward
-    pass serves all blocks, and their SAEs are trained side by side: on the accelerator there is room needed for four
-    times the weights of all of them. Where that is too much, train a block at a time into the same folder.
+    SAELens' trainer does the training (`pip install 'sae_posttrain[train]'`); it sends no data anywhere. One forward
+    pass serves all blocks, and their SAEs are trained at the same time. This needs accelerator memory of four times
+    the weights of all SAEs. If that is too much, train one block at a time into the same folder.
 
-    Left out are first positions and special tokens, whose activations are outliers in most models, and prompts.
-    Activations are scaled to variance 1 for the training, and the SAEs that are written read raw ones.
+    First positions and special tokens are left out, because their activations are outliers in most models. Prompts are
+    left out too. Activations are scaled to variance 1 for the training; the saved SAEs read raw activations.
 
     Args:
         model (`torch.nn.Module` or `str`):
             A causal language model, or its path or Hub id.
         texts (`str`, `os.PathLike` or iterable of rows):
             JSONL file (or `.jsonl.gz`, or a folder of them), `datasets` id, or rows. A row has a text, or `messages`,
-            or `prompt` and `completion` (then only the answer counts). All are tokenized at the start, which takes
-            about 50 bytes a token: give a sample of a very large corpus.
+            or `prompt` and `completion` (then only the answer counts). All texts are tokenized at the start, which
+            takes about 50 bytes of memory per token. From a very large corpus, give a sample.
         blocks (`Sequence[int]`):
             Decoder blocks, from 0.
         output_dir (`str` or `os.PathLike`):
@@ -78,7 +78,7 @@ def train_sae(
             What to read in these blocks, as in [`load_sae`].
         architecture (`str`, *optional*, defaults to `"topk"`):
             `"topk"`, `"batchtopk"`, `"matryoshka_batchtopk"`, `"jumprelu"`, `"standard"` or `"gated"`. Batch TopK and
-            Matryoshka SAEs are saved as JumpReLU ones with the same threshold for all features.
+            Matryoshka SAEs are saved as JumpReLU SAEs with the same threshold for all features.
         num_features (`int`, *optional*):
             Features of each SAE. Defaults to `expansion` times the width of the site.
         expansion (`int`, *optional*, defaults to `8`):
@@ -89,16 +89,16 @@ def train_sae(
         l1_coefficient (`float`, *optional*):
             Weight of the L1 loss of standard and gated, 5 by default.
         num_tokens (`int`, *optional*, defaults to `2_000_000`):
-            Tokens to train on. Texts that hold fewer are read again.
+            Tokens to train on. If the texts hold fewer, they are read again.
         batch_size (`int`, *optional*, defaults to `4096`):
             Tokens in a training step.
         learning_rate (`float`, *optional*, defaults to `3e-3`):
-            Peak learning rate of Adam. The default was the best, or near it, in trainings of 0.3 to 2 million tokens
-            with 1,024 and 4,096 features; for hundreds of millions, begin with the 3e-4 of SAELens.
+            Peak learning rate of Adam. The default was the best or nearly the best in trainings of 0.3 to 2 million
+            tokens with 1,024 and 4,096 features. For hundreds of millions of tokens, begin with SAELens' 3e-4.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model's, loaded from its folder if left out.
+            The model's tokenizer; by default loaded from the model's folder.
         text_column (`str`, *optional*, defaults to `"text"`):
-            Column of the rows.
+            Column of the rows that holds the text.
         split (`str`, *optional*, defaults to `"train"`):
             Split of a `datasets` id.
         max_length (`int`, *optional*, defaults to `512`):
@@ -110,12 +110,12 @@ def train_sae(
         held_out (`float`, *optional*, defaults to `0.05`):
             Share of the texts that the SAEs are measured on and not trained on; at most 200 texts.
         seed (`int`, *optional*, defaults to `0`):
-            Of the first weights, of which texts are held out and of the order of the others.
+            Seed of the initial weights, of the choice of held-out texts and of the order of the other texts.
 
     Returns:
         `list[pathlib.Path]`: a folder for each block, in SAELens' layout, for `load_sae(output_dir, block=...)`.
-        `training.json` in `output_dir` holds for each its settings, versions and the figures of [`measure_fit`] on
-        the held-out texts.
+        `training.json` in `output_dir` holds the settings, versions and [`measure_fit`] results on the held-out texts
+        for each SAE.
 
     Raises:
         ImportError: If SAELens is missing.
@@ -174,7 +174,7 @@ def train_sae(
         for place, hook in hook_names.items():
             save(trained[place], unfinished / hook)
         folders = publish(unfinished, Path(output_dir), hook_names.values())
-    # Only now: what may go wrong in measuring is no reason to lose a long training.
+    # The SAEs are saved first, so that an error in measuring does not lose a long training.
     saes = [load_sae(folder, block=block, site=site) for folder, (block, _) in zip(folders, hook_names)]
     fits = measure_fit(
         network,
@@ -208,7 +208,7 @@ def train_sae(
 
 
 def _hook_names(blocks: Sequence[int], site: str) -> dict[Place, str]:
-    """What SAELens calls the site of each block: TransformerLens' name or, for a module of the block, its path."""
+    """SAELens' name for the site of each block: TransformerLens' name or, for a module of the block, its path."""
     if not blocks:
         raise ValueError("Say which `blocks` to train an SAE of: a list of decoder blocks, counted from 0.")
     if min(blocks) < 0 or len(set(blocks)) < len(blocks):

@@ -18,10 +18,10 @@ from .frozen import FrozenSAE
 from .loading import load_sae
 
 SAELENS_VERSION = "6.54.12"
-"""The version whose layout is written. A configuration without one is taken for one of before version 6."""
+"""SAELens version whose layout is written. SAELens reads a configuration without a version as older than 6."""
 
 ARCHITECTURES = {"relu": "standard", "jumprelu": "jumprelu", "gated": "gated", "topk": "topk", "abstopk": "abstopk"}
-"""SAELens' name of each activation that it has."""
+"""SAELens' name for each activation that it supports."""
 
 NORMALISATIONS: dict[str | None, str] = {None: "none", **{ours: name for name, ours in INPUT_NORMS.items()}}
 
@@ -33,11 +33,11 @@ class Conversion:
 
     Attributes:
         folder (`pathlib.Path`):
-            The folder.
+            The folder that was written.
         architecture (`str`):
-            SAELens' name.
+            SAELens' name for the architecture.
         notes (`tuple[str, ...]`):
-            Where the written SAE differs from the source, or SAELens needs to be told more.
+            Where the written SAE differs from the source, and what SAELens does not do by itself.
     """
 
     folder: Path
@@ -60,22 +60,22 @@ def convert_sae(
     Write an SAE as SAELens (https://github.com/decoderesearch/SAELens) saves its own: `cfg.json` and
     `sae_weights.safetensors`, which `sae_lens.SAE.load_from_disk` opens.
 
-    The weights are float32, in raw units of the site, with all that is strange about the source folded in: nothing is
-    subtracted from the input. What SAELens' layout cannot say is refused.
+    The weights are float32, in raw units of the site. Everything special about the source format is folded into them:
+    nothing is subtracted from the input. An SAE that SAELens' layout cannot express is refused.
 
     Args:
         path_or_repo, block, site, format, k, input_scale, revision:
             The source, as in [`load_sae`].
         out (`str` or `os.PathLike`):
-            Folder to write; must be new or empty. It appears when it is complete.
+            Folder to write; it must be new or empty. The folder appears when it is complete.
 
     Returns:
         `Conversion`.
 
     Raises:
-        FileExistsError: If `out` is there and is no empty folder.
+        FileExistsError: If `out` exists and is not an empty folder.
         FileNotFoundError: If there is no such SAE.
-        ValueError: If the SAE cannot be read, or not be said in this layout.
+        ValueError: If the SAE cannot be read, or this layout cannot express it.
     """
     _require_empty(out)
     sae = load_sae(
@@ -93,11 +93,11 @@ def convert_sae(
 
 def write_saelens(sae: FrozenSAE, out: str | os.PathLike[str]) -> Conversion:
     """
-    Write a loaded SAE in SAELens' layout; the rest of [`convert_sae`].
+    Write a loaded SAE in SAELens' layout: the second half of [`convert_sae`].
 
     Raises:
-        FileExistsError: If `out` is there and is no empty folder.
-        ValueError: If the SAE cannot be said in this layout.
+        FileExistsError: If `out` exists and is not an empty folder.
+        ValueError: If this layout cannot express the SAE.
     """
     folder = _require_empty(out)
     config, tensors, notes = saelens_form(sae)
@@ -122,10 +122,10 @@ def _require_empty(out: str | os.PathLike[str]) -> Path:
 
 def saelens_form(sae: FrozenSAE) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
     """
-    Configuration and tensors of SAELens' layout, and notes as in [`Conversion`].
+    Configuration and tensors in SAELens' layout, and notes as in [`Conversion`].
 
     Raises:
-        ValueError: If the SAE cannot be said in it.
+        ValueError: If this layout cannot express the SAE.
     """
     if sae.features is not None:
         raise ValueError(f"Only {sae.num_features} features were loaded. Load the SAE without `features`.")
@@ -185,7 +185,7 @@ def saelens_form(sae: FrozenSAE) -> tuple[dict[str, Any], dict[str, Tensor], lis
 
 
 def _hook(sae: FrozenSAE) -> tuple[str, bool, list[str]]:
-    """SAELens' name of the site, whether it is a module of a transformers model, and notes."""
+    """SAELens' name for the site, whether that name is a module of a transformers model, and notes."""
     known = transformer_lens_hook(sae.block, sae.site)
     if known is not None:
         if sae.site != "attn_z":
@@ -202,8 +202,9 @@ def _hook(sae: FrozenSAE) -> tuple[str, bool, list[str]]:
 
 def _gated(sae: FrozenSAE) -> dict[str, Tensor]:
     """
-    `relu(x · W_enc · exp(r_mag) + b_mag)` where `x · W_enc + b_gate > 0`: ours with the gate's bias taken out of the
-    shift, as `magnitude_shift = b_mag - b_gate · exp(r_mag)`.
+    The gated tensors that SAELens stores: `relu(x · W_enc · exp(r_mag) + b_mag)` where `x · W_enc + b_gate > 0`.
+
+    Our shift contains the gate's bias (`magnitude_shift = b_mag - b_gate · exp(r_mag)`), which is taken out here.
     """
     scale, shift = sae.magnitude_scale, sae.magnitude_shift
     assert scale is not None and shift is not None  # a gated FrozenSAE has them
@@ -213,7 +214,7 @@ def _gated(sae: FrozenSAE) -> dict[str, Tensor]:
 
 
 def _rescales(sae: FrozenSAE) -> bool:
-    """Whether it is SAELens' `rescale_acts_by_decoder_norm`; an error if it scales in another way."""
+    """Whether the SAE scales as SAELens' `rescale_acts_by_decoder_norm` does; any other scaling is an error."""
     norm = sae.decoder_norm
     if norm is None:
         return False

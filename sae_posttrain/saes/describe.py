@@ -1,4 +1,4 @@
-"""[`describe_sae`]: what an SAE's files hold, and what it can be used for; and what lies in a place."""
+"""[`describe_sae`]: what an SAE's files hold and what it can be used for. [`list_place`]: the SAEs of a folder."""
 
 import os
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from .stored.files import find_files
 from .stored.safe_files import open_tensors
 from .stored.tensor import StoredTensor
 
-FEATURES_AT_ONCE = 4096  # of the encoder and decoder together, while their cosines are taken
+FEATURES_AT_ONCE = 4096  # rows of encoder and decoder held at once while their cosines are computed
 
 
 class ListedSAE(NamedTuple):
-    """One SAE in a place: its format, its weight file, and block and site as far as the files say them."""
+    """One SAE in a folder: its format, its weight file, and its block and site if the files name them."""
 
     format: str
     file: str
@@ -33,13 +33,13 @@ def list_place(
     path_or_repo: str | os.PathLike[str], *, format: str | None = None, revision: str | None = None
 ) -> list[ListedSAE]:
     """
-    The SAEs in a local folder or Hub repository, by block.
+    The SAEs in a local folder or Hub repository, ordered by block.
 
     Args:
         path_or_repo (`str` or `os.PathLike`):
             As in [`load_sae`].
         format (`str`, *optional*):
-            Only those of this format.
+            List only the SAEs of this format.
         revision (`str`, *optional*):
             Branch, tag or commit of the Hub repository.
 
@@ -63,7 +63,7 @@ def format_listing(listed: list[ListedSAE]) -> str:
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and largest of one value a feature, and the share of features at which it is 0."""
+    """Smallest, median and largest value over the features (one value each), and the share of features with 0."""
 
     min: float
     median: float
@@ -87,8 +87,8 @@ class DescribedTensor:
 
     Attributes:
         reads_alone (`bool` or `None`):
-            Whether the values of one feature lie together, so that a few features are read without the rest; `None`
-            for what is no matrix over features, or where the shape does not tell.
+            Whether the values of one feature are stored together, so that a few features can be read without the
+            rest; `None` if the tensor is not a matrix over features, or if its shape does not tell.
     """
 
     name: str
@@ -101,28 +101,28 @@ class DescribedTensor:
 @dataclass(frozen=True)
 class SAEDescription:
     """
-    What an SAE's files say and hold. Made by [`describe_sae`]; printed, it is a page for a terminal.
+    What an SAE's files say and hold, made by [`describe_sae`]. `print` shows it as a page for a terminal.
 
     Attributes:
         format, repository, revision, file, sha256 (`str`):
-            Where it came from, as in [`SAESource`].
+            Where the SAE came from, as in [`SAESource`].
         block (`int`), site (`str`), base_model (`str`):
-            What it reads; the model is what its files name, or empty.
+            What the SAE reads. `base_model` is the model that its files name, or empty.
         num_features, d_model (`int`):
-            Sizes.
+            Number of features, and width of the site.
         tensors (`tuple[DescribedTensor, ...]`):
-            As stored.
+            The tensors as stored in the file.
         activation (`str`), k (`int` or `None`), relu_after_topk, norm_in_acts, scales_by_decoder_norm (`bool`), \
 input_norm (`str` or `None`):
             As in [`FrozenSAE`].
         thresholds (`dict[str, float]` or `None`):
             Quantiles of the JumpReLU thresholds, in units of the pre-activation.
         encoder_norms, decoder_norms (`Spread`):
-            Of the features' encoder columns and directions, in raw units of the site.
+            Norms of the features' encoder columns and of their directions, in raw units of the site.
         encoder_decoder_cosine (`float`):
             Median cosine of a feature's encoder column and its direction.
         uses (`dict[str, str]`):
-            For each purpose, why the SAE cannot serve it; empty if it can.
+            For each purpose, why the SAE cannot be used for it; an empty text if it can.
     """
 
     format: str
@@ -149,7 +149,7 @@ input_norm (`str` or `None`):
     uses: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain values for JSON."""
+        """All facts as plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -196,14 +196,14 @@ def describe_sae(sae: FrozenSAE) -> SAEDescription:
 
     Args:
         sae ([`FrozenSAE`]):
-            All of an SAE, as `load_sae(..., directions=True)` returns it.
+            A whole SAE with its directions, as `load_sae(..., directions=True)` returns it.
 
     Returns:
         `SAEDescription`.
 
     Raises:
         FileNotFoundError: If its weight file is gone.
-        ValueError: If only some of its features, or no directions, were loaded.
+        ValueError: If the SAE was loaded with only some features, or without directions.
     """
     if sae.features is not None:
         raise ValueError(f"Only {sae.num_features} features were loaded. Load the SAE without `features`.")
@@ -240,7 +240,7 @@ def describe_sae(sae: FrozenSAE) -> SAEDescription:
 
 
 def _described(stored: StoredTensor, sae: FrozenSAE) -> DescribedTensor:
-    """A square matrix does not tell which of its sides counts features."""
+    """A tensor's description. In a square matrix, the shape does not tell which side counts the features."""
     alone = None
     if sorted(stored.shape) == sorted((sae.d_model, sae.num_features)) and sae.d_model != sae.num_features:
         alone = stored.member is None and (stored.shape[0] == sae.num_features) != stored.transposed
@@ -257,7 +257,7 @@ def _quantiles(thresholds: Tensor | None) -> dict[str, float] | None:
 
 
 def _uses(sae: FrozenSAE, decoder_norms: Spread) -> dict[str, str]:
-    """For each purpose why the SAE cannot serve it, or an empty text."""
+    """For each purpose, why the SAE cannot be used for it, or an empty text."""
     encode = (
         ""
         if sae.k is not None or sae.activation not in COMPARING
@@ -277,20 +277,20 @@ def _uses(sae: FrozenSAE, decoder_norms: Spread) -> dict[str, str]:
 
 
 def format_facts(facts: Mapping[str, str]) -> str:
-    """Names on the left, facts on the right; further lines of a fact below it."""
+    """A text with names on the left and facts on the right; a fact of several lines continues in its column."""
     rows = [(name if i == 0 else "", line) for name, fact in facts.items() for i, line in enumerate(fact.split("\n"))]
     return "\n".join(map(printable, align(rows, num_left=2)))
 
 
 def printable(line: str) -> str:
-    """A line with text from a file, without what would steer a terminal."""
+    """A line of text from a file, without control characters that a terminal would obey."""
     return "".join(character if character.isprintable() else "�" for character in line)
 
 
 def _reading(tensor: DescribedTensor, num_features: int) -> str:
     if tensor.reads_alone:
         return f"{tensor.name}: read without the rest, {_bytes(tensor.num_bytes // num_features)} each"
-    return f"{tensor.name}: a feature's values lie apart or compressed; {_bytes(tensor.num_bytes)} pass by"
+    return f"{tensor.name}: a feature's values are scattered or compressed; all {_bytes(tensor.num_bytes)} are read"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ from .stored.source import SAESource
 
 ACTIVATIONS = ("topk", "abstopk", "groupmax", "relu", "jumprelu", "gated")
 COMPARING = ("topk", "abstopk", "groupmax")
-"""Activations in which the features of a token compete: of a part of them nothing can be said."""
+"""Activations in which the features of a token compete: computing them needs all features."""
 
 INPUT_NORMS = ("layer_norm", "constant_norm")
 LAYER_NORM_EPS = 1e-5
@@ -22,21 +22,23 @@ class FrozenSAE:
     A sparse autoencoder of one site of a model, as float32 tensors in raw units of that site.
 
     `pre = x · W_enc + b_enc`, then an activation, then `acts · W_dec + b_dec`. What a file format does differently
-    (orientation, subtracting `b_dec` from the input, scaled inputs) is folded in by its reader. Activations:
+    (orientation, subtracting `b_dec` from the input, scaled inputs) is folded into the tensors by its reader. The
+    activations are:
 
     - `"relu"`: `relu(pre)`
     - `"jumprelu"`: `relu(pre)` where `pre > threshold`, else 0
-    - `"gated"`: `relu(pre · magnitude_scale + magnitude_shift)` where `pre > 0`, else 0; `pre` is the gate's
+    - `"gated"`: `relu(pre · magnitude_scale + magnitude_shift)` where `pre > 0`, else 0; `pre` belongs to the gate
       (https://huggingface.co/papers/2404.16014)
-    - `"topk"`: the `k` largest of `pre`, with a ReLU behind it if `relu_after_topk`
-    - `"abstopk"`: the `k` of largest magnitude, with their sign
-    - `"groupmax"`: the features in `k` groups of neighbours, and the largest `relu(pre)` of each group
+    - `"topk"`: the `k` largest values of `pre`, followed by a ReLU if `relu_after_topk`
+    - `"abstopk"`: the `k` values of largest magnitude, with their sign
+    - `"groupmax"`: the features form `k` groups of neighbours; the largest `relu(pre)` of each group is kept
 
-    With `decoder_norm`, the activation sees `pre · decoder_norm`; what it returns is then either the activation, and
-    decoding divides by the norm (`norm_in_acts`, as in SAELens), or it is divided at once (as in llamascopium).
+    With `decoder_norm`, the activation function sees `pre · decoder_norm`. With `norm_in_acts` (as in SAELens), its
+    result is the activation, and decoding divides by the norm. Without (as in llamascopium), the result is divided by
+    the norm at once.
 
-    With `input_norm`, each token is normalised first, so that pre-activations are no affine function of `x`: such an
-    SAE encodes and reconstructs, but [`FeatureSet`] refuses its features.
+    With `input_norm`, each token is normalised first, so that pre-activations are not an affine function of `x`. Such
+    an SAE encodes and reconstructs, but [`FeatureSet`] refuses its features.
 
     - `"layer_norm"`: `(x - mean) / (std + 1e-5)`, the std with `D - 1` in the denominator
     - `"constant_norm"`: `x · √D / ‖x‖`
@@ -46,23 +48,23 @@ class FrozenSAE:
 
     Args:
         W_enc (`torch.Tensor` of shape `(D, F)`):
-            Encoder, a column a feature; may be a transposed view.
+            Encoder, one column per feature; may be a transposed view.
         b_enc (`torch.Tensor` of shape `(F,)`):
             Encoder bias.
         W_dec (`torch.Tensor` of shape `(F, D)` or `None`):
-            Decoder, a direction a row; may be a transposed view. `None` if it was left in the file.
+            Decoder, one direction per row; may be a transposed view. `None` if it was left in the file.
         b_dec (`torch.Tensor` of shape `(D,)`):
             Decoder bias.
         activation (`str`):
-            One of those above.
+            Name of the activation: one of those above.
         block (`int`):
             Decoder block, from 0, in which the SAE's site lies.
         source (`SAESource`):
             Where the weights came from.
         site (`str`, *optional*, defaults to `"resid_post"`):
-            What it reads in that block, as in `sae_posttrain.sites`: `"resid_post"` is the block's output.
+            What the SAE reads in that block, as in `sae_posttrain.sites`: `"resid_post"` is the block's output.
         base_model (`str`, *optional*, defaults to `""`):
-            The model it was trained on, where its files say so.
+            The model that the SAE was trained on, if its files name it.
         k (`int`, *optional*):
             Active features per token of a TopK SAE; `None` if unknown (only `encode` needs it).
         relu_after_topk (`bool`, *optional*, defaults to `True`):
@@ -74,11 +76,11 @@ class FrozenSAE:
         threshold (`torch.Tensor` of shape `(F,)`, *optional*):
             Thresholds of a JumpReLU SAE.
         magnitude_scale (`torch.Tensor` of shape `(F,)`, *optional*):
-            Of a gated SAE.
+            Factors on the pre-activations of a gated SAE.
         magnitude_shift (`torch.Tensor` of shape `(F,)`, *optional*):
-            Of a gated SAE.
+            Shifts added to the scaled pre-activations of a gated SAE.
         input_norm (`str`, *optional*):
-            `"layer_norm"` or `"constant_norm"`.
+            Normalisation of each token: `"layer_norm"` or `"constant_norm"`.
         features (`tuple[int, ...]`, *optional*):
             Original indices of the features held; `None` for all.
 
@@ -137,12 +139,12 @@ class FrozenSAE:
 
     @property
     def num_features(self) -> int:
-        """Number of features held: all of the SAE's, or those that were chosen."""
+        """Number of features held: all features of the SAE, or those that were chosen."""
         return self.W_enc.shape[1]
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """
-        `x · W_enc + b_enc` (of the normalised `x`, with `input_norm`), in float32 also under autocast.
+        `x · W_enc + b_enc` in float32, also under autocast; with `input_norm`, `x` is normalised first.
 
         Args:
             x (`torch.Tensor` of shape `(..., D)`):
@@ -177,10 +179,10 @@ class FrozenSAE:
 
     def encode_topk(self, x: Tensor, *, features_per_chunk: int = 8192) -> tuple[Tensor, Tensor]:
         """
-        The active features of each token, without the pre-activations of all at once: what [`encode`] leaves above 0.
+        The active features of each token, as in [`encode`], without holding the pre-activations of all features.
 
-        Features are taken a chunk at a time, and the best so far are kept: exact, with `features_per_chunk / F` of the
-        memory. For SAEs whose features compete for `k` places (`"topk"`, `"abstopk"`).
+        Features are taken a chunk at a time, and the best so far are kept. The result is exact and needs
+        `features_per_chunk / F` of the memory. For SAEs whose features compete for `k` places (`"topk"`, `"abstopk"`).
 
         Args:
             x (`torch.Tensor` of shape `(..., D)`):
@@ -190,11 +192,12 @@ class FrozenSAE:
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: activations, float32, and indices of their features, int64, both of
-            shape `(..., k)`, the strongest first. An activation may be 0, where fewer than `k` are above it.
+            shape `(..., k)`, the strongest first. Where fewer than `k` features are active, the rest have activation
+            0.
 
         Raises:
-            ValueError: If `x` is not `D` wide, `k` is unknown, only some features are held, or the activation is
-                another one.
+            ValueError: If `x` is not `D` wide, `k` is unknown, only some features are held, or the SAE has another
+                activation.
         """
         k = self._require_largest()
         self._require_width(x)
@@ -217,17 +220,17 @@ class FrozenSAE:
 
     def activate_topk(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         """
-        The active features of each token from pre-activations: what [`activate`] leaves above 0, and nothing else.
+        The active features of each token from pre-activations: those that [`activate`] leaves above 0.
 
         Args:
             pre (`torch.Tensor` of shape `(..., F)`):
-                What `pre_activations` returned; it is left as it is.
+                What `pre_activations` returned; it is not changed.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: as of [`encode_topk`], in no order.
+            `tuple[torch.Tensor, torch.Tensor]`: as [`encode_topk`] returns, but in no particular order.
 
         Raises:
-            ValueError: If `k` is unknown, only some features are held, or the activation is another one.
+            ValueError: If `k` is unknown, only some features are held, or the SAE has another activation.
         """
         self._require_largest()
         seen = pre if self.decoder_norm is None else pre * self.decoder_norm
@@ -240,7 +243,7 @@ class FrozenSAE:
 
         Args:
             pre (`torch.Tensor` of shape `(..., F)`):
-                What `pre_activations` returned; it is left as it is.
+                What `pre_activations` returned; it is not changed.
 
         Returns:
             `torch.Tensor` of shape `(..., F)`, float32.
@@ -284,7 +287,7 @@ class FrozenSAE:
 
     @property
     def keeps_largest(self) -> bool:
-        """Whether the `k` largest pre-activations of a token are its active features, so that `activate_topk` does."""
+        """Whether the `k` largest pre-activations of a token are its active features, as `activate_topk` needs."""
         return self.activation in ("topk", "abstopk")
 
     def _require_largest(self) -> int:
@@ -293,7 +296,7 @@ class FrozenSAE:
         return self._require_k()
 
     def _largest(self, seen: Tensor, *, sort: bool = True) -> tuple[Tensor, Tensor]:
-        """The `k` largest (of magnitude, for `"abstopk"`), or all if there are fewer; values and places."""
+        """Values and places of the `k` largest (for `"abstopk"`: by magnitude), or of all if there are fewer."""
         k = min(self._require_k(), seen.shape[-1])
         if self.activation == "abstopk":
             ids = seen.abs().topk(k, dim=-1, sorted=sort).indices
@@ -315,7 +318,7 @@ class FrozenSAE:
 
     def decode(self, acts: Tensor) -> Tensor:
         """
-        `acts · W_dec + b_dec`: what the given activations stand for at the SAE's site.
+        `acts · W_dec + b_dec`: the value at the SAE's site that the given activations describe.
 
         Args:
             acts (`torch.Tensor` of shape `(..., F)`):
@@ -336,7 +339,7 @@ class FrozenSAE:
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """
-        What the SAE makes of `x`: `decode(encode(x))`, with a token's normalisation undone.
+        The SAE's reconstruction of `x`: `decode(encode(x))`, with the normalisation of each token undone.
 
         Args:
             x (`torch.Tensor` of shape `(..., D)`):
@@ -360,7 +363,7 @@ class FrozenSAE:
             )
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-        """What the encoder reads, and the scale and shift that lead back from there."""
+        """What the encoder reads, and the scale and shift that undo the normalisation."""
         if self.input_norm == "layer_norm":
             shift = x.mean(dim=-1, keepdim=True)
             scale = x.std(dim=-1, keepdim=True)
@@ -372,7 +375,7 @@ class FrozenSAE:
 
     def require_affine(self) -> None:
         """
-        Check that pre-activations are an affine function of what the site holds, as a [`FeatureSet`] needs them.
+        Check that pre-activations are an affine function of what the site holds, as a [`FeatureSet`] needs.
 
         Raises:
             ValueError: If the SAE normalises each token first.
@@ -388,10 +391,10 @@ class FrozenSAE:
     @property
     def directions(self) -> Tensor:
         """
-        `W_dec` `(F, D)`.
+        The decoder directions, `W_dec` of shape `(F, D)`.
 
         Raises:
-            ValueError: If it was left in the file.
+            ValueError: If the decoder was left in the file.
         """
         if self.W_dec is None:
             raise ValueError(
@@ -406,7 +409,7 @@ class FrozenSAE:
 
         Args:
             feature (`int`):
-                Its index in the published SAE, also where only some features were loaded.
+                Index of the feature in the published SAE, also if only some features were loaded.
 
         Returns:
             `torch.Tensor` of shape `(D,)`.

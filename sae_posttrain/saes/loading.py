@@ -29,30 +29,31 @@ def load_sae(
     """
     Load the sparse autoencoder of one decoder block.
 
-    Reads every format in `FORMATS`. Nothing in a file is executed, and names, shapes and dtypes are checked before
-    memory is taken. With `features`, only their weights are read, also over the network where the layout allows it.
+    `load_sae` reads every format in `FORMATS`. It never executes anything in a file, and it checks names, shapes and
+    dtypes before it takes memory. With `features`, it reads only the weights of these features; over the network, it
+    does so where the layout of the file allows it.
 
     Args:
         path_or_repo (`str` or `os.PathLike`):
-            A local folder or, if there is none of that name, a Hub repository: `owner/repository` or
+            A local folder or, if no folder has that name, a Hub repository: `owner/repository` or
             `owner/repository/sub/folder`.
         block (`int`):
             Decoder block, counted from 0, in which the SAE's site lies.
         site (`str`, *optional*):
             What the SAE reads in that block: `"resid_pre"` (the block's input), `"resid_mid"`, `"resid_post"` (its
             output), `"attn_z"` (input of the attention's output projection), `"attn_out"`, `"mlp_out"`, or a module
-            of the block with `.input` or `.output`, such as `"mlp.down_proj.input"`. Needed where a folder holds SAEs
-            of several sites; where files do not say it, `"resid_post"` is taken.
+            of the block with `.input` or `.output`, such as `"mlp.down_proj.input"`. Needed if a folder holds SAEs of
+            several sites. If neither the files nor `site` name a site, it is `"resid_post"`.
         features (`Iterable[int]`, *optional*):
             Features to read; the others' weights stay in the file.
         directions (`bool`, *optional*):
-            Whether to read the decoder. By default it is, unless a few features of it would mean to fetch the whole
-            matrix over the network.
+            Whether to read the decoder. By default the decoder is read, unless reading a few features would fetch the
+            whole matrix over the network.
         format (`str`, *optional*):
-            Name in `FORMATS`; found out from the files if left out.
+            Name in `FORMATS`; detected from the files by default.
         k (`int`, *optional*):
-            Active features per token of a TopK SAE whose files do not say it. Qwen-Scope's stands in the
-            repository's name, so a local folder of another name needs it; only `encode` does.
+            Active features per token of a TopK SAE whose files do not say it. Qwen-Scope writes `k` only into the
+            repository's name, so a local folder with another name needs it. Only `encode` uses `k`.
         input_scale (`float`, *optional*):
             Factor on the input of an SAE that was trained on scaled activations and whose files do not say the scale.
         revision (`str`, *optional*):
@@ -64,7 +65,7 @@ def load_sae(
     Raises:
         FileNotFoundError: If there is no such folder or repository, or it holds no SAE of this block.
         ValueError: If the format is unknown, does not match or is ambiguous; if a file is truncated, hostile, not
-            finite or of other shapes; if a feature does not exist.
+            finite or of unexpected shapes; if a feature does not exist.
 
     Example:
 
@@ -99,10 +100,10 @@ def load_sae(
 
 def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEFile]]:
     """
-    The SAEs in one place, by format; formats of which there is none are left out.
+    The SAEs in one place, by format. A format without any SAE there is left out.
 
     Raises:
-        ValueError: If there is none at all, or the format is unknown.
+        ValueError: If there is no SAE at all, or the format is unknown.
     """
     if format is not None and format not in FORMATS:
         raise ValueError(f"Unknown SAE format {format!r}. Known: {', '.join(FORMATS)}.")
@@ -116,13 +117,13 @@ def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEF
 
 
 def _require_finite(sae: FrozenSAE) -> None:
-    """What is stored is finite; what folding makes of huge values may not be."""
+    """Check the folded tensors: the stored values are finite, but folding can overflow if they are huge."""
     for field in fields(sae):
         tensor = getattr(sae, field.name)
         if not isinstance(tensor, Tensor):
             continue
         if tensor.ndim == 2 and not tensor.is_contiguous():
-            tensor = tensor.T  # of a transposed view, `aminmax` would make a copy
+            tensor = tensor.T  # `aminmax` would copy a transposed view
         if not all(bound.isfinite() for bound in torch.aminmax(tensor)):
             raise ValueError(
                 f"{field.name} of {sae.source.file} is not finite in raw units of its site: its weights are out of "
@@ -143,7 +144,7 @@ def _checked(features: Iterable[int]) -> tuple[int, ...]:
 
 
 def _pick(files: SAEFiles, listed: Sequence[SAEFile], block: int, site: str | None) -> SAEFile:
-    """The one SAE of this block and site; one that does not say where it reads only if it is alone."""
+    """The one SAE of this block and site. An SAE that does not name its block is taken only if it is the only one."""
     fitting = [sae for sae in listed if sae.block == block and site in (None, sae.site)]
     if (
         not fitting

@@ -81,7 +81,7 @@ def test_mistakes_in_settings(refused, folder, command):
     assert "There is no file train.csv (`dataset_name`)" in answer(dataset_name="train.csv")
     assert "Name the model: `model_name_or_path`" in answer(model_name_or_path=None)
     assert "There is no model folder no/such/model" in answer(model_name_or_path="no/such/model")
-    assert "of the Hub repository no/model nothing is on this machine" in answer(model_name_or_path="no/model")
+    assert "the Hub repository no/model is not on this machine" in answer(model_name_or_path="no/model")
     assert "There is no feature set none.safetensors (`features`)" in answer(features="none.safetensors")
     assert "argument --learning_rate" in answer("--learning_rate", "fast")
 

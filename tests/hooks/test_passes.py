@@ -353,7 +353,7 @@ def test_a_row_of_padding_alone_is_not_touched(model, features, positions):
     inputs["attention_mask"][1] = 0
     chosen = torch.ones(3, 5, dtype=torch.bool) if positions == "mask" else positions
     followed_by = {"input_ids": torch.full((3, 5), 9)}  # a text that follows does not hide it
-    with pytest.raises(ValueError, match="Row 1 was to be steered, but no position of it was touched"):
+    with pytest.raises(ValueError, match="Row 1 should be steered, but no position of it was touched"):
         pushed(model, features, inputs, followed_by, positions=chosen)
     with torch.no_grad(), steer(model, features, strength=1.0, positions=chosen, rows=[True, False, True]):
         model(**inputs)
@@ -363,9 +363,9 @@ def test_padding_that_cannot_be_told_is_refused(model, features):
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     packed = torch.block_diag(torch.ones(3, 3).tril(), torch.ones(2, 2).tril()).bool()[None, None]
     for given, message in (
-        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, "The position ids of a row begin anew"),
-        ({"position_ids": torch.tensor([[0, 1, 2, 2, 2]])}, "The position ids of a row begin anew"),
-        ({"attention_mask": packed}, "The 4-D `attention_mask` is not that of one text a row"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, "The position ids of a row start again"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 2, 2]])}, "The position ids of a row start again"),
+        ({"attention_mask": packed}, "The 4-D `attention_mask` is not for one text per row"),
     ):
         with pytest.raises(ValueError, match=message + ".*Pad with a 2-D `attention_mask`"):
             pushed(model, features, {"input_ids": ids, **given})

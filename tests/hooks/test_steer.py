@@ -207,7 +207,7 @@ def test_nothing_steered_is_an_error(make_model, make_features, inputs):
             make_model(1)(**inputs)
     mask = torch.zeros(3, 5, dtype=torch.bool)
     mask[0] = True
-    with pytest.raises(ValueError, match="Row 1 was to be steered, but no position of it was touched"):
+    with pytest.raises(ValueError, match="Row 1 should be steered, but no position of it was touched"):
         with steer(model, features, strength=1.0, positions=mask):
             model(**inputs)
 

@@ -111,7 +111,7 @@ def test_unpaired_interval_is_that_of_the_source():
 
 
 def test_counts_that_contradict_the_single_questions_are_refused():
-    with pytest.raises(ValueError, match=r"is \(3, 40\), but of its `checked` questions 20 of 40 are right"):
+    with pytest.raises(ValueError, match=r"is \(3, 40\), but 20 of 40 of its `checked` questions are right"):
         make_arm("SFT", (), checked(range(10)), capability=(3, 40))
     assert make_arm("SFT", (), checked(range(10))).capability == (20, 40)
 

@@ -88,7 +88,7 @@ def test_printed_page_names_what_matters(save_lens):
         "16, of width 6",
         "topk: the 3 largest of each token",
         "W_dec: read without the rest, 24 bytes each",
-        "W_enc: a feature's values lie apart or compressed; 384 bytes pass by",
+        "W_enc: a feature's values are scattered or compressed; all 384 bytes are read",
         "b_enc 16 float32",
         "find features  yes",
     ):

@@ -290,14 +290,14 @@ def test_transcoders_and_inputs_of_unknown_modules_are_refused(tmp_path, stored)
     with pytest.raises(ValueError, match="io = 'in_and_out': a transcoder"):
         load_sae(tmp_path, block=3)
     save(tmp_path, stored["AutoEncoder"], "AutoEncoder", buffer={"io": "in"})
-    with pytest.raises(ValueError, match="io = 'in', but not of which module"):
+    with pytest.raises(ValueError, match="io = 'in' but names no module"):
         load_sae(tmp_path, block=3)
 
 
 def test_word_for_an_output_with_a_norm_behind_it_is_refused(tmp_path, stored):
     gemma = {"lm_name": "google/gemma-2-2b"}
     save(tmp_path, stored["AutoEncoder"], "AutoEncoder", submodule_name="mlp_out_layer_3", **gemma)
-    with pytest.raises(ValueError, match="mlp_out before or behind the norm .*model.layers.3.mlp"):
+    with pytest.raises(ValueError, match="mlp_out before or after the norm .*model.layers.3.mlp"):
         load_sae(tmp_path, block=3)
     save(tmp_path, stored["AutoEncoder"], "AutoEncoder", submodule_name="model.layers.3.mlp", **gemma)
     assert load_sae(tmp_path, block=3).site == "mlp.output"
@@ -308,7 +308,7 @@ def test_word_for_an_output_with_a_norm_behind_it_is_refused(tmp_path, stored):
 def test_what_the_user_gives_must_fit(tmp_path, stored):
     folder = save(tmp_path / "topk", stored["AutoEncoderTopK"], "AutoEncoderTopK")
     assert load_sae(folder, block=3, k=5).k == 5
-    with pytest.raises(ValueError, match="ae.pt says k = 5, given was k=6"):
+    with pytest.raises(ValueError, match="ae.pt says k = 5, but k=6 was given"):
         load_sae(folder, block=3, k=6)
     with pytest.raises(ValueError, match="`input_scale` does not apply"):
         load_sae(folder, block=3, input_scale=2.0)

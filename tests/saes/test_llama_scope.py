@@ -205,7 +205,7 @@ def test_base_model_is_the_stated_one_or_that_of_the_name(tmp_path, weights):
         ({"hook_point_out": "blocks.4.hook_mlp_out"}, "reads .* and writes 'blocks.4.hook_mlp_out': a transcoder"),
         ({"hook_point_in": "unembed", "hook_point_out": "unembed"}, "'unembed', which is no site"),
         ({"hook_point_in": None}, "hook_point_in is None"),
-        ({"norm_activation": "batch-wise"}, "depends on the others of its batch"),
+        ({"norm_activation": "batch-wise"}, "depend on the others of its batch"),
         ({"norm_activation": "layer"}, "unknown norm_activation 'layer'. Known: dataset-wise, token-wise"),
         ({"act_fn": "batchtopk"}, "act_fn 'batchtopk' is not supported: .* Save it as 'jumprelu'"),
         ({"act_fn": "tanh"}, "unknown act_fn 'tanh'. Known: relu, topk, jumprelu"),
@@ -225,7 +225,7 @@ def test_what_cannot_be_read_is_refused_with_its_name(tmp_path, weights, changes
 def test_users_word_counts_where_files_say_nothing_and_must_not_contradict_them(tmp_path, weights, x):
     folder = save(tmp_path / "full", weights)
     expected = load_sae(folder, block=4, input_scale=SCALE)
-    with pytest.raises(ValueError, match="say a scale of 1.63299, given was input_scale=2.0"):
+    with pytest.raises(ValueError, match="say a scale of 1.63299, but input_scale=2.0 was given"):
         load_sae(folder, block=4, input_scale=2.0)
     with pytest.raises(ValueError, match="`k` belongs to TopK SAEs"):
         load_sae(folder, block=4, k=5)
@@ -234,7 +234,7 @@ def test_users_word_counts_where_files_say_nothing_and_must_not_contradict_them(
     with pytest.raises(ValueError, match="reads no activations scaled by a constant"):
         load_sae(save(tmp_path / "raw", weights, norm_activation="inference"), block=4, input_scale=SCALE)
     topk = save(tmp_path / "topk", weights, act_fn="topk", jump_relu_threshold=0.0)
-    with pytest.raises(ValueError, match="says k = 5, given was k=7"):
+    with pytest.raises(ValueError, match="says k = 5, but k=7 was given"):
         load_sae(topk, block=4, k=7)
 
 

@@ -203,7 +203,7 @@ def test_other_types_are_refused_by_name(tmp_path, weights, sae_type):
         ({"use_glu_encoder": True}, "use_glu_encoder is not supported"),
         ({"hook_point_out": "blocks.4.hook_mlp_out"}, "reads .* and writes 'blocks.4.hook_mlp_out': a transcoder"),
         ({"hook_point_in": "in", "hook_point_out": "in"}, "reads 'in', which is no site"),
-        ({"norm_activation": "batch-wise"}, "depends on the others of its batch"),
+        ({"norm_activation": "batch-wise"}, "depend on the others of its batch"),
         ({"act_fn": "BatchTopK"}, "act_fn 'batchtopk' is not supported: .* Save it as 'jumprelu'"),
         ({"act_fn": "batchlayertopk"}, "act_fn 'batchlayertopk' is not supported"),
         ({"act_fn": "topk", "top_k": 17}, "k = 17; the SAE has 16 features"),
@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_refused_with_its_name(tmp_path, weights, changes
 def test_users_word_counts_where_files_say_nothing_and_must_not_contradict_them(tmp_path, weights, x):
     folder = save(tmp_path / "full", weights)
     expected = load_sae(folder, block=4, input_scale=SCALE)
-    with pytest.raises(ValueError, match="say a scale of 1.63299, given was input_scale=2.0"):
+    with pytest.raises(ValueError, match="say a scale of 1.63299, but input_scale=2.0 was given"):
         load_sae(folder, block=4, input_scale=2.0)
     with pytest.raises(ValueError, match="`k` belongs to TopK SAEs"):
         load_sae(folder, block=4, k=5)
@@ -230,7 +230,7 @@ def test_users_word_counts_where_files_say_nothing_and_must_not_contradict_them(
         load_sae(save(tmp_path / "raw", weights, norm_activation="inference"), block=4, input_scale=SCALE)
     topk = save(tmp_path / "topk", weights, act_fn="topk")
     assert load_sae(topk, block=4, k=5).k == 5
-    with pytest.raises(ValueError, match="says k = 5, given was k=7"):
+    with pytest.raises(ValueError, match="says k = 5, but k=7 was given"):
         load_sae(topk, block=4, k=7)
     unsaid = save(tmp_path / "unsaid", weights, act_fn="topk", without=["top_k"])
     assert load_sae(unsaid, block=4, k=7).k == 7

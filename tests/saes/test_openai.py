@@ -106,9 +106,9 @@ def test_numbered_files_elsewhere_are_not_taken_for_saes(tmp_path, weights):
         ({"activation": "TopK", "activation_state_dict": {"k": 17}}, "says k = 17; the SAE has 16 features"),
         ({"activation": "TopK", "activation_state_dict": {"k": "many"}}, "says k = 'many'"),
         ({"activation": "TopK", "activation_state_dict": {"k": 2**62}}, "says k = a huge number"),
-        ({**TOPK, "activation_state_dict": {"k": 5, "postact_fn": "GELU"}}, "behind TopK: 'GELU'"),
-        ({"normalize": True}, "beside its tensors it holds normalize"),
-        ({"stats_last_nonzero": torch.arange(15)}, "expected is a whole number for each of the 16 features"),
+        ({**TOPK, "activation_state_dict": {"k": 5, "postact_fn": "GELU"}}, "after TopK: 'GELU'"),
+        ({"normalize": True}, "in addition to its tensors it holds normalize"),
+        ({"stats_last_nonzero": torch.arange(15)}, "must hold a whole number for each of the 16 features"),
         ({"stats_last_nonzero": torch.ones(16)}, "stored as torch.float32"),
         ({"latents_mean_square": torch.ones(15)}, "expected is .F."),
         ({"decoder.linear.weight": torch.zeros(16, 6)}, "expected are exactly"),
@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_refused_with_its_name(tmp_path, weights, others,
 def test_what_the_user_gives_must_fit(tmp_path, weights):
     folder = save(tmp_path / "resid_post_mlp_v5_32k/autoencoders/8.pt", weights, **TOPK)
     assert load_sae(folder, block=8, k=5).k == 5
-    with pytest.raises(ValueError, match="says k = 5, given was k=6"):
+    with pytest.raises(ValueError, match="says k = 5, but k=6 was given"):
         load_sae(folder, block=8, k=6)
     with pytest.raises(ValueError, match="`input_scale` does not apply"):
         load_sae(folder, block=8, input_scale=2.0)

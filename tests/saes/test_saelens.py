@@ -345,7 +345,7 @@ def test_topk_without_a_k_has_pre_activations_only(tmp_path, weights, x):
 def test_another_k_than_the_stored_one_is_refused(tmp_path, weights):
     folder = save(tmp_path, weights, {**NEW, "architecture": "topk", "k": 12})
     assert load_sae(folder, block=4, k=12).k == 12
-    with pytest.raises(ValueError, match="says k = 12, given was k=3"):
+    with pytest.raises(ValueError, match="says k = 12, but k=3 was given"):
         load_sae(folder, block=4, k=3)
 
 

@@ -167,7 +167,7 @@ def test_configurations_that_do_not_fit_are_refused(tmp_path, weights, change, m
 def test_what_the_user_gives_must_fit(tmp_path, weights):
     folder = save(tmp_path / "layers.3", weights)
     assert load_sae(folder, block=3, k=5).k == 5
-    with pytest.raises(ValueError, match="says k = 5, given was k=6"):
+    with pytest.raises(ValueError, match="says k = 5, but k=6 was given"):
         load_sae(folder, block=3, k=6)
     with pytest.raises(ValueError, match="`input_scale` does not apply"):
         load_sae(folder, block=3, input_scale=2.0)

@@ -7,8 +7,8 @@ The axolotl plugin: SASFT, and with `rl: grpo` steered GRPO.
       features: zh.safetensors
       penalty_weight: 1.0
 
-Under `sae_posttrain` stand the fields that [`SASFTConfig`] or [`SteeredGRPOConfig`] add to TRL's. Written for axolotl
-0.19.0; `docs/integrations.md` says what that can do.
+The section `sae_posttrain` holds the fields that [`SASFTConfig`] or [`SteeredGRPOConfig`] add to TRL's. The plugin is
+written for axolotl 0.19.0; `docs/integrations.md` says what it supports.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,14 @@ OLDEST_TRL_THAT_STEERS = "1.15"
 
 
 class FeatureInput(BaseModel):
-    """The section of axolotl's configuration, checked with the rest of it, before anything is loaded."""
+    """The plugin's section of axolotl's configuration. It is checked before anything is loaded."""
 
     sae_posttrain: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def check_settings(cls, config: Any) -> Any:
-        """Refuse what would leave the penalty or the steering without an effect."""
+        """Refuse settings with which the penalty or the steering would have no effect."""
         if isinstance(config, Mapping) and PLUGIN in (config.get("plugins") or []):
             section = config.get(SECTION)
             if not isinstance(section, Mapping) or not section:
@@ -117,7 +117,7 @@ class FeaturePlugin(BasePlugin):
 
 
 def _plain(value: Any) -> Any:
-    """axolotl's dictionaries answer for every key; what they hold, in plain ones."""
+    """Plain dictionaries with the content of axolotl's, which return a value for every key."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list) else value
@@ -137,7 +137,7 @@ def _require_known(section: Mapping[str, Any], config: Mapping[str, Any]) -> Non
 
 
 def _read(value: Any, name: str) -> Any:
-    """A setting of a part of the configuration, which is a dictionary or, checked already, an object."""
+    """A setting from a part of the configuration, which is a dictionary or, after the check, an object."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
@@ -159,7 +159,7 @@ def _refuse(config: Mapping[str, Any]) -> None:
         ),
         (
             any(config.get(name) for name in ("pretraining_dataset", "streaming")),
-            "Of a stream the answers' groups are not known beforehand",
+            "In a stream, the groups of the answers are not known in advance",
             "Use `datasets`, with `streaming: false`",
         ),
         (bool(config.get("processor_type")), "Only text is supported", "Leave `processor_type` out"),

@@ -1,4 +1,4 @@
-"""axolotl's own trainers with ours in front: everything axolotl adds stays."""
+"""axolotl's own trainers with ours in front. Everything that axolotl adds still works."""
 
 from functools import partial
 from typing import Any
@@ -25,13 +25,13 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
     """
     axolotl's trainer plus the penalty of [`SASFTTrainer`].
 
-    Its datasets are tokenized already. axolotl drops every other column as it tokenizes, so the group of an example is
-    told from the script of its answer; data that come to axolotl tokenized keep the group column. Packed rows keep the
-    group of each token.
+    Its datasets are already tokenized. axolotl drops every other column when it tokenizes, so the group of an example
+    is derived from the script of its answer. Data that were tokenized before axolotl keep the group column. Packed
+    rows keep the group of each token.
 
     Args:
         *args, **kwargs:
-            What axolotl's trainer takes. The settings derive from [`FeaturePenaltyArguments`].
+            Arguments of axolotl's trainer. Its settings derive from [`FeaturePenaltyArguments`].
 
     Raises:
         ValueError: As [`FeaturePenaltyMixin`] does, or if the data is a stream.
@@ -75,4 +75,4 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
 
 
 class AxolotlSteeredGRPOTrainer(SteeredGRPOTrainer, AxolotlGRPOTrainer):  # type: ignore[misc]
-    """axolotl's GRPO trainer with the steered rollouts of [`SteeredGRPOTrainer`]; it takes what that takes."""
+    """axolotl's GRPO trainer with the steered rollouts of [`SteeredGRPOTrainer`], and with its arguments."""

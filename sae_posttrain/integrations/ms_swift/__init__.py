@@ -1,1 +1,1 @@
-"""ms-swift: what a file given as `--external_plugins` calls."""
+"""ms-swift: functions for a file that is given as `--external_plugins`."""

@@ -5,7 +5,7 @@ SASFT in ms-swift: the call that a file given as `--external_plugins` makes.
 
     hold_features(features="zh.safetensors", penalty_weight=1.0)
 
-Written for ms-swift 4.6.0; `docs/integrations.md` says what that can do.
+It is written for ms-swift 4.6.0; `docs/integrations.md` says what it supports.
 """
 
 import sys
@@ -15,23 +15,24 @@ from typing import Any
 from ...penalty.arguments import FeaturePenaltyArguments
 
 SETTINGS: dict[str, Any] = {}
-"""What [`hold_features`] was called with; ms-swift's command line knows none of it."""
+"""Arguments of [`hold_features`], which ms-swift's command line does not know."""
 
 
 def hold_features(**settings: Any) -> None:
     """
-    Have `swift sft` hold features down.
+    Make `swift sft` hold features down.
 
-    The group of each row stands in the column `channel`, which ms-swift carries along; without it the group is told
+    The group of each row is in the column `channel`, which ms-swift keeps. Without this column, the group is derived
     from the script of the answer.
 
     Args:
         **settings:
-            Those of [`FeaturePenaltyArguments`], but `group_column`.
+            Fields of [`FeaturePenaltyArguments`], except `group_column`.
 
     Raises:
-        ValueError: If a setting is unknown or does not fit, or training is not ms-swift's own (Megatron). Of another
-            method than SFT, as soon as its arguments are made.
+        ValueError: If a setting is unknown or does not fit, or training uses Megatron. For a method other than SFT,
+        the
+            error is raised when its arguments are created.
     """
     known = sorted({field.name for field in fields(FeaturePenaltyArguments)} - {"group_column"})
     unknown = [name for name in settings if name not in known]
@@ -55,7 +56,7 @@ def hold_features(**settings: Any) -> None:
 
 
 class OtherMethod:
-    """Arguments of every other method: none can be made, since nothing would be held down."""
+    """Arguments of every other method. They cannot be created, because nothing would be held down."""
 
     def __init__(self) -> None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""ms-swift's own trainer with the penalty in front: everything ms-swift adds stays."""
+"""ms-swift's own trainer with the penalty in front. Everything that ms-swift adds still works."""
 
 import copy
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ...penalty.mixin import FeaturePenaltyMixin
 from .plugin import SETTINGS
 
 CHANNEL = "channel"
-"""The column of its own that ms-swift hands on to the trainer."""
+"""The column of ms-swift that reaches the trainer."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class SwiftSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, Seq2SeqTrainer
 
     Args:
         *args, **kwargs:
-            What ms-swift's trainer takes.
+            Arguments of ms-swift's trainer.
 
     Raises:
         ValueError: As [`FeaturePenaltyMixin`] does, or if a setting of ms-swift leaves a token without its group.

@@ -1,14 +1,14 @@
-"""Texts that can be read and written at all: whole characters."""
+"""Check that a text consists of whole characters, so that it can be tokenized and written."""
 
 from typing import Any
 
 
 def require_encodable(text: Any, where: str) -> None:
     """
-    Raises a `ValueError` if a text holds half of a character, which no tokenizer and no file takes.
+    Raise a `ValueError` if a text holds half of a character, which no tokenizer and no file accepts.
 
-    JSON can hold such a half, as `\\ud83d` without its second half, where a text was cut in the middle of an emoji.
-    What is no text is let pass.
+    JSON can hold such a half, for example `\\ud83d` alone, if a text was cut in the middle of an emoji. A value that
+    is not a text is accepted.
     """
     if not isinstance(text, str):
         return

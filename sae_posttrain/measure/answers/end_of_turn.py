@@ -1,6 +1,6 @@
 """
-Tokens that end an answer: those of the model and its tokenizer, and the one that closes the assistant's turn in the
-chat template, which on a base model is often another.
+Tokens that end an answer: those of the model and its tokenizer, and the token that closes the assistant's turn in the
+chat template. For a base model, the latter is often a different token.
 
 torch and transformers load on first use.
 """
@@ -16,16 +16,17 @@ def end_of_turn_id(tokenizer: Any) -> int | None:
     """
     The token that closes the assistant's turn in the chat template.
 
-    Two conversations are rendered; what follows the answer's text decides. Where the last turn is left open, the
-    token that follows an answer in mid-conversation does, which is then the one that opens the next turn. Only added
-    or special tokens count: a template that ends turns with ordinary words has no such token.
+    Two conversations are rendered, and the token after the answer's text is taken. If the template leaves the last
+    turn open, the token after an answer in the middle of a conversation is taken, which opens the next turn. Only
+    added or special tokens count: a template that ends turns with ordinary words has no such token.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
             With or without a chat template.
 
     Returns:
-        `int` or `None`: its id; `None` if there is no template, it cannot be rendered, or ordinary text follows.
+        `int` or `None`: id of the token; `None` if there is no template, it cannot be rendered, or ordinary text
+        follows the answer.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -43,7 +44,7 @@ def _text_after_answer(tokenizer: Any, conversation: list[dict[str, str]], befor
 
     try:
         rendered = tokenizer.apply_chat_template(conversation, tokenize=False)
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError):  # what a template raises is up to its author
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError):  # a template may raise any of these
         return None
     if not isinstance(rendered, str):
         return None
@@ -54,7 +55,7 @@ def _text_after_answer(tokenizer: Any, conversation: list[dict[str, str]], befor
 
 
 def _first_marker(tokenizer: Any, text: str) -> int | None:
-    """The first token of a text, blanks aside, if it is a special or added one."""
+    """The first token of a text after blanks, if it is a special or added token."""
     markers = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     markers -= {tokenizer.unk_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
     for token in tokenizer(text.lstrip(), add_special_tokens=False)["input_ids"]:
@@ -66,7 +67,7 @@ def _first_marker(tokenizer: Any, text: str) -> int | None:
 
 
 def known_end_ids(generation_config: Any, tokenizer: Any) -> set[int]:
-    """The end tokens that a model and its tokenizer name themselves: those at which `generate` and TRL stop."""
+    """The end tokens named by a model and its tokenizer, at which `generate` and TRL stop."""
     ends = getattr(generation_config, "eos_token_id", None)
     ends = list(ends) if isinstance(ends, (list, tuple)) else [ends]
     return {int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None}
@@ -78,16 +79,16 @@ def answer_end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
 
     Args:
         generation_config (`GenerationConfig` or `None`):
-            The model's.
+            The model's generation config.
         tokenizer (`PreTrainedTokenizerBase`):
-            Its tokenizer.
+            The model's tokenizer.
     """
     closing = end_of_turn_id(tokenizer)
     return sorted(known_end_ids(generation_config, tokenizer) | (set() if closing is None else {closing}))
 
 
 def describe_tokens(tokenizer: Any, ids: Iterable[int]) -> str:
-    """Tokens as people write them, with their ids."""
+    """Tokens as text with their ids, for messages."""
     return ", ".join(f"{tokenizer.convert_ids_to_tokens(each)!r} ({each})" for each in sorted(ids)) or "none"
 
 
@@ -99,16 +100,17 @@ def why_never_ending(
 
     Args:
         rows (`Iterable[Mapping]`):
-            Tokenized rows with `labels` (-100 where there is no loss), or `input_ids` where all tokens count. The
-            first 64 are looked at.
+            Tokenized rows with `labels` (-100 where there is no loss), or with `input_ids` if all tokens count. Only
+            the first 64 rows are checked.
         tokenizer (`PreTrainedTokenizerBase`), generation_config (`GenerationConfig` or `None`):
             As they will be saved with the model.
         cloned_template (`bool`, *optional*, defaults to `False`):
-            Whether TRL takes the template over from another tokenizer, whose end token then wins over `eos_token`.
+            Whether TRL copies the template from another tokenizer. The end token of that tokenizer then overrides
+            `eos_token`.
 
     Returns:
-        `str` or `None`: a message for people; `None` if some row has a token at which generation stops, or no row has
-        a token to learn.
+        `str` or `None`: a message for the user; `None` if some row has a token at which generation stops, or no row
+        has a token to learn.
     """
     known = known_end_ids(generation_config, tokenizer)
     last: list[Sequence[int]] = []
@@ -151,7 +153,7 @@ def why_never_ending(
 
 
 def why_rollouts_run_on(tokenizer: Any, known: Iterable[int]) -> str | None:
-    """Why rollouts of messages would go on behind their end, and what to set; `None` if they stop there."""
+    """Why rollouts of messages would continue after their end, and what to set; `None` if they stop there."""
     closing = end_of_turn_id(tokenizer)
     if closing is None or closing in set(known):
         return None

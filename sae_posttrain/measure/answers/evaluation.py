@@ -1,7 +1,7 @@
 """
-How often a model leaves its language or loops: answers sampled, judged, summed up in a folder; resumable, comparable.
+Measure how often a model leaves its language or loops: sample answers, judge them, and write the rates to a folder.
 
-Everything is judged from `answers.jsonl`, one line an answer, which is also what is resumed and what is compared.
+Everything is computed from `answers.jsonl`, which has one line per answer. Resuming and comparing use this file too.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOP_RECORD = ("endless", "loop_any", "near_loop", "onset", "period", "span")
-"""What a line of `answers.jsonl` keeps of a [`Loop`]."""
+"""Fields of a [`Loop`] that are kept in a line of `answers.jsonl`."""
 
 
 def evaluate(
@@ -76,39 +76,40 @@ def evaluate(
     progress: bool = True,
 ) -> dict[str, Any]:
     """
-    Samples answers to prompts and measures how often they switch into another language or repeat themselves endlessly.
+    Sample answers to prompts, and measure how often they switch into another language or repeat themselves endlessly.
 
-    Prompts that are text go to the model as they are, messages through its chat template, as in TRL. Sampling defaults
-    are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty); the model's own generation
-    settings are not used, and named in `unused_generation_settings`. An answer ends at the end tokens of the model and
-    the tokenizer, or at the one that closes a turn in the chat template. Answers whose language is the target, or
-    shares its script, are left out of the switching rates; they have their right-language rate. Loops are those of
-    [`find_loop`] in the sampled tokens; an endless one is at least 64 tokens long, so `max_new_tokens` has to leave
-    room for it.
+    As in TRL, text prompts go to the model unchanged and messages go through its chat template. The sampling defaults
+    are those of SASFT (temperature 1.0, top-p 0.8, no top-k, no repetition penalty). The model's own generation
+    settings are not used; `unused_generation_settings` names them. An answer ends at the end tokens of the model and
+    the tokenizer, or at the token that closes a turn in the chat template. An answer is left out of the switching
+    rates if its language is the target or shares its script; it still counts for the right-language rate. Loops are
+    found by [`find_loop`] in the sampled tokens. An endless loop has at least 64 tokens, so `max_new_tokens` must
+    leave room for it.
 
-    Writes `answers.jsonl` (every answer with its spans and its loop), `evaluation.json` (what is returned, without the
-    comparison) and `settings.json` to `output_dir`. An interrupted run goes on when called again with the same
-    settings, and ends in the same answers as one that was not interrupted; a finished one is returned without loading
-    the model. Of a local path, these files hold the last part only.
+    `evaluate` writes `answers.jsonl` (every answer with its spans and its loop), `evaluation.json` (the returned dict
+    without the comparison) and `settings.json` to `output_dir`. Call it again with the same settings to continue an
+    interrupted run; the answers are the same as without the interruption. A finished evaluation is returned without
+    loading the model. These files hold only the last part of a local path.
 
     Args:
         model (`PreTrainedModel`, `PeftModel`, `str` or path):
-            A loaded model, or a folder or Hub id of a model or an adapter. A loaded model stays where it is and is put
-            back into the training mode it had.
+            A loaded model, or a folder or Hub id of a model or an adapter. A loaded model stays on its device, and its
+            training mode is restored afterwards.
         data (path, `datasets.Dataset` or iterable of `dict`):
             Rows, or a `.json`, `.jsonl`, `.json.gz` or `.jsonl.gz` file of them. Each has `prompt` (text, or a list of
-            messages) or `messages` (a closing assistant turn is not sent and serves as reference), the language the
-            answer should be in, and optionally `id`, and `reference` or `completion`.
+            messages) or `messages` (a last assistant turn is not sent but used as reference), the language the answer
+            should be in, and optionally `id`, and `reference` or `completion`.
         output_dir (path):
             Folder for the results; made if missing.
         tokenizer (`PreTrainedTokenizerBase`, `str` or path, *optional*):
-            By default that of the model, or of an adapter's base model.
+            Tokenizer to use; by default that of the model, or of an adapter's base model.
         target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count. `None` counts every script that the answer's language does not use.
         lid_languages (`Sequence[str]`, *optional*):
-            Languages that lines of an answer may slip into without their script showing it, e.g. `["en", "es"]`: adds
-            the lines that are in one of them and should not be ([`line_languages`]) and their rates, which no other
-            rate includes. Of each answer, those are looked for that its script cannot show. Needs the extra `lid`.
+            Languages that lines of an answer may switch into without a visible change of script, e.g. `["en", "es"]`.
+            This adds the lines that are wrongly in one of them ([`line_languages`]) and their rates; no other rate
+            includes these lines. In each answer, only languages that its script cannot show are searched. Needs the
+            extra `lid`.
         group_column (`str`, *optional*, defaults to `"lang"`):
             Column that holds the language the answer should be in.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*):
@@ -120,19 +121,20 @@ def evaluate(
         top_p (`float`, *optional*, defaults to `0.8`):
             Probability mass of the tokens that are sampled from.
         num_samples (`int`, *optional*, defaults to `1`):
-            Answers to each prompt. The intervals of single rates count them as independent, the comparison does not.
+            Number of answers to each prompt. The intervals of single rates treat them as independent; the comparison
+            does not.
         batch_size (`int`, *optional*, defaults to `32`):
-            Answers generated at once. Another batch size gives other samples.
+            Number of answers generated at once. Another batch size gives other samples.
         limit (`int`, *optional*):
-            Use so many prompts only, drawn by the seed: of each language as large a share as it has in the data, and
-            at least one.
+            Use only this many prompts, drawn at random with `seed`. Each language keeps its share of the data, and has
+            at least one prompt.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of that draw and of the sampling; that of each batch follows from it and the batch's number.
+            Seed of that draw and of the sampling. The seed of each batch is derived from it and the batch's number.
         compare (path, *optional*):
-            `output_dir` of a finished evaluation of another model on the same prompts: adds `comparison`, this one
-            minus that one.
+            `output_dir` of a finished evaluation of another model on the same prompts. This adds `comparison`: this
+            model minus the other.
         device (`str`, *optional*):
-            Where to put a model that is loaded here; by default an accelerator if there is one.
+            Device for a model that is loaded here; by default an accelerator if there is one.
         model_kwargs (`Mapping[str, Any]`, *optional*):
             Further arguments of `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "main"}`.
         progress (`bool`, *optional*, defaults to `True`):
@@ -140,8 +142,8 @@ def evaluate(
 
     Returns:
         `dict`: `overall` and `groups` (by language), each with counts, rates and 95 % intervals; `settings`;
-        `end_tokens`; `unused_generation_settings`; `remarks`, what a reader should know, such as answers that were
-        almost all cut; `versions`; with `compare`, `comparison`. [`format_evaluation`] makes a table of it.
+        `end_tokens`; `unused_generation_settings`; `remarks`, which a reader should know, for example that almost all
+        answers were cut; `versions`; with `compare`, `comparison`. [`format_evaluation`] makes a table of it.
 
     Raises:
         ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
@@ -252,11 +254,11 @@ def _write_answers(
     tokenizer: Any,
     progress: bool,
 ) -> dict[str, Any]:
-    """Returns what only the loaded model can say: where its answers end, and which of its settings were put aside."""
+    """Write the answers. Return what only the loaded model knows: its end tokens and its unused settings."""
     from tqdm.auto import tqdm
 
     num_samples, batch_size = settings["num_samples"], settings["batch_size"]
-    # Longest first: what does not fit fails at once, and batches hold prompts of like length.
+    # Longest first: prompts that do not fit fail at once, and batches hold prompts of similar length.
     order = sorted(range(len(prompts)), key=lambda index: -len(tokenized[index]))
     jobs = [(index, sample) for index in order for sample in range(num_samples)]
     num_done = keep_whole_batches(path, len(jobs), batch_size)

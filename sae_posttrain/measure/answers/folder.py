@@ -1,7 +1,7 @@
 """
-The folder of an evaluation: its settings, its answers and its result, and which of them may be used again.
+The folder of an evaluation: its settings, its answers and its result, and the checks before they are reused.
 
-Answers are written batch by batch, so that what is there is always whole batches from the first on.
+Answers are written batch by batch, so the file always holds whole batches, beginning with the first.
 """
 
 import json
@@ -20,7 +20,7 @@ EVALUATION_FILE = "evaluation.json"
 
 
 def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings into a new folder; checks that those of a used one are the same."""
+    """Write the settings into a new folder, or check that an existing folder has the same settings."""
     output_dir.mkdir(parents=True, exist_ok=True)
     stored = read_json(output_dir / SETTINGS_FILE)
     if stored is None:
@@ -44,7 +44,7 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def keep_whole_batches(path: Path, num_jobs: int, batch_size: int) -> int:
-    """Cuts the file behind its last whole batch; returns the number of answers that are left."""
+    """Cut the file after its last whole batch; return the number of answers that are left."""
     if not path.is_file():
         return 0
     content = path.read_bytes()
@@ -56,7 +56,7 @@ def keep_whole_batches(path: Path, num_jobs: int, batch_size: int) -> int:
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Judged answers of a file, one a line."""
+    """Judged answers of a file with one answer per line."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
@@ -68,7 +68,7 @@ def read_finished(
     target_lang: str | None,
     lid: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Settings and answers of the evaluation to compare with, if it is one of the same prompts."""
+    """Settings and answers of the evaluation to compare with; it must have the same prompts."""
     result = read_json(folder / EVALUATION_FILE)
     if result is None:
         raise ValueError(f"Nothing to compare with: {folder} holds no finished evaluation ({EVALUATION_FILE}).")
@@ -101,7 +101,7 @@ def read_finished(
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a file; `None` if it is not there yet."""
+    """Content of a file; `None` if it does not exist yet."""
     if not path.is_file():
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file as a whole or not at all."""
+    """Write the whole file or nothing."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)

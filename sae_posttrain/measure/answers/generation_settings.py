@@ -1,8 +1,9 @@
 """
-The model's own generation settings, kept out of what is measured.
+Keep a model's own generation settings out of a measurement.
 
-`generate` fills whatever a caller leaves open from the model's `generation_config`. So that two models are asked
-alike, their own settings are put aside while answers are sampled, and those that would have had an effect are named.
+`generate` takes every setting that a caller leaves out from the model's `generation_config`. So that two models are
+sampled in the same way, their own settings are removed while answers are sampled, and those that would have had an
+effect are named.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ SET = frozenset(
     "do_sample eos_token_id max_new_tokens min_p no_repeat_ngram_size num_beams pad_token_id repetition_penalty "
     "temperature top_k top_p use_cache".split()
 )
-"""What [`generate_answers`] sets itself."""
+"""Settings that [`generate_answers`] sets itself."""
 
 USUAL = frozenset("do_sample max_length max_new_tokens repetition_penalty temperature top_k top_p min_p".split())
-"""Settings that most chat models bring along and that callers choose: recorded, and not worth a warning."""
+"""Settings that most chat models have and that callers choose. They are recorded without a warning."""
 
 NEUTRAL: dict[str, Any] = {
     "assistant_early_exit": None,
@@ -56,7 +57,7 @@ NEUTRAL: dict[str, Any] = {
     "use_mtp": None,
     "watermarking_config": None,
 }
-"""Every other setting of transformers that changes which tokens come out, with the value that does nothing."""
+"""Every other setting of transformers that changes the sampled tokens, with the value that has no effect."""
 
 HARMLESS = frozenset(
     (
@@ -64,27 +65,27 @@ HARMLESS = frozenset(
         # how the cache is kept, and whether code is compiled
         "cache_config cache_implementation compile_config continuous_batching_config disable_compile low_memory "
         "max_cache_len "
-        # what is returned beside the tokens
+        # what is returned in addition to the tokens
         "output_attentions output_hidden_states output_logits output_scores "
-        # how tokens are drafted by an assistant, of which there is none
+        # how an assistant drafts tokens; no assistant is used here
         "assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind is_assistant "
         "max_matching_ngram_size num_assistant_tokens num_assistant_tokens_schedule speculation_type target_lookbehind"
     ).split()
 )
-"""Settings that change no answer. A test keeps these four lists equal to what the installed transformers knows."""
+"""Settings that do not change answers. A test compares these four lists with the installed transformers."""
 
 
 SCALED = "scaled_probabilities"
-"""Field of the model's config where [`scale_probabilities`] says that `sequence_bias` carries what it did: then that
-bias is part of the model."""
+"""Field of the model's config in which [`scale_probabilities`] notes that it wrote `sequence_bias`. Then this bias is
+part of the model."""
 
 
 @contextmanager
 def own_settings_aside(model: Any) -> Iterator[None]:
     """
-    Within the context `generate` finds no settings of the model's own, whatever their names; then they are back.
+    Hide all of the model's own generation settings from `generate`; they are restored when the context exits.
 
-    The bias that [`scale_probabilities`] writes is no setting but the model's changed head, and stays.
+    The bias that [`scale_probabilities`] writes stays, because it is part of the model.
     """
     from transformers import GenerationConfig
 
@@ -111,8 +112,8 @@ def unused_settings(model: Any) -> dict[str, Any]:
             A model as [`generate_answers`] takes it.
 
     Returns:
-        `dict[str, Any]`: value by name, sorted; a setting that no list here knows is among them. End and padding
-        tokens are not: they are used.
+        `dict[str, Any]`: value by name, sorted, including settings that no list here contains. End and padding tokens
+        are not included, because they are used.
     """
     config = getattr(model, "generation_config", None)
     values = config.to_dict() if config is not None else {}
@@ -132,11 +133,11 @@ def _is_scaled(model: Any) -> bool:
 
 
 def describe_unused(unused: dict[str, Any]) -> str:
-    """A sentence for people about the unusual ones among the settings; empty if there are none."""
+    """A sentence for the user about the unusual settings; empty if there are none."""
     named = [f"{name}={value!r}"[:60] for name, value in unused.items() if name not in USUAL]
     if not named:
         return ""
     return (
-        f"The model's own generation settings are not used; of these, {', '.join(named)} may be needed for its "
-        "answers to be as its makers meant them."
+        f"The model's own generation settings are not used. The model may need {', '.join(named)} to answer as its "
+        "makers intended."
     )

@@ -1,7 +1,7 @@
 """
-Prompts as token ids, by TRL's one rule: text goes to the model as it is, messages through the chat template.
+Turn prompts into token ids by TRL's rule: text goes to the model unchanged, messages go through the chat template.
 
-What the prompts went through is recorded, so that a figure measured in one way is not used in another.
+The way of prompting is recorded, so that a number measured with one way is not used with another.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _PROBE = (
     "Hello,  wörld!\n\tx = 10**3; <b>don't</b> 1,234.50 ﬁ "
     "Привет, мир! 파일을 저장합니다。打开文件、保存 العربية ไทย \U0001f600\r\n\n"
 )
-"""A text on whose tokens two tokenizers of one vocabulary would differ."""
+"""A text that two tokenizers with the same vocabulary but different rules divide differently."""
 
 
 def tokenize_prompts(
@@ -37,13 +37,13 @@ def tokenize_prompts(
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            The model's.
+            The model's tokenizer.
         prompts (`Sequence[Prompt]`):
-            What to ask.
+            The prompts.
         template_kwargs (`Mapping[str, Any]`, *optional*):
             Further variables of the template, e.g. `{"enable_thinking": False}`.
         rows (`Sequence[int]`, *optional*):
-            Number of each prompt's row, from 1, for messages about it; by default its place.
+            Number of each prompt's row, from 1, for messages; by default its position in `prompts`.
 
     Raises:
         ValueError: If a prompt is messages and there is no template, or the template refuses them; or if there are
@@ -77,11 +77,11 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            The model's.
+            The model's tokenizer.
         messages (`Sequence[Mapping]`):
             The turns.
         where (`str`):
-            What to call the row in an error, e.g. `"Row 3 of the prompts"`.
+            Name of the row in errors, e.g. `"Row 3 of the prompts"`.
         **options:
             As `apply_chat_template` takes them.
 
@@ -108,7 +108,7 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where
     return list(encoded["input_ids"])
 
 
-# What a measurement says of its prompts
+# What a measurement records about its prompts
 
 
 def prompt_form(prompts: Sequence[Prompt]) -> str:
@@ -119,11 +119,11 @@ def prompt_form(prompts: Sequence[Prompt]) -> str:
 
 def describe_prompting(tokenizer: Any, form: str, template_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    What prompts of a form go through, for the records.
+    Describe how prompts of a form are sent to the model, for records.
 
     Returns:
-        `dict`: `prompt_form`; `chat_template`, a hash, and `chat_template_kwargs`, both `None` where nothing goes
-        through the template.
+        `dict`: `prompt_form`; `chat_template`, a hash, and `chat_template_kwargs`, both `None` if nothing goes through
+        the template.
     """
     templated = form in ("messages", "mixed")
     return {
@@ -134,7 +134,7 @@ def describe_prompting(tokenizer: Any, form: str, template_kwargs: Mapping[str, 
 
 
 def say_what_goes_raw(tokenizer: Any, form: str) -> None:
-    """Say it once if prompts that are text go to a model that has a chat template."""
+    """Warn once if text prompts go to a model that has a chat template."""
     if form in ("text", "mixed") and getattr(tokenizer, "chat_template", None):
         _say_once(
             f"{'Prompts' if form == 'text' else 'Some prompts'} are texts and go to the model as they are, without "
@@ -148,7 +148,7 @@ def _say_once(message: str) -> None:
 
 
 def template_hash(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> str | None:
-    """Hash of the chat template; the marks `{% generation %}`, which change no text, do not count."""
+    """Hash of the chat template without the marks `{% generation %}`, which do not change the text."""
     given = (template_kwargs or {}).get("chat_template")
     if given is None and not getattr(tokenizer, "chat_template", None):
         return None
@@ -158,10 +158,10 @@ def template_hash(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = No
 
 def tokenizer_hash(tokenizer: Any) -> str:
     """
-    Hash of what a tokenizer does, wherever it was loaded from: its vocabulary, the special tokens it puts in front of
-    or for text, and how it divides a text in several scripts.
+    Hash of a tokenizer's behaviour, independent of where it was loaded from: its vocabulary, the special tokens that
+    it adds to text or recognises in text, and how it divides a text in several scripts.
 
-    The padding token is not part of it, and neither are end tokens, which training may change.
+    The padding token and the end tokens are not part of the hash, because training may change them.
     """
     specials = [tokenizer.bos_token, tokenizer.unk_token]
     content = [sorted(tokenizer.get_vocab().items()), specials, list(tokenizer(_PROBE)["input_ids"])]

@@ -1,4 +1,4 @@
-"""Prompts to evaluate on: rows of a file, a dataset or a list, each checked and with the language of its answer."""
+"""Prompts for an evaluation: checked rows of a file, a dataset or a list, each with the language of its answer."""
 
 import os
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ class Prompt:
 
     Attributes:
         id (`str` or `int`):
-            Tells the prompts of one language apart.
+            Unique among the prompts of one language.
         lang (`str`):
             Language the answer should be in.
         text (`str`):
-            What is asked; of a conversation, all its turns.
+            Text of the prompt; for a conversation, the text of all its turns.
         messages (`list[dict]`, *optional*):
             The conversation, if it is one.
         reference (`str`, *optional*):
-            A known answer; what it holds is excused.
+            A known answer; foreign text that it contains is excused.
     """
 
     id: str | int
@@ -45,7 +45,7 @@ def read_prompts(
     data: Any, *, group_column: str, target_lang: str | None, limit: int | None = None, source: str | None = None
 ) -> list[Prompt]:
     """
-    Reads and checks prompts; [`evaluate`] says what a row can hold.
+    Read and check prompts; [`evaluate`] says what a row can hold.
 
     Args:
         data (path or iterable of `Mapping`):
@@ -55,12 +55,12 @@ def read_prompts(
         target_lang (`str`, *optional*):
             Language that answers may switch into; at least one prompt must be able to show it. `None` for any script.
         limit (`int`, *optional*):
-            Read the first so many rows only.
+            Read only this many rows from the beginning.
         source (`str`, *optional*):
-            What errors call the data; by default the file's name.
+            Name of the data in errors; by default the file's name.
 
     Raises:
-        ValueError: If there are no rows, or one has no prompt, no known language, or the id of another.
+        ValueError: If there are no rows, or a row has no prompt, no known language, or the same id as another.
     """
     is_file = isinstance(data, (str, os.PathLike))
     source = source or (f"{data}" if is_file else "the data")
@@ -142,7 +142,7 @@ def _language(row: Mapping[str, Any], group_column: str, where: str) -> str:
 
 
 def _text(value: Any, column: str, where: str) -> str | None:
-    """The text of a string or of all messages of a list; `None` of nothing."""
+    """The text of a string or of all messages in a list; `None` if there is no text."""
     if value is None or isinstance(value, str):
         return value
     return text_of(read_messages(value, f"{where}: ", column)) or None

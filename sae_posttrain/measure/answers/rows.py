@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import IO, Any
 
 DATA_ENDINGS = (".json", ".jsonl", ".csv", ".json.gz", ".jsonl.gz", ".csv.gz", ".parquet")
-"""How the names of data files end."""
+"""Endings of the names of data files."""
 
-_LONGEST_FIELD = 2**31 - 1  # of a CSV file, in characters; the reader's own limit is 131,072
+_LONGEST_FIELD = 2**31 - 1  # in characters of a CSV file; the default of the `csv` module is 131,072
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
-    Rows of a `.jsonl` file (an object a line; empty lines are skipped), a `.json` file (a list of objects), a `.csv`
-    file (names of the columns in the first line; every value is a text) or a `.parquet` file.
+    Rows of a `.jsonl` file (one object per line; empty lines are skipped), a `.json` file (a list of objects), a
+    `.csv` file (names of the columns in the first line; every value is a text) or a `.parquet` file.
 
-    Text is UTF-8, with or without a byte order mark, and may be gzipped (`.gz`). All but `.json` is read as its rows
-    are asked for.
+    Text is UTF-8, with or without a byte order mark, and may be gzipped (`.gz`). Except for `.json`, rows are read one
+    by one while you iterate.
 
     Args:
         path (`str` or path):
             The file.
 
     Raises:
-        ValueError: If there is no such file or its name ends otherwise; on the way, if a row is not a JSON object or
-            the file is not readable.
+        ValueError: If there is no such file or its name has another ending; while iterating, if a row is not a JSON
+            object or the file is not readable.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,7 +49,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a name ends as those of files that [`read_rows`] reads."""
+    """Whether [`read_rows`] reads files with such a name."""
     return name.endswith(DATA_ENDINGS)
 
 

@@ -1,4 +1,4 @@
-"""A few rows of many, with every group among them."""
+"""Draw a few rows from many, with every group among them."""
 
 import random
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ def stratified(groups: Sequence[str], limit: int | None, seed: int) -> list[int]
         groups (`Sequence[str]`):
             Group of each row.
         limit (`int`, *optional*):
-            Rows wanted; all of them by default.
+            Number of rows wanted; by default all rows.
         seed (`int`):
             Seed of the draw.
 
     Returns:
-        `list[int]`: numbers of the rows from 0, in their order: of each group its share of all rows, rounded so that
-        they add up, and at least one; of fewer rows than there are groups, one of each of the largest.
+        `list[int]`: numbers of the rows, from 0, in ascending order. Each group has its share of all rows, rounded so
+        that the numbers add up to `limit`, and at least one row. If `limit` is below the number of groups, the largest
+        groups have one row each.
     """
     if limit is None or limit >= len(groups):
         return list(range(len(groups)))
@@ -28,7 +29,7 @@ def stratified(groups: Sequence[str], limit: int | None, seed: int) -> list[int]
     largest = sorted(members, key=lambda group: -len(members[group]))[:limit]
     exact = {group: limit * len(members[group]) / len(groups) for group in largest}
     wanted = {group: max(1, int(exact[group])) for group in largest}
-    while sum(wanted.values()) != limit:  # hand out what rounding left, or take back what the smallest got too much
+    while sum(wanted.values()) != limit:  # correct for rounding and for the minimum of one row
         if sum(wanted.values()) < limit:
             group = max(largest, key=lambda each: (exact[each] - wanted[each], len(members[each])))
             wanted[group] += 1

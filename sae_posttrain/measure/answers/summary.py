@@ -1,7 +1,7 @@
 """
 Rates of judged answers with intervals, overall and by language, and their comparison between two models.
 
-Answers of a version that did not measure loops have no `loop`; their loop rates are `None`. Rates of lines are there
+Answers from a version that did not measure loops have no `loop`; their loop rates are `None`. Rates of lines exist
 only if languages of lines were identified.
 """
 
@@ -22,10 +22,10 @@ LOOP_MEASURES = ("endless", "loop_any", "near_loop")
 LINE_MEASURE = "line_pass_rate"
 
 MOSTLY_CUT = 0.9
-"""Share of answers that were cut from which on a reader is told: what is measured then is the limit."""
+"""Share of cut answers from which a remark tells the reader that the rates depend mainly on the length limit."""
 
 _OF_ONE_MODEL = ("model", "model_fingerprint", "model_kwargs", "tokenizer", "batch_size")
-"""Settings in which two evaluations may differ; of tokenizers the contents are compared, not where they lie."""
+"""Settings in which two evaluations may differ. Tokenizers are compared by content, not by path."""
 
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _summarise_group(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def remarks_on(summary: Mapping[str, Any], end_tokens: Sequence[str] | None) -> list[str]:
-    """What a reader has to know before the rates: whether almost all answers, or those of a group, were cut."""
+    """Remarks that a reader needs before the rates: whether almost all answers, or almost all of a group, were cut."""
     whole = summary["overall"]["truncated"]
     parts = {f"the {lang} answers": group["truncated"] for lang, group in summary["groups"].items()}
     cut = {"the answers": whole} if whole["rate"] >= MOSTLY_CUT else parts
@@ -88,8 +88,8 @@ def different_settings(settings: Mapping[str, Any], other: Mapping[str, Any]) ->
     """
     Names of settings in which two evaluations differ and should not.
 
-    Tokenizers are compared by their contents. Two chat templates that send the same tokens are the same; what only one
-    of the two has recorded is not compared.
+    Tokenizers are compared by their contents. Two chat templates that send the same tokens are the same. A setting
+    that only one of the two recorded is not compared.
     """
     may_differ = {*_OF_ONE_MODEL}
     if settings.get("prompts_sha256") == other.get("prompts_sha256"):
@@ -98,7 +98,7 @@ def different_settings(settings: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _line_rates(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of answers: those without a foreign line. Of lines: the foreign ones, and those of unknown language."""
+    """Rates of answers without a foreign line, of foreign lines, and of lines whose language is unknown."""
     num_lines = sum(lines["num_lines"] for lines in judged)
     return {
         LINE_MEASURE: _rate([lines["line_pass"] for lines in judged if lines["line_pass"] is not None]),
@@ -147,7 +147,7 @@ def compare_answers(before: Sequence[Answer], after: Sequence[Answer]) -> dict[s
 
 
 def answer_key(answer: Answer) -> tuple[Any, int, str]:
-    """What two answers to the same prompt have in common: id, number of the sample, language."""
+    """Key that is equal for two answers to the same prompt: id, number of the sample, language."""
     return answer["id"], answer["sample"], answer["lang"]
 
 
@@ -180,7 +180,7 @@ def _flag(answer: Answer, measure: str) -> bool | None:
 
 def format_evaluation(result: Mapping[str, Any]) -> str:
     """
-    Table of an evaluation for people: rates in percent with 95 % intervals, one line a language.
+    Table of an evaluation for a terminal: rates in percent with 95 % intervals, one line per language.
 
     Args:
         result (`Mapping[str, Any]`):

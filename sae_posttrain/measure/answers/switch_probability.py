@@ -1,14 +1,14 @@
 """
-How likely an answer is to switch, computed along the way instead of waiting for it to happen.
+Compute the probability that an answer switches, without counting switches.
 
-Where a fault is the sampling of any of some tokens, its rate needs no faults to be counted. Answers are sampled with
-those tokens taken out, and at each position the chance that one of them would have been drawn is noted; then
+If the fault is that one of certain tokens is sampled, its rate can be computed without faulty answers. Answers are
+sampled with these tokens removed. At each position, the probability of drawing one of them is recorded; then
 
     P(answer without the fault) = E over such answers of the product of (1 − chance at each position).
 
-The estimate is unbiased: an answer without the fault is drawn as often as it is with those tokens taken out, times
-that product. Each answer gives a number between 0 and 1 where a count gives 0 or 1, so its variance is never the
-larger one, and with rare faults it is much the smaller.
+The estimate is unbiased: the probability of an answer without the fault is its probability with these tokens removed,
+multiplied by that product. Each answer gives a number between 0 and 1, while a count gives 0 or 1. So the variance is
+never larger than that of a count, and for rare faults it is much smaller.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SwitchProbability:
     """
-    How likely the answer to one prompt is to hold one of the tokens.
+    Probability that the answer to one prompt contains one of the tokens.
 
     Attributes:
         probability (`float`):
-            Of the whole answer, from 0 to 1.
+            Probability for the whole answer, from 0 to 1.
         first_token (`float`):
-            That it begins with one.
+            Probability that the answer begins with one of the tokens.
         num_tokens (`int`):
-            Length of the answer that was sampled without them.
+            Length of the answer that was sampled without the tokens.
     """
 
     probability: float
@@ -56,16 +56,16 @@ def switch_probability(
     seed: int = 0,
 ) -> list[SwitchProbability]:
     """
-    Estimates, for each prompt, how likely a sampled answer is to hold one of some tokens; all in one batch.
+    Estimate for each prompt the probability that a sampled answer contains one of some tokens; all in one batch.
 
-    The mean over prompts is the rate that [`evaluate`] would count, with less noise: of a language's script, with
-    `tokens=script_tokens(tokenizer, "zh").ids`. Bytes that begin a character count as the character.
+    The mean over prompts is the rate that [`evaluate`] would count, with less noise. For the script of a language,
+    pass `tokens=script_tokens(tokenizer, "zh").ids`. Bytes that begin a character count as the character.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`):
             A causal language model.
         tokenizer (`PreTrainedTokenizerBase`):
-            Gives the padding token and an end token.
+            The model's tokenizer, which gives the padding token and an end token.
         prompts (`Sequence[Sequence[int]]`):
             Token ids of each prompt.
         tokens (`Iterable[int]`):
@@ -108,14 +108,14 @@ def switch_probability(
     chance_TB = torch.stack(watched.chances).cpu().double()
     results = []
     for row, (ids, ended) in enumerate(zip(answers, finished)):
-        chance_T = chance_TB[: len(ids) + ended, row]  # with the position of the end token, which might have been one
+        chance_T = chance_TB[: len(ids) + ended, row]  # with the end token's position, where one could be drawn
         without = float((1 - chance_T).clamp(min=0).prod())
         results.append(SwitchProbability(1 - without, float(chance_T[0]), len(ids)))
     return results
 
 
 class _WatchedTokens(LogitsProcessor):
-    """Sampling at a temperature within the nucleus, with the tokens taken out; keeps how likely they were."""
+    """Sample at a temperature within the nucleus, with the tokens removed, and record their probability."""
 
     def __init__(self, tokens: Iterable[int], vocab_size: int, temperature: float, top_p: float):
         self.ids = sorted(set(tokens))
@@ -136,6 +136,6 @@ class _WatchedTokens(LogitsProcessor):
         chance = within.softmax(dim=-1)[:, watched].sum(dim=-1)
         self.chances.append(chance)
         others = within.masked_fill(watched, -torch.inf)
-        # Where the nucleus holds nothing else the answer's product is 0, whatever it goes on with.
+        # If the nucleus holds only these tokens, the answer's product is 0, however it continues.
         nothing_left = others.isneginf().all(dim=-1, keepdim=True)
         return torch.where(nothing_left, scores.masked_fill(watched, -torch.inf), others)

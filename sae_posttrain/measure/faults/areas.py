@@ -1,7 +1,7 @@
 """
-Stretches of an answer that are no running text: code, LaTeX, markup, addresses, paths, tags.
+Find the parts of an answer that are not running text: code, LaTeX, markup, addresses, paths, tags.
 
-Lengths are bounded where an opening that never closes would be looked for through the whole answer, each time.
+Lengths are bounded, because otherwise each opening mark without a closing one would be searched to the answer's end.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ _DOMAIN = rf"(?:{_LABEL}\.){{1,8}}(?:{_OTHER_ENDINGS}|{{ascii}}(?![a-zA-Z0-9\-])
 _BARE_DOMAIN = _DOMAIN.replace("{ascii}", f"(?:{_ASCII_ENDINGS})")
 _ANY_DOMAIN = _DOMAIN.replace("{ascii}", "[a-zA-Z]{2,24}")
 
-# Other letters belong to a URL behind a separator only: in `…/file然后` the text goes on without a space.
+# Other letters belong to a URL only after a separator: in `…/file然后` the text continues without a space.
 _BEHIND_HOST = r"""(?: [/?\#] (?: [!\#-'+-;=?-Z\\^_a-z|~]           # ASCII without quotes, brackets and stars
                             | \([^\s()]*\)
                             | (?<=[/?\#=&\-_.~%+:]|[^\x00-\x7F]) [^\x00-\x7F\s，。；：！？、（）「」『』《》【】“”]
@@ -46,8 +46,9 @@ _ATTRIBUTES = (
     r"""(?:\s+[a-zA-Z_:@][\w:.\-]{0,40}+(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'<>=]{1,200}))?){0,20}+"""
 )
 
-# The leftmost opening wins, so a `$` inside code is code. A fence may be left open: the answer was cut. What begins
-# with a sign is tried at that sign only, what begins with a word at words with a sign inside: most text is neither.
+# The leftmost opening wins, so a `$` inside code is code. A fence may be left open if the answer was cut. For speed,
+# patterns that begin with a sign are tried only at that sign, and those that begin with a word only at words that
+# contain a sign; most text is neither.
 _AREA = regex.compile(
     rf"""
       (?P<code> ^[ \t>]*+(?P<fence>`{{3,}}|~{{3,}}) .*? (?:^[ \t>]*(?P=fence)[`~]*(?=\s)|\Z) )
@@ -87,7 +88,7 @@ _LAST_PART = regex.compile(r"[^/?#=&\\]*\Z")
 _HAS_PATH = regex.compile(r"(?:[a-z]+://)?[^/?#]*[/?#]")
 _FIRST_OTHER = regex.compile(r"[^\x00-\x7F]")
 
-# A label of the host, a folder or a value that names a language which is not written in Latin: `zh.`, `/ja/`, `=ko&`.
+# A host label, a folder or a value that names a language not written in Latin: `zh.`, `/ja/`, `=ko&`.
 _NAMES_LANGUAGE = regex.compile(
     r"(?<![a-zA-Z0-9])(?:zh|yue|ja|ko|ru|uk|be|bg|sr|mk|kk|el|he|ar|fa|ur|hi|bn|ta|te|th|ka|hy|am|km|lo|my|cn|tw|hk|jp|kr"
     r"|ua|gr|il|ir|sa|eg|by|kz)(?:[_\-][a-zA-Z]{2,4})?(?![a-zA-Z0-9])"
@@ -99,11 +100,11 @@ _IN_PATH = Limits(short=(0, 0), long=(12, 30))
 
 def areas_of(answer: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
     """
-    (start, end, kind) of each stretch that is no running text, in order.
+    (start, end, kind) of each part that is not running text, in order.
 
     A kind is `"code"`, `"latex"`, `"markup"` (a tag with its attributes, an element that names its language, ruby),
-    `"address"` (of e-mail), `"url"` (a domain too), `"path"` (a file's name too) or `"tag"` (a hashtag or a mention).
-    Where a clause is glued behind a URL, a path or a tag, the stretch ends before it.
+    `"address"` (e-mail), `"url"` (also a domain), `"path"` (also a file name) or `"tag"` (a hashtag or a mention).
+    If a clause follows a URL, a path or a tag without a space, the part ends before the clause.
     """
     for found in _AREA.finditer(answer, start, end):
         kind = next(name for name in _KINDS if found[name] is not None)
@@ -111,7 +112,7 @@ def areas_of(answer: str, start: int, end: int) -> Iterator[tuple[int, int, str]
 
 
 def plain_areas(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
-    """(start, end) of the running text between those stretches."""
+    """(start, end) of the running text between the parts that [`areas_of`] finds."""
     for area_start, area_end, _ in areas_of(answer, start, end):
         yield start, area_start
         start = area_end
@@ -119,7 +120,7 @@ def plain_areas(answer: str, start: int, end: int) -> Iterable[tuple[int, int]]:
 
 
 def _end_without_clause(area: str, kind: str) -> int:
-    """Length of the area up to a clause in its last part, which is text that goes on without a space."""
+    """Length of the area without a clause at its end, which is running text that follows without a space."""
     if kind not in ("url", "path", "tag") or area.isascii():
         return len(area)
     if kind == "url" and not _HAS_PATH.match(area):

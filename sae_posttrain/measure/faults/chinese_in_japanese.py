@@ -1,10 +1,10 @@
 """
-Chinese in Japanese text: by characters that only Chinese has, and by sentences without kana that talk as Chinese does.
+Find Chinese in Japanese text: by characters that only Chinese has, and by sentences without kana in Chinese grammar.
 
-Both write Han. A run of it is Chinese if it holds a form that Japanese does not have (one that cp932 cannot encode)
-and that is a simplified form or a common word of Chinese; a rare character of a name, as 圳 in 深圳, is neither.
-Where the forms are shared, grammar decides: 我們明天早上八點出發. Japanese without kana is a noun, an address, a note
-such as 送料無料; it has no pronouns, no 這 and no 了 at its end.
+Both languages use Han. A run of Han is Chinese if it holds a form that Japanese does not have (cp932 cannot encode it)
+and this form is a simplified form or a common word of Chinese. A rare character of a name, as 圳 in 深圳, is neither.
+If both languages have the forms, grammar decides, as in 我們明天早上八點出發. Japanese without kana is a noun, an
+address or a note such as 送料無料; it has no pronouns, no 這 and no 了 at its end.
 """
 
 import regex
@@ -15,14 +15,14 @@ from .scripts import has_chinese_only_form
 _WORDS = frozenset(
     "你您她它每晚卡查另吧步咖啡桌拖糕份哪躺烤污垃圾跑吵沉扔涉呢嗯懂偷碰搞啊摔扭爸躲踢啦揭渴挖值拼爱谁啥咱"
 )
-"""Common words of Chinese that Japanese lacks, though they are no simplified forms of another character."""
+"""Common Chinese words that Japanese does not have and that are not simplified forms of another character."""
 
 _SENTENCE = regex.compile(r"[^\n。．！？!?]+[。．！？!?]*")
 _CLAUSE = regex.compile(r"[^、，,；;：:「」『』（）()“”\"…\s]+")
 _KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}ー]")
 _HAN = regex.compile(r"\p{Han}")
 
-# Words that make a sentence Chinese. Those that a Japanese compound may hold stand with what tells them apart.
+# Words that make a sentence Chinese. If a Japanese compound may hold a word, its context is part of the pattern.
 _SAYS = regex.compile(
     r"""(?<![自無彼忘])我(?![孫慢流儘国國社輩家執欲田]) | 他(?=[是在不也要想的有去到和又再已])
       | 那[個裡些時邊] | 哪 | 什么 | 怎[樣么] | 沒有 | 就是 | [還也都]是 | [還也都只]有 | 有一[個點] | 是一[個点]
@@ -34,7 +34,7 @@ _SAYS = regex.compile(
       | [太最]好的 | 的[是人話] | 一[個间間些]""",
     regex.VERBOSE,
 )
-_ALONE = regex.compile("[們这這妳嗎麼麽很]")  # Japanese has no use for these, not even in a name
+_ALONE = regex.compile("[們这這妳嗎麼麽很]")  # Japanese never uses these, not even in a name
 _HINTS = regex.compile(
     r"""(?<![目私公知性法])的(?=\p{Han}) | 的(?=[。！？]) | 是(?![非正認]|\Z) | 也
       | (?<![成去])就(?![職任業寝労学航役床])
@@ -43,7 +43,7 @@ _HINTS = regex.compile(
       | 時間 | 東西 | 地方 | 之[後前] | [上下]面 | 離開""",
     regex.VERBOSE,
 )
-# Forms that names of people, schools and firms go on using.
+# Old forms that names of people, schools and companies still use.
 _OF_NAMES = frozenset("國學會澤邊廣齋櫻龍圓濱惠來榮壽眞應瀧鐵藏莊萬與淺條德禮神福祥靜豐龜彌")
 _MIN_HAN = 4
 
@@ -55,8 +55,9 @@ def has_chinese_character(run: str) -> bool:
 
 def chinese_stretches(text: str) -> list[tuple[int, int]]:
     """
-    (start, end) of the sentences of a Japanese text that are Chinese in characters which both languages have; where a
-    sentence has kana, of its clauses and of what follows the last kana of a clause.
+    (start, end) of the Chinese sentences in a Japanese text that use only characters of both languages.
+
+    If a sentence has kana, its clauses and the text after the last kana of a clause are checked instead.
     """
     found = []
     for sentence in _SENTENCE.finditer(text):

@@ -1,9 +1,8 @@
 """
-Whether foreign text is a term or a clause: a name or a word is quoted, a clause is said.
+Decide whether foreign text is a term (a quoted name or word) or a clause (running text).
 
-A clause shows by words that no name has (*then*, *click*, *please*) or by its length. The limits are in characters,
-for scripts that write several words in so many: 12 of Han and kana are about six words, 18 of an alphabet
-two or three.
+A clause is recognised by words that no name has (*then*, *click*, *please*) or by its length. Length limits are in
+characters and depend on the script: 12 characters of Han and kana are about six words, 18 of an alphabet two or three.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import regex
 
 SHORT_DENSE, LONG_DENSE = 6, 12
 SHORT_SPACED, LONG_SPACED = 10, 18
-"""Up to the short length a quoted text is a term; above the long one it is a clause; between, its words decide."""
+"""A quoted text up to the short length is a term. Above the long length it is a clause. Between, its words decide."""
 
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
@@ -32,11 +31,11 @@ _SAYS = regex.compile(
       | फिर | क्लिक | कृपया | करें | अगर | จากนั้น | คลิก | กรุณา | แล้ว | ถ้า | \b(?: לאחר\ מכן | לחץ | אנא )\b """,
     regex.VERBOSE | regex.IGNORECASE,
 )
-# Grammar of Chinese and Japanese that one title may hold, but not often twice.
+# Chinese and Japanese grammar that may occur once in a title, but rarely twice.
 _GRAMMAR = regex.compile(
     r"[的了是在把被将將会會我你他她它这這那吗嗎吧呢就也都很]|可以|需要|[をにでがは](?=[^\p{Hiragana}])"
 )
-# Words of sentences that begin with a capital as a title does.
+# Words of running text. They show that a text with a capital at the beginning is a sentence and not a title.
 _SENTENCE = regex.compile(
     r"""\b(?: не | был[аои]? | будет | будут | это | этот | очень | можно | нужно | есть | нет | я | мы | вы | он[аио]?
             | мне | нам | нас | вам | вас | вс[её] | уже | ещ[её] | только | также | котор\w+ | так | там | здесь | но
@@ -52,9 +51,9 @@ class Limits:
 
     Attributes:
         short (`tuple[int, int]`):
-            Up to which nothing is looked at: of Han and kana, and of any other script.
+            Length up to which a text is always a term: for Han and kana, and for other scripts.
         long (`tuple[int, int]`):
-            Above which it is no term, whatever it says.
+            Length above which a text is never a term: for Han and kana, and for other scripts.
     """
 
     short: tuple[int, int] = (SHORT_DENSE, SHORT_SPACED)
@@ -72,11 +71,11 @@ def is_clause(text: str, limits: Limits, *, title: bool = False) -> bool:
 
     Args:
         text (`str`):
-            The foreign text alone, without the words of the answer's own language beside it.
+            The foreign text alone, without the neighbouring words of the answer's own language.
         limits ([`Limits`]):
             How long a term may be here.
         title (`bool`, *optional*, defaults to `False`):
-            Whether it stands as a title, as between 《 and 》: then only its words count.
+            Whether the text is marked as a title, as between 《 and 》. Then only its words count.
     """
     dense = _DENSE.search(text) is not None
     length = sum(1 for _ in _LETTER.finditer(text)) if dense else len(text.strip())

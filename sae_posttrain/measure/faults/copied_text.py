@@ -1,4 +1,4 @@
-"""Whether a run of an answer stands in the prompt or the reference, in whatever form of its characters."""
+"""Find out whether the prompt or the reference contains a run of an answer, in any form of its characters."""
 
 import unicodedata
 
@@ -13,8 +13,10 @@ _SPACE_IN_DENSE = regex.compile(
 
 def one_form(text: str) -> str:
     """
-    The text in one form of all that are the same word: compatibility characters as what they stand for (㍻ is 平成),
-    capitals small, Han simplified, and no spaces between characters of a script that is written without.
+    The text in a normal form, so that all forms of a word are equal.
+
+    Compatibility characters are expanded (㍻ becomes 平成), capitals become small letters, Han becomes simplified, and
+    spaces are removed between characters of a script that is written without spaces.
     """
     return _SPACE_IN_DENSE.sub("", simplified(unicodedata.normalize("NFKC", text).casefold()))
 
@@ -25,7 +27,7 @@ class Sources:
 
     Args:
         prompt (`str`):
-            What was asked.
+            The prompt of the answer.
         reference (`str` or `None`):
             A correct answer.
     """
@@ -36,7 +38,7 @@ class Sources:
         self._known: dict[str, str | None] = {}
 
     def holding(self, run: str) -> str | None:
-        """`"prompt"` or `"reference"` if the run stands there."""
+        """`"prompt"` or `"reference"` if it contains the run, else `None`."""
         if not self._sources:
             return None
         if run not in self._known:

@@ -1,8 +1,8 @@
 """
-Forms of the same Han character: traditional, simplified, and those that Japan made new.
+Forms of the same Han character: traditional forms, simplified forms, and the new forms of Japan.
 
-The pairs are those of OpenCC (https://github.com/BYVoid/OpenCC, Apache-2.0: TSCharacters and JPVariants) between
-characters that GB 2312 and either Big5 or the Shift JIS of Windows have.
+The pairs come from OpenCC (https://github.com/BYVoid/OpenCC, Apache-2.0: TSCharacters and JPVariants). They are
+limited to characters in GB 2312 and in either Big5 or the Shift JIS of Windows.
 """
 
 _TRADITIONAL_TO_SIMPLIFIED = """
@@ -112,7 +112,7 @@ _JAPANESE_TO_SIMPLIFIED = """
 遅迟郷乡酔醉醋酢醗醱醤酱醸酿釈释鉄铁鉱鑛銭钱鋳铸錬炼関关闘斗陥陷険险隠隐雑杂霊灵頴颖頼赖顕显駅驿駆驱騒骚験验
 髄髓髪发鴎鸥鶏鸡鹸碱麹曲麺面黒黑黙默鼈鳖齢龄
 """
-"""The same for forms that are neither: those of Japan since 1946."""
+"""Pairs of a Japanese form and its simplified form, for the new forms of Japan since 1946."""
 
 
 def _pairs(table: str) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _pairs(table: str) -> dict[str, str]:
 
 
 SIMPLIFIED: dict[str, str] = {**_pairs(_JAPANESE_TO_SIMPLIFIED), **_pairs(_TRADITIONAL_TO_SIMPLIFIED)}
-"""Simplified form of every character that has another one."""
+"""Simplified form of every Han character that differs from it."""
 
 SIMPLIFIED_FORMS: frozenset[str] = frozenset(_pairs(_TRADITIONAL_TO_SIMPLIFIED).values())
 """Characters that are the simplified form of another."""

@@ -1,11 +1,11 @@
 """
-Which lines of an answer are in another language of the same script: Spanish in English, Ukrainian in Russian.
+Find lines of an answer that are in another language of the same script: Spanish in English, Ukrainian in Russian.
 
-Scripts do not show these; language identification of whole lines does, if it may only choose between the language
-the answer should be in and a few suspects. Needs the extra `lid` (py3langid, which brings its model along).
+Scripts do not show such lines. Language identification of whole lines does, if it chooses only between the language
+that the answer should be in and a few suspects. It needs the extra `lid` (py3langid, which includes its model).
 
-A line is right, foreign or unknown. Unknown is no fault: there is too little to say that the line left its language.
-This is a measure of its own: nothing of it enters the switches of [`find_switches`], which are told by script.
+A line is right, foreign or unknown. An unknown line is not a fault: it has too little text to decide. This is a
+separate measure. It does not affect the switches of [`find_switches`], which are found by script.
 """
 
 import copy
@@ -19,12 +19,12 @@ from .line_units import masked_answer, units_of
 from .scripts import can_measure, known_language, own_scripts, same_language
 
 MIN_WORDS = 5
-"""Fewest words that are judged, names and masked stretches not counted."""
+"""Smallest number of words that are judged, not counting names and masked parts."""
 
 MIN_PROBABILITY = 0.9
 """
-Probability from which on a line is said to be in a language; below, its language is unknown. Measured on software help
-in English and Spanish only (`benchmarks/help/line_language.py`).
+Smallest probability at which a line is assigned a language; below it, the language is unknown. It was measured only on
+software help in English and Spanish (`benchmarks/help/line_language.py`).
 """
 
 
@@ -37,12 +37,12 @@ class LineLanguage:
         start (`int`):
             Offset of its first character in the answer.
         text (`str`):
-            As it stands there: `answer[start : start + len(text)]`.
+            Text of the line as in the answer: `answer[start : start + len(text)]`.
         language (`str` or `None`):
-            The language it is in, the expected one or a suspect; `None` if it cannot be told.
+            Language of the line, the expected one or a suspect; `None` if it is unknown.
         probability (`float`):
-            Of the likeliest language, from 1 / (number of languages to choose from) to 1; of lines that were judged
-            together, of them all. It is the model's own, not a measured one.
+            Probability of the likeliest language according to the model, from 1 / (number of languages to choose
+            from) to 1. It is not calibrated. Lines that were judged together share one probability.
     """
 
     start: int
@@ -52,11 +52,11 @@ class LineLanguage:
 
     @property
     def end(self) -> int:
-        """Offset behind the last character."""
+        """Offset after the last character."""
         return self.start + len(self.text)
 
     def is_foreign(self, lang: str) -> bool:
-        """Whether it is known to be in another language than `lang`."""
+        """Whether the line is known to be in a language other than `lang`."""
         return self.language is not None and not same_language(self.language, lang)
 
 
@@ -74,31 +74,36 @@ def line_languages(
     """
     Language of each line of an answer that is long enough to have one.
 
-    A line that holds several sentences of `min_words` words is judged sentence by sentence; a shorter sentence goes
-    with the one before it. A switch within a sentence shows only if it takes up most of it. Lines that are too short,
-    as bullets are, titles and lines in capitals are judged together with those beside them, and each gets the verdict;
-    a single short line is judged with the other single ones of the answer. In titles and capitals every word counts,
-    if a small word (*the*, *de*) shows that they are no list of names.
+    A line that holds several sentences of `min_words` words is judged sentence by sentence; a shorter sentence is
+    joined to the one before it. A switch within a sentence is found only if it takes up most of the sentence. Bullets
+    and other short lines, titles and lines in capitals are judged together with neighbouring ones, and each gets the
+    common verdict. A single short line is judged with the other single short lines of the answer. In titles and
+    capitals every word counts if a small word (*the*, *de*) shows that the line is not a list of names.
 
-    Not looked at: `<think>…</think>`, code, LaTeX, markup, addresses, paths and tags, quotations and brackets of at
-    most 30 characters, a longer quotation (an error message) in a line that says something itself, names (a
-    capitalised word that opens no sentence; anything with a digit, or with a capital, a dot, a slash or the like
-    inside), scripts that neither `lang` nor a suspect is written in, and lines that stand in the prompt or the
-    reference word for word. Code without code marks is looked at, and its keywords are English. German nouns pass
-    for names.
+    The following is ignored:
+
+    - `<think>…</think>`, code, LaTeX, markup, addresses, paths and tags
+    - quotations and brackets of at most 30 characters, and a longer quotation (an error message) in a line that has
+      enough other text
+    - names: a capitalised word that does not begin a sentence, and any word with a digit in it or with a capital, a
+      dot or a slash inside
+    - scripts in which neither `lang` nor a suspect is written
+    - lines that occur word for word in the prompt or the reference
+
+    Code without code marks is judged, and its keywords are English. German nouns count as names.
 
     Args:
         answer (`str`):
             The whole response.
         lang (`str`):
-            Language the answer should be in, as an ISO 639 code; a region behind it is ignored.
+            Language the answer should be in, as an ISO 639 code; a region after it is ignored.
         suspects (`Iterable[str]`):
-            Languages it may have switched into. Nothing else is ever found: name few, and those that matter. Each
-            further one makes more lines unknown.
+            Languages that the answer may have switched into. Other languages are never found. Name only the few that
+            matter, because each further suspect makes more lines unknown.
         prompt (`str`, *optional*, defaults to `""`), reference (`str`, *optional*):
-            What was asked, and a correct answer; whole lines copied from them are not judged.
+            The prompt and a correct answer; whole lines copied from them are not judged.
         min_words (`int`, *optional*, defaults to `5`):
-            Fewest words that are judged, of a line, a sentence or several short lines.
+            Smallest number of words that are judged, in a line, a sentence or several short lines.
         min_probability (`float`, *optional*, defaults to `0.9`):
             Probability below which the language counts as unknown.
         think_opened (`bool`, *optional*, defaults to `False`):
@@ -108,7 +113,7 @@ def line_languages(
         `list[LineLanguage]`: the judged lines in order; empty if there are too few words.
 
     Raises:
-        ValueError: If no suspect is given but `lang` itself, a language is unknown, or a number is out of range.
+        ValueError: If no suspect other than `lang` is given, a language is unknown, or a number is out of range.
         ImportError: If py3langid is missing.
     """
     if min_words < 1:
@@ -147,10 +152,10 @@ def line_pass(
     think_opened: bool = False,
 ) -> bool | None:
     """
-    Whether no line of an answer is known to be in a suspect's language; arguments are those of [`line_languages`].
+    Whether an answer passes: no line is known to be in a suspect's language. Arguments are as in [`line_languages`].
 
-    The line-level pass rate of the Language Confusion Benchmark (https://huggingface.co/papers/2406.20052) is the
-    share of answers that pass, but there an unknown line fails.
+    The share of answers that pass corresponds to the line-level pass rate of the Language Confusion Benchmark
+    (https://huggingface.co/papers/2406.20052), but in that benchmark an unknown line fails.
 
     Returns:
         `bool` or `None`: `None` if there are too few words to judge.
@@ -173,19 +178,20 @@ def line_pass(
 
 def suspects_of(lang: str, lid_languages: Sequence[str]) -> list[str]:
     """
-    Those of `lid_languages` that an answer may switch into without its script showing it; `lang` itself is none.
+    Those of `lid_languages` into which an answer can switch without a visible change of script, without `lang` itself.
 
-    Into English from any language, since Latin is allowed everywhere; into Russian from Ukrainian, not from English.
+    English is a suspect in every language, because Latin is allowed everywhere. Russian is a suspect in Ukrainian, but
+    not in English.
     """
     return [other for other in lid_languages if not same_language(lang, other) and not can_measure(lang, other)]
 
 
 def check_suspects(langs: Iterable[str], lid_languages: Sequence[str]) -> None:
     """
-    Checks, before any work, that languages can be told apart in answers in `langs`.
+    Check in advance that there are languages to distinguish in answers in `langs`.
 
     Raises:
-        ValueError: If a language is unknown, or no answer has a suspect that its script does not show.
+        ValueError: If a language is unknown, or scripts already show every switch from `langs` to `lid_languages`.
         ImportError: If py3langid is missing.
     """
     if isinstance(lid_languages, str):
@@ -203,7 +209,7 @@ def check_suspects(langs: Iterable[str], lid_languages: Sequence[str]) -> None:
 
 
 def recorded_rule(lid_languages: Sequence[str]) -> dict[str, Any]:
-    """What the verdict on a line depends on, for the settings of an evaluation."""
+    """The settings that the verdict on a line depends on, for the record of an evaluation."""
     return {
         "languages": list(lid_languages),
         "min_words": MIN_WORDS,
@@ -223,7 +229,7 @@ def _languages(lang: str, suspects: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=64)
 def _identifier(languages: frozenset[str]) -> Any:
-    """The model of py3langid, with nothing but these languages to choose from."""
+    """The model of py3langid, limited to these languages."""
     identifier = copy.copy(_model())  # the weights are shared
     unknown = sorted(languages - set(identifier.labels))
     if unknown:
@@ -240,6 +246,6 @@ def _model() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise ImportError(
-            "Telling languages of one script apart needs py3langid: pip install 'sae_posttrain[lid]'."
+            "To distinguish languages of one script, install py3langid: pip install 'sae_posttrain[lid]'."
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

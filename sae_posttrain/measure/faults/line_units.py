@@ -1,8 +1,8 @@
 """
-What of an answer is judged as one when its language is identified: lines, sentences, and short lines together.
+Divide an answer into units whose language is identified: lines, sentences, and groups of short lines.
 
-Identification needs a few words. A line that has them is judged by itself, sentence by sentence; bullets, titles and
-lines in capitals, which have too few that are no names, are judged together.
+Identification needs a few words. A line with enough words is judged alone, sentence by sentence. Bullets, titles and
+lines in capitals, which have too few words other than names, are judged together.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from .segments import segments_of
 from .words import FUNCTION_WORDS
 
 MAX_MESSAGE_CHARS = 200
-"""Longest quoted message that is left out of a line that says something itself, in characters between the marks."""
+"""Longest quotation, in characters between the marks, that is left out of a line with enough other text."""
 
-_JOINED_TIMES = 2  # short lines are joined up to so many times the fewest words: a list may switch in its middle
+_JOINED_TIMES = 2  # short lines are joined up to this many times `min_words`, as a list may switch midway
 
-# Two characters of a script that is written without spaces are about a word.
+# In a script that is written without spaces, two characters are about one word.
 _WORD = regex.compile(
     r"(?:[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*){1,2}"
     r"|[\p{L}\p{M}]+(?:['’\-][\p{L}\p{M}]+)*"
@@ -30,7 +30,7 @@ _WORD = regex.compile(
 _SENTENCE_END = regex.compile(r"""[.!?…]+["'”’»)\]*_]*\s+(?=[¿¡"'“‘«(\[*_]*\p{Lu})|[。！？]+""")
 _AROUND_WORDS = "\"'“”‘’„«»‹›()[]{}*_~,;:.!?…¿¡"
 
-# A capital, a digit or a joint within a token: `fileName`, `A4`, `com.sun.star`, `Ctrl+S`, `UNO`.
+# A capital, a digit or a joining sign within a token: `fileName`, `A4`, `com.sun.star`, `Ctrl+S`, `UNO`.
 _NOT_TEXT = regex.compile(r"\d|_|[./\\=#$<>@&+]\p{L}|\p{Ll}\p{Lu}")
 _MAX_TITLE_CHARS = 120
 _CODE = regex.compile(r"[=;{}&<>]|\w\(|::|->")
@@ -42,13 +42,13 @@ _NOT_A_WORD = regex.compile(r"[\p{L}\d]\p{Lu}|\d|_|[./\\=#$<>@&+]\p{L}")
 @dataclass
 class Unit:
     """
-    What is judged as one.
+    A part of an answer that is judged as one.
 
     Attributes:
         places (`list[tuple[int, int]]`):
             (start, end) of the line or sentence, or of each of several short lines.
         words (`list[str]`):
-            Their words, without names.
+            Words of the unit, without names.
     """
 
     places: list[tuple[int, int]]
@@ -67,7 +67,7 @@ def units_of(
     skip: Callable[[int, int], bool],
 ) -> list[Unit]:
     """
-    Everything that has enough words: lines and sentences by themselves, what is too short joined.
+    Units with enough words: single lines and sentences, and short lines joined together.
 
     Args:
         masked (`str`):
@@ -75,11 +75,11 @@ def units_of(
         languages (`frozenset[str]`):
             The languages to choose from.
         scripts (`frozenset[str]`):
-            The scripts that they are written in; letters of others are no words.
+            The scripts of these languages; letters of other scripts do not form words.
         min_words (`int`):
-            Fewest words that are judged.
+            Smallest number of words that are judged.
         skip (`Callable[[int, int], bool]`):
-            Whether the text from `start` to `end` is not to be judged.
+            Whether the text from `start` to `end` is left out.
     """
     letters = letters_of(scripts)
     small_words = frozenset[str]().union(*(FUNCTION_WORDS.get(language, frozenset()) for language in languages))
@@ -106,7 +106,7 @@ def units_of(
 
 
 def _sentences(masked: str, start: int, end: int, letters: "regex.Pattern[str]", min_words: int) -> list[Unit]:
-    """The sentences of a line; a short one goes with the one before it."""
+    """The sentences of a line; a short sentence is joined to the one before it."""
     ends = [found.end() for found in _SENTENCE_END.finditer(masked, start, end)]
     pieces: list[Unit] = []
     for piece_start, piece_end in pairwise(dict.fromkeys([start, *ends, end])):
@@ -124,7 +124,7 @@ def _sentences(masked: str, start: int, end: int, letters: "regex.Pattern[str]",
 
 
 def _joined(block: list[Unit], min_words: int, left: list[Unit]) -> list[Unit]:
-    """Short lines that follow each other, put together until there is enough to judge; what is too little is left."""
+    """Consecutive short lines, joined until they have enough words. Groups that stay too short are added to `left`."""
     joined: list[Unit] = []
     current: Unit | None = None
     for unit in block:
@@ -149,9 +149,10 @@ def _words_of_short_line(
     line: str, words: list[str], letters: "regex.Pattern[str]", small_words: frozenset[str]
 ) -> list[str]:
     """
-    The words of a line that is too short to be judged alone. In a title or in capitals a capital marks no name, so all
-    words count, in small letters. A line of capitalised words only is a list of names, unless a small word is among
-    them.
+    The words of a line that is too short to be judged alone.
+
+    In a title or a line in capitals, a capital does not mark a name, so all words count, in small letters. A line with
+    only capitalised words is a list of names, unless it also has a small word.
     """
     found = [word for token in line.split() if not _NOT_TEXT.search(token) for word in _WORD.findall(token)]
     found = [word for word in found if letters.match(word)]
@@ -160,7 +161,7 @@ def _words_of_short_line(
     if cased and len(capitals) == len(cased) and not any(word.casefold() in small_words for word in cased):
         return []
     if len(line) > _MAX_TITLE_CHARS or _CODE.search(line) or len(_INNER_CAPITAL.findall(line)) > 1:
-        return words  # code without code marks, whose keywords are capitalised too
+        return words  # code without code marks, whose keywords may be capitalised
     long_words = [word for word in cased if len(word) > 3]
     if len(capitals) > 1 and 2 * sum(word[0].isupper() for word in long_words) >= len(long_words):
         return [word.casefold() for word in found]
@@ -168,7 +169,7 @@ def _words_of_short_line(
 
 
 def words_of(sentence: str, letters: "regex.Pattern[str]") -> list[str]:
-    """The words of a sentence that begin with such a letter, without names."""
+    """The words of a sentence that begin with one of `letters`, without names."""
     words: list[str] = []
     opens = True
     for token in sentence.split():
@@ -181,7 +182,7 @@ def words_of(sentence: str, letters: "regex.Pattern[str]") -> list[str]:
 
 
 def masked_answer(answer: str, think_opened: bool) -> str:
-    """The answer at its length, with spaces for all that is not looked at; its line breaks stay."""
+    """The answer with spaces in place of everything that is ignored. Its length and line breaks stay the same."""
     characters = [character if character == "\n" else " " for character in answer]
     for segment_start, segment_end, name in segments_of(answer, think_opened=think_opened):
         for start, end in plain_areas(answer, segment_start, segment_end) if name == "answer" else ():
@@ -192,18 +193,18 @@ def masked_answer(answer: str, think_opened: bool) -> str:
     messages = quotations_of(masked, MAX_MESSAGE_CHARS)
     if not messages:
         return masked
-    # A message that a line quotes is left out if the line says something itself.
+    # A quoted message is left out if its line has enough other text.
     without = _blanked(masked, messages)
     lines = zip(masked.split("\n"), without.split("\n"))
     return "\n".join(rest if _HAS_WORD.search(rest) else line for line, rest in lines)
 
 
 def _blanked(text: str, pairs: list[Pair]) -> str:
-    """The text with spaces for what stands between these marks, and for the marks."""
+    """The text with spaces in place of these pairs of marks and the text between them."""
     pieces = []
     position = 0
     for start, end, _ in pairs:
-        if end <= position:  # within one that is blank already
+        if end <= position:  # inside a pair that is blank already
             continue
         pieces += [text[position : max(start, position)], " " * (end - max(start, position))]
         position = end

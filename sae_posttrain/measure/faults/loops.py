@@ -1,7 +1,7 @@
 """
-Where an answer repeats itself: endless loops, loops that ended again, and loops in which a little changes each time.
+Find where an answer repeats itself: endless loops, loops that ended, and loops in which a little changes each time.
 
-It reads token ids, so it needs no tokenizer and treats all languages alike.
+The search reads token ids, so it needs no tokenizer and treats all languages equally.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import numpy as np
 from .near_loops import BEGUN, near_loop_at_end
 
 MIN_PERIODS = 4
-"""Periods that a loop covers at least."""
+"""Smallest number of periods in a loop."""
 
 MIN_TOKENS = 64
-"""Tokens that a loop covers at least."""
+"""Smallest number of tokens in a loop."""
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,35 @@ class Loop:
     """
     What [`find_loop`] found in one answer.
 
-    A loop is an exact one: a stretch in which every token equals the one `period` tokens before it. A near loop is one
-    in which a little changes each time.
+    In an exact loop, every token equals the token `period` places before it. In a near loop, a little changes each
+    time.
 
     Attributes:
         endless (`bool`):
-            The answer loops up to where it was cut: `loop_tail`, and no end token.
+            The answer loops until it was cut: `loop_tail` without an end token.
         loop_tail (`bool`):
             The answer's last token is in a loop.
         loop_any (`bool`):
-            There is a loop somewhere; the answer may have found its way out.
+            There is a loop somewhere in the answer; it may have ended.
         near_loop (`bool`):
-            The answer was cut in a loop that is not, or not yet, an exact one of `min_periods` periods: a counter,
-            a name or a number changes, lines grow, or a long passage is in its fourth copy. An exact loop earlier in
-            the answer does not matter. Never of an answer that the model ended: a table, a calendar or a refrain that
-            comes to its end is structure, and no tokens tell it from a loop except the end.
+            The answer was cut in a loop that is not (or not yet) an exact loop of `min_periods` periods: a counter, a
+            name or a number changes, lines grow, or a long passage is in its fourth copy. An exact loop earlier in
+            the answer does not matter. It is `False` if the model ended the answer: a table, a calendar or a refrain
+            looks like a loop, and only its end shows that it is intended.
         onset (`int` or `None`):
-            Index of the first token of the loop. Of several, the one at the end is meant, else the longest.
+            Index of the first token of the loop. If there are several loops, it is the one at the end, else the
+            longest.
         period (`int` or `None`):
-            Tokens after which the loop repeats: the smallest such number.
+            Smallest number of tokens after which the loop repeats.
         span (`int`):
-            Tokens in the loop, the first cycle among them; 0 without one.
+            Number of tokens in the loop, including the first cycle; 0 without a loop.
         num_tokens (`int`):
-            Tokens of the answer.
+            Number of tokens in the answer.
         tail_repetition (`float`):
-            Share of the tokens of the loop or near loop at the answer's end that repeat what stood a cycle before,
-            from 0 to 1. For an exact loop of `n` cycles it is `(n - 1) / n`. 0 if there is neither.
+            Share of tokens in the loop or near loop at the answer's end that repeat the previous cycle, from 0 to 1.
+            For an exact loop of `n` cycles it is `(n - 1) / n`. It is 0 if there is neither.
         near_span (`int`):
-            Tokens in the near loop, the first cycle among them; 0 without one.
+            Number of tokens in the near loop, including the first cycle; 0 without a near loop.
     """
 
     endless: bool
@@ -78,21 +79,21 @@ def find_loop(
     min_tokens: int = MIN_TOKENS,
 ) -> Loop:
     """
-    Find the loop of an answer, exact and of any period; of a cut answer also a loop with changes at its end.
+    Find the exact loop of an answer, of any period. In a cut answer, also find a near loop at its end.
 
-    A stretch counts as a loop if it is at least `min_periods` periods and at least `min_tokens` tokens long. It may
-    begin and end within a cycle. A near loop goes round more than `min_periods - 1` times, and its tokens repeat more
-    than they change ([`near_loop_at_end`]); its cycles have up to 512 tokens, or any number if nothing changes.
+    A part of the answer is a loop if it is at least `min_periods` periods and at least `min_tokens` tokens long. It
+    may begin and end within a cycle. A near loop has more than `min_periods - 1` cycles, and more of its tokens repeat
+    than change ([`near_loop_at_end`]). Its cycles have up to 512 tokens, or any number if nothing changes.
 
     Args:
         token_ids (`Sequence[int]`):
-            The answer's tokens, without the end token and without padding: one strange token behind a loop ends it.
+            The answer's tokens, without end token and padding, because one other token after a loop ends the loop.
         finished (`bool`):
             Whether the model ended the answer with an end token. `False` means that it was cut at the length limit.
         min_periods (`int`, *optional*, defaults to `4`):
-            Periods that a loop covers, 3 or more: tables, choruses and quoted questions say things twice.
+            Smallest number of periods in a loop, 3 or more: tables, choruses and quoted questions say things twice.
         min_tokens (`int`, *optional*, defaults to `64`):
-            Tokens that a loop covers: four full stops are none.
+            Smallest number of tokens in a loop, so that four full stops are not a loop.
 
     Returns:
         [`Loop`]: what kind of loop, where, and how long.
@@ -139,8 +140,8 @@ def _longest_tails(ids: list[int], min_periods: int, min_tokens: int) -> list[tu
     """
     (onset, period, span) of two loops that reach the last token, in linear time.
 
-    The first is the longest of at least `min_periods` periods, the second the longest in which the last of these has
-    begun, by `BEGUN` tokens.
+    The first is the longest with at least `min_periods` periods. The second is the longest whose last required period
+    has begun, with at least `BEGUN` tokens.
 
     The prefix function (Knuth, Morris, Pratt) of the reversed answer: a stretch of `m` tokens whose longest proper
     border has `b` tokens has `m - b` as its smallest period.
@@ -156,7 +157,7 @@ def _longest_tails(ids: list[int], min_periods: int, min_tokens: int) -> list[tu
             border += 1
         borders[last] = border
         span = last + 1
-        # span - BEGUN >= (min_periods - 1) * period, and the same of min_periods
+        # span - BEGUN >= (min_periods - 1) * period, and the same for min_periods
         if border * (min_periods - 1) >= span * (min_periods - 2) + BEGUN:
             begun = span
         if border * min_periods >= span * (min_periods - 1):
@@ -170,12 +171,12 @@ def _longest_run(ids: np.ndarray, min_periods: int, min_tokens: int) -> tuple[in
     """
     (onset, period, span) of the longest loop anywhere, in O(n log² n) at worst.
 
-    Within a loop of smallest period `p`, every window of `w >= p` tokens, but those that begin in the first cycle,
-    last stood exactly `p` tokens earlier. So the loops of a period up to `w` are the stretches in which the distance
-    from a window to its last occurrence stays the same. `w` doubles; windows are compared by number, equal windows
-    having equal numbers. Ordinary text is done as soon as no window occurs twice.
+    In a loop with smallest period `p`, take a window of `w >= p` tokens that does not begin in the first cycle. Its
+    last occurrence is exactly `p` tokens earlier. So the loops with a period up to `w` are the parts in which the
+    distance from a window to its last occurrence is constant. `w` doubles in each round. Windows are compared by
+    number; equal windows have equal numbers. In ordinary text, the search ends as soon as no window occurs twice.
     """
-    # The shortest loop repeats so many tokens: windows above this could miss it.
+    # The shortest loop repeats this many tokens, so larger windows could miss it.
     num_repeated = -(-min_tokens * (min_periods - 1) // min_periods)
     best = None
     window = 1
@@ -198,7 +199,7 @@ def _longest_run(ids: np.ndarray, min_periods: int, min_tokens: int) -> tuple[in
 
 
 def _distance_to_last(numbers: np.ndarray) -> np.ndarray:
-    """How far back each number last stood; 0 where it stands for the first time."""
+    """Distance from each number to its last occurrence; 0 at the first occurrence."""
     order = np.argsort(numbers, kind="stable")
     again = np.diff(numbers[order]) == 0
     distances = np.zeros(len(numbers), dtype=np.int64)

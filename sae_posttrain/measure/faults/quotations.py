@@ -1,4 +1,4 @@
-"""Quotation marks and brackets of every kind, matched in one pass, nested ones too."""
+"""Match quotation marks and brackets of every kind in one pass, including nested ones."""
 
 from collections.abc import Iterator
 
@@ -11,27 +11,27 @@ _BRACKETS = ("()", "（）", "[]", "〔〕", "【】", "［］")
 _TITLES = frozenset("《〈『")
 
 Pair = tuple[int, int, str]
-"""(place of the opening mark, place behind the closing one, opening mark)."""
+"""(index of the opening mark, index after the closing mark, opening mark)."""
 
 
 def quotations_of(text: str, max_chars: int) -> list[Pair]:
-    """Quotations within one line, of at most so many characters between their marks, by their start."""
+    """Quotations within one line with at most `max_chars` characters between their marks, sorted by start."""
     return sorted([*_pairs(text, _QUOTES, max_chars), *_alike_pairs(text, max_chars)])
 
 
 def brackets_of(text: str, max_chars: int) -> list[Pair]:
-    """Brackets within one line, of at most so many characters between them, by their start; not the text of a link."""
+    """Brackets within one line with at most `max_chars` characters between them, by start; without texts of links."""
     pairs = _pairs(text, _BRACKETS, max_chars)
     return sorted(pair for pair in pairs if not (pair[2] == "[" and text[pair[1] : pair[1] + 1] == "("))
 
 
 def marks_title(mark: str) -> bool:
-    """Whether a title stands behind this mark."""
+    """Whether this mark opens a title."""
     return mark in _TITLES
 
 
 def _pairs(text: str, kinds: tuple[str, ...], max_chars: int) -> Iterator[Pair]:
-    """Pairs of two different marks; each kind is matched by itself, so that one which never closes hides no other."""
+    """Pairs of two different marks. Each kind is matched separately, so an unclosed mark does not hide other kinds."""
     opened: dict[str, list[int]] = {kind: [] for kind in kinds}
     opens: dict[str, list[str]] = {}
     closes: dict[str, list[str]] = {}
@@ -55,7 +55,7 @@ def _pairs(text: str, kinds: tuple[str, ...], max_chars: int) -> Iterator[Pair]:
 
 
 def _alike_pairs(text: str, max_chars: int) -> Iterator[Pair]:
-    """Pairs of one mark. An apostrophe opens nothing behind a letter, and closes nothing before one."""
+    """Pairs of the same mark. After a letter, an apostrophe does not open a pair; before a letter, it closes none."""
     for mark in _SAME_BOTH_SIDES:
         if mark not in text:
             continue

@@ -1,4 +1,4 @@
-"""Which tokens of a vocabulary write a script: its whole characters, and the bytes that they begin with."""
+"""Find the tokens of a vocabulary that write a script: whole characters, and the first bytes of characters."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import regex
 
 from .scripts import letters_of, target_scripts_of
 
-_MIN_SHARE = 0.9  # of the letters that some bytes can begin, so that `E3`, with which kana begin too, is left out
+_MIN_SHARE = 0.9  # of the letters that begin with given bytes; leaves out `E3`, with which kana also begin
 _FALLBACK_BYTE = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LETTER = regex.compile(r"\p{L}")
 
@@ -23,9 +23,9 @@ class ScriptTokens:
         whole (`tuple[int, ...]`):
             Tokens whose text has a letter of the script.
         partial (`tuple[int, ...]`):
-            Tokens of a byte-level or byte-fallback vocabulary that end within a character, of whose possible
-            completions at least 90 % of the letters are of the script: `E4 B8` for Han. Bytes that only continue a
-            character belong to no script and are never among them.
+            Tokens of a byte-level or byte-fallback vocabulary that end within a character, if at least 90 % of the
+            letters that this character can be belong to the script: `E4 B8` for Han. Bytes that only continue a
+            character belong to no script and are never included.
     """
 
     whole: tuple[int, ...]
@@ -33,7 +33,7 @@ class ScriptTokens:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All of them, in ascending order."""
+        """All token ids, in ascending order."""
         return tuple(sorted({*self.whole, *self.partial}))
 
 
@@ -41,14 +41,14 @@ def script_tokens(tokenizer: Any, lang: str) -> ScriptTokens:
     """
     Tokens with which a model writes the script of a language.
 
-    Rare characters are written in pieces: a token with the first bytes of a character, then one with the others. A
-    list of whole characters alone leaves that way open (https://huggingface.co/papers/2507.05686).
+    Rare characters are written in pieces: a token with the first bytes of a character, then a token with the others. A
+    list of whole characters does not cover these (https://huggingface.co/papers/2507.05686).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer; added and special tokens count by their text like any other.
         lang (`str`):
-            Code of the language, `"zh"` for Han. Japanese is told by its kana, as everywhere here.
+            Code of the language, such as `"zh"` for Han. For Japanese, only kana count, as everywhere here.
 
     Returns:
         [`ScriptTokens`]: the ids of the tokens.
@@ -75,14 +75,14 @@ def script_tokens(tokenizer: Any, lang: str) -> ScriptTokens:
             partial.append(token)
     if not whole and not partial:
         raise ValueError(
-            f"The vocabulary has no token of {', '.join(sorted(scripts))}, the script of {lang!r}: the model cannot "
-            "write it but byte by byte."
+            f"The vocabulary has no token of {', '.join(sorted(scripts))}, the script of {lang!r}: the model can "
+            "write it only byte by byte."
         )
     return ScriptTokens(tuple(whole), tuple(partial))
 
 
 def _byte_reader(tokenizer: Any) -> Any:
-    """A function from a token's id to the bytes that it stands for."""
+    """A function that returns the bytes of a token id."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = json.dumps(json.loads(backend.to_str()).get("decoder")) if backend is not None else ""
     byte_of = _byte_alphabet() if '"ByteLevel"' in decoder else {}
@@ -109,7 +109,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _split_tail(content: bytes) -> tuple[str, bytes]:
-    """The whole characters of some bytes, and the beginning of a character at their end."""
+    """The whole characters in some bytes, and the incomplete character at their end."""
     for length in (1, 2, 3):
         tail = content[-length:]
         if len(tail) == length and 0xC2 <= tail[0] <= 0xF4 and length < _num_bytes(tail[0]):
@@ -118,7 +118,7 @@ def _split_tail(content: bytes) -> tuple[str, bytes]:
 
 
 def _num_bytes(lead: int) -> int:
-    """Bytes of a character in UTF-8, by its first one."""
+    """Number of bytes of a UTF-8 character, from its first byte."""
     return 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
@@ -134,7 +134,7 @@ def _share(prefix: bytes, scripts: frozenset[str]) -> float:
 
 
 def _code_point(sequence: bytes) -> int:
-    """Value of a sequence of UTF-8, of overlong ones and surrogates too."""
+    """Code point of a UTF-8 sequence, including overlong sequences and surrogates."""
     value = sequence[0] & (0xFF >> (len(sequence) + 1))
     for byte in sequence[1:]:
         value = value << 6 | byte & 0x3F

@@ -1,5 +1,5 @@
 """
-Scripts of the languages: which each is written in, runs of one script in a text, and where a switch would show.
+Scripts of languages: the scripts of each language, runs of one script in a text, and where a switch is visible.
 
 Scripts are Unicode's `Script` property: `々` and `〇` are Han, `㈜` is Hangul; punctuation of any width, digits,
 emoji, `ー`, `℃`, `µ`, `№` and `²` belong to no language and never count.
@@ -18,7 +18,7 @@ SCRIPTS: tuple[str, ...] = (
     *dict.fromkeys(script for scripts in OWN_SCRIPTS.values() for script in scripts),
     *("Bopomofo", "Yi", "Syriac", "Thaana", "Mongolian", "Cherokee", "Canadian_Aboriginal", "Tifinagh", "Javanese"),
 )
-"""Scripts told apart. Characters of any other script are counted together as `Other`."""
+"""Scripts that are distinguished. Characters of all other scripts are counted together as `Other`."""
 
 # Japanese forms that the Shift JIS of Windows lacks: the four such characters of the jōyō list, printing forms that
 # JIS X 0213 added, and one of a common name. Without them 頬/頰 alone would make a Japanese word Chinese.
@@ -27,12 +27,12 @@ _JAPANESE_BEYOND_CP932 = str.maketrans(
 )
 
 _CLASSES = ("", *SCRIPTS, "Other")
-"""Classes of characters: those of no script, those of each, and those of any other."""
+"""Classes of characters: no script, each known script, and any other script."""
 
-_MARK = 255  # combining marks of no script of their own, the long mark of kana: they continue a run
+_MARK = 255  # combining marks without a script and the long mark of kana, which continue a run
 
 _ASSIGNED = ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE1000))
-"""Code points that have a script: neither surrogates nor the planes that hold none."""
+"""Ranges of code points with a script, without surrogates and empty planes."""
 
 _UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
 
@@ -52,13 +52,13 @@ def count_scripts(text: str) -> dict[str, int]:
 
 
 def same_language(lang: str, other: str) -> bool:
-    """Whether two names are of one language, in whatever script: `"zh"`, `"zh-TW"`. `ValueError` if one is unknown."""
+    """Whether two codes or names mean the same language, in any script: `"zh"`, `"zh-TW"`. Unknown: `ValueError`."""
     return known_language(lang) == known_language(other)
 
 
 def can_measure(lang: str, target_lang: str | None) -> bool:
     """
-    Whether a switch from one language into another shows in the script.
+    Whether a switch from one language into another is visible in the script.
 
     Args:
         lang (`str`):
@@ -122,12 +122,12 @@ class ScannedText:
 
 @lru_cache(maxsize=64)
 def _members(scripts: frozenset[str]) -> np.ndarray:
-    """For each of `_CLASSES` whether it is one of these scripts."""
+    """For each of `_CLASSES`, whether it is one of these scripts."""
     return np.array([script in scripts for script in _CLASSES])
 
 
 def _class_of_each(text: str) -> np.ndarray | None:
-    """For each character the place of its script in `_CLASSES`; `None` for a text in which some do not count."""
+    """For each character, the index of its script in `_CLASSES`; `None` if some characters do not count."""
     if text.isascii():
         return _class_table()[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
     if not unicodedata.is_normalized("NFC", text):
@@ -138,7 +138,7 @@ def _class_of_each(text: str) -> np.ndarray | None:
 
 @lru_cache(maxsize=1)
 def _class_table() -> np.ndarray:
-    """Of every code point the place of its script in `_CLASSES`, `_MARK` for those that continue a run uncounted."""
+    """For every code point, the index of its script in `_CLASSES`; `_MARK` if it continues a run without counting."""
     table = np.zeros(0x110000, dtype=np.uint8)
     for first, behind in _ASSIGNED:
         text = "".join(map(chr, range(first, behind)))
@@ -150,7 +150,7 @@ def _class_table() -> np.ndarray:
 
 
 def _runs_with_marks(text: str) -> Iterable[tuple[int, str, str, int]]:
-    """All runs of a text with combining marks or the long mark of kana, as [`ScannedText.runs`] has them."""
+    """All runs of a text with combining marks or the long mark of kana, in the form of [`ScannedText.runs`]."""
     for found in _RUN.finditer(text):
         yield found.start(), found.group(), str(found.lastgroup), _count_chars(found.group())
 
@@ -178,7 +178,7 @@ def letters_of(scripts: frozenset[str]) -> "regex.Pattern[str]":
 
 
 def primary_code(lang: str) -> str:
-    """The language of a name, without the region or script behind it: `zh` of `zh-TW`. Unknown ones are only cut."""
+    """The language code without a region or script: `zh` for `zh-TW`. Unknown names are cut in the same way."""
     try:
         return canonical_language(lang).split("-")[0]
     except ValueError:
@@ -186,12 +186,12 @@ def primary_code(lang: str) -> str:
 
 
 def known_language(lang: str) -> str:
-    """The code that stands in `OWN_SCRIPTS` for a language, whatever its script; an unknown one is a `ValueError`."""
+    """The code of a language in `OWN_SCRIPTS`, for any of its scripts; `ValueError` if the language is unknown."""
     return _checked(lang).split("-")[0]
 
 
 def own_scripts(lang: str) -> tuple[str, ...]:
-    """Scripts that a text in a language may be in, as [`scripts_of`], Latin not added; `ValueError` if unknown."""
+    """Scripts of a language, as [`scripts_of`] but without adding Latin; `ValueError` if the language is unknown."""
     return scripts_of(_checked(lang))
 
 
@@ -207,7 +207,7 @@ def target_scripts_of(lang: str) -> frozenset[str]:
 
 
 def scripts_allowed(lang: str, allowed_scripts: Iterable[str] | None) -> frozenset[str]:
-    """Scripts an answer may use: those given, checked, or else those of its language and Latin."""
+    """Scripts that an answer may use: the given ones after a check, else those of its language and Latin."""
     if allowed_scripts is not None:
         return _known_scripts(allowed_scripts, "allowed_scripts")
     return frozenset({*own_scripts(lang), "Latin"})
@@ -226,7 +226,7 @@ def _checked(lang: str) -> str:
 def scripts_counted(
     lang: str, allowed: frozenset[str], target_lang: str | None, target_scripts: Iterable[str] | None
 ) -> frozenset[str]:
-    """Scripts whose characters count as a switch; `ValueError` if there could be none."""
+    """Scripts whose characters count as a switch; `ValueError` if there are none."""
     if target_lang is not None and target_scripts is not None:
         raise ValueError(
             f"Give `target_lang` or `target_scripts`, not both: got {target_lang!r} and {target_scripts!r}."
@@ -259,7 +259,7 @@ def _known_scripts(scripts: Iterable[str], parameter: str) -> frozenset[str]:
 
 
 def _countable(lang: str, allowed: frozenset[str], target: frozenset[str]) -> frozenset[str]:
-    """The target scripts that can show a switch. Japanese allows Han, but not all of its forms."""
+    """The target scripts that can show a switch. Japanese allows Han, but not all forms of Han."""
     return target - (allowed - {"Han"} if primary_code(lang) == "ja" else allowed)
 
 
@@ -272,7 +272,7 @@ def _script_class(scripts: Iterable[str]) -> str:
 
 
 def _run_pattern() -> str:
-    # Combining marks of no script of their own, and the long mark of kana, continue a run without counting.
+    # Combining marks without a script and the long mark of kana continue a run without counting.
     none = _script_class(["Common", "Inherited", "Unknown"])
     runs = []
     for script in SCRIPTS:

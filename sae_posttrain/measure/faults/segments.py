@@ -1,4 +1,4 @@
-"""The thinking of an answer and the answer itself: `<think>…</think>`, also where the chat template opened it."""
+"""Divide a response into thinking and answer: `<think>…</think>`, also if the chat template opened the thinking."""
 
 from bisect import bisect_right
 from typing import Any
@@ -9,24 +9,24 @@ _OPEN = "<think>"
 _CLOSE = "</think>"
 _THINK = regex.compile(r"<think>(.*?)(?:</think>|\Z)", regex.DOTALL)
 
-_NUM_LAST_TOKENS = 16  # more than an opened `<think>` and its line break take, of any vocabulary
+_NUM_LAST_TOKENS = 16  # more than an opened `<think>` and its line break take in any vocabulary
 
 
 def opens_thinking(rendered: str) -> bool:
     """
-    Whether a prompt, as the model gets it, ends in the `<think>` that its answer then goes on from.
+    Whether a prompt, as the model gets it, ends with an opened `<think>`, so that the answer begins inside it.
 
-    The chat templates of R1 and QwQ end that way. One that ends in `<think></think>` has closed it again.
+    The chat templates of R1 and QwQ end that way. A template that ends with `<think></think>` has closed it again.
 
     Args:
         rendered (`str`):
-            The prompt after the chat template, special tokens and all; its end is enough.
+            The prompt after the chat template, with special tokens; its end is enough.
     """
     return rendered.rstrip().endswith(_OPEN)
 
 
 def prompt_opens_thinking(tokenizer: Any, prompt_ids: list[int]) -> bool:
-    """The same of a prompt's token ids."""
+    """As [`opens_thinking`], for a prompt's token ids."""
     return opens_thinking(tokenizer.decode(prompt_ids[-_NUM_LAST_TOKENS:], skip_special_tokens=False))
 
 
@@ -36,9 +36,9 @@ def template_opens_thinking(tokenizer: Any, **template_kwargs: Any) -> bool:
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            Its template is rendered once.
+            The tokenizer, whose template is rendered once.
         **template_kwargs:
-            What the prompts are rendered with, e.g. `enable_thinking=False`.
+            Options with which the prompts are rendered, e.g. `enable_thinking=False`.
     """
     if not (getattr(tokenizer, "chat_template", None) or template_kwargs.get("chat_template")):
         return False
@@ -56,7 +56,7 @@ def segments_of(answer: str, *, think_opened: bool = False) -> list[tuple[int, i
         answer (`str`):
             The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
         think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt had opened the thinking: then all is thinking up to `</think>`, or to the end if the
+            Whether the prompt opened the thinking. Then everything up to `</think>` is thinking, or everything if the
             answer was cut before it.
     """
     segments = []
@@ -76,5 +76,5 @@ def segments_of(answer: str, *, think_opened: bool = False) -> list[tuple[int, i
 
 
 def segment_at(segments: list[tuple[int, int, str]], place: int) -> str:
-    """Name of the segment that holds this place."""
+    """Name of the segment that contains this offset."""
     return segments[bisect_right(segments, place, key=lambda segment: segment[0]) - 1][2]

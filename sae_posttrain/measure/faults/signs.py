@@ -1,4 +1,4 @@
-"""Letters that say nothing: Greek ones in formulas, and those that draw a face."""
+"""Recognise letters that do not belong to a language: Greek symbols in formulas, and letters that draw a face."""
 
 import unicodedata
 
@@ -16,8 +16,10 @@ _BRACKET = regex.compile(r"[()（）ʕʔ\[\]{}|\\/]")
 
 def is_symbol(text: str, start: int, end: int) -> bool:
     """
-    Whether Greek letters from `start` to `end` are symbols: one or two, the alphabet's beginning or another stretch of
-    it, or up to four beside an operator, a digit or a single Latin letter. Words have accents.
+    Whether the Greek letters from `start` to `end` are symbols and not a word.
+
+    Symbols are one or two letters, a part of the alphabet in order, or up to four letters beside an operator, a digit
+    or a single Latin letter. Words have accents.
     """
     letters = text[start:end]
     plain = letters.casefold()
@@ -35,8 +37,7 @@ def draws_face(text: str, start: int, end: int) -> bool:
     """
     Whether a letter is part of a face of signs, as Д in (ﾟДﾟ) or ಠ in ಠ_ಠ.
 
-    No run of letters around it is longer than one, and it stands between the two eyes of a bracketed face or is such
-    an eye itself.
+    It has no letters directly beside it. It is between the two eyes of a face in brackets, or is one of the eyes.
     """
     letter = text[start:end]
     if len(set(unicodedata.normalize("NFC", letter))) != 1 or len(letter) > 2:
@@ -53,7 +54,7 @@ def draws_face(text: str, start: int, end: int) -> bool:
 
 
 def _around(text: str, place: int, step: int) -> tuple[str, bool]:
-    """What stands on one side up to a space or a word, and whether that is what it ends at."""
+    """The characters on one side up to a space or a word, and whether they end there."""
     found = ""
     script_before = ""
     for _ in range(_REACH):

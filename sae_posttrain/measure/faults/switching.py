@@ -1,10 +1,11 @@
 """
-Where an answer leaves its language, by script: spans, counts, and the two rules that flag an answer.
+Find where an answer leaves its language, by script: spans, counts, and the two rules that flag an answer.
 
-- `any`: the published rule of SASFT (https://huggingface.co/papers/2507.14894, `cs_detect.py`): one character of
+- `any`: the published rule of SASFT (https://huggingface.co/papers/2507.14894, `cs_detect.py`). One character of
   another script anywhere in the response is enough; nothing is excused.
-- `unexpected`: the same, less what stands there for a reason: code, formulas, markup, addresses and paths, quoted
-  terms and glosses, text copied from the prompt or found in the reference. Excused spans are kept, with their reason.
+- `unexpected`: as `any`, but characters that have a reason are excused: code, formulas, markup, addresses and paths,
+  quoted terms and glosses, text copied from the prompt or found in the reference. Excused spans are kept, with their
+  reason.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,9 +34,9 @@ from .signs import draws_face, is_symbol
 from .words import count_words, own_share
 
 THRESHOLDS: tuple[int, ...] = (1, 2, 5)
-"""Numbers of foreign characters at which rates are reported: a stray character is not a switched paragraph."""
+"""Numbers of foreign characters at which rates are reported, to separate a single character from a paragraph."""
 
-# In Japanese text without any kana, this many Han characters are taken for Chinese.
+# In Japanese text without any kana, this many Han characters count as Chinese.
 _KANA_FREE_HAN = 8
 
 _CHINESE = ("zh", "yue")
@@ -52,15 +53,15 @@ class Span:
         start (`int`):
             Offset of the first character in the answer as it was given.
         text (`str`):
-            The run, as it stands in the answer: `answer[start : start + len(text)]`.
+            The run as in the answer: `answer[start : start + len(text)]`.
         script (`str`):
             Unicode name of its script, one of `SCRIPTS` or `"Other"`.
         num_chars (`int`):
-            Characters that count: of the composed form (NFC), without combining marks and `ー`.
+            Number of characters that count, in the composed form (NFC), without combining marks and `ー`.
         segment (`str`):
             `"think"` inside `<think>…</think>`, otherwise `"answer"`.
         excused (`str` or `None`):
-            Why it is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
+            Reason why the run is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
             `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`,
             `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`;
             `None` if it is unexpected.
@@ -75,7 +76,7 @@ class Span:
 
     @property
     def end(self) -> int:
-        """Offset behind the last character."""
+        """Offset after the last character."""
         return self.start + len(self.text)
 
 
@@ -84,16 +85,17 @@ class Switches:
     """
     What [`find_switches`] found in one answer.
 
-    `<think>…</think>` counts for `any`, since the published rule reads the whole response, but not for `unexpected`;
-    its unexcused spans are counted by `num_unexpected_in_think`.
+    `<think>…</think>` counts for `any`, because the published rule reads the whole response, but not for `unexpected`.
+    `num_unexpected_in_think` counts the foreign characters there that nothing excuses.
 
     Attributes:
         spans (`tuple[Span, ...]`):
             Every run of a script that counts, excused or not, in order.
         script_counts (`dict[str, int]`):
-            Characters of each script in the whole answer, own and foreign; those of no script are in none.
+            Number of characters of each script in the whole answer, own and foreign. Characters without a script are
+            not counted.
         num_replacement_chars (`int`):
-            U+FFFD in the answer: bytes that were not text. They belong to no script and are never a switch.
+            Number of U+FFFD in the answer (bytes that are not text). They have no script and are never a switch.
     """
 
     spans: tuple[Span, ...]
@@ -127,7 +129,7 @@ class Switches:
 
     @property
     def any(self) -> bool:
-        """The published rule: at least one foreign character, anywhere, for whatever reason."""
+        """The published rule: at least one foreign character anywhere, for any reason."""
         return self.any_at_least(1)
 
     @property
@@ -157,30 +159,31 @@ def find_switches(
     think_opened: bool = False,
 ) -> Switches:
     """
-    Finds the runs of an answer that are written in a script its language does not use.
+    Find the runs of an answer that are written in a script its language does not use.
 
-    Only scripts are compared, so English in a Spanish answer is invisible, and so is any Latin word in any language.
-    Three pairs need more than the script:
+    Only scripts are compared, so English in a Spanish answer is not found, and neither is a Latin word in any
+    language. Three pairs need more than the script:
 
-    - *Han in Japanese*: a run counts if it holds a form that Japanese does not have (one that cp932 cannot encode,
-      such as 习 in 习近平), or stands in a sentence or clause that goes on to its end without kana and has the grammar
-      of Chinese (我們明天早上八點出發). Nouns in forms that both have, such as 習近平, do not show: a lower bound.
+    - *Han in Japanese*: a run counts if it holds a form that Japanese does not have (cp932 cannot encode it, such as
+      习 in 习近平). It also counts if its sentence or clause has no kana up to its end and has Chinese grammar
+      (我們明天早上八點出發). Nouns in forms that both languages have, such as 習近平, are not found, so the count is
+      a lower bound.
     - *Han in Korean* counts; the usual gloss, 조국(祖國), is excused as a bracket.
     - *Kana in Chinese* counts.
 
     A run is excused, in this order:
 
     - in code, LaTeX, markup (an attribute, an element with `lang=`, ruby), an e-mail address, a URL or domain, a path
-      or file name, a hashtag or mention. A clause glued behind one of the last four is none of it:
-      `https://example.com/help/然后点击`;
-    - as digits, Greek letters of a formula, Bopomofo in Chinese, a letter of a face such as (ﾟДﾟ), or, in Japanese, Han
-      of a name that Japanese lacks, as in 深圳;
-    - if it occurs in the prompt or the reference, be it in simplified, traditional or Japanese form, another case or
-      width, or with other spaces;
-    - in quotation marks, if the rest of the line has text the language allows; in brackets behind a word that the
-      language allows or that is excused itself (a gloss). A clause is no quotation: one that says *then*, *click* or
-      *please*, more than 12 characters of Han and kana, or more than 18 of another script, unless it begins with a
-      capital as a title does, or stands between 《 and 》.
+      or file name, a hashtag or mention. A clause that follows a URL, path, file name or tag without a space does not
+      belong to it: `https://example.com/help/然后点击`;
+    - as digits, Greek letters of a formula, Bopomofo in Chinese, a letter of a face such as (ﾟДﾟ), or, in Japanese,
+      Han of a name that Japanese does not have, as in 深圳;
+    - if it occurs in the prompt or the reference, in any form (simplified, traditional, Japanese), case or width, or
+      with other spaces;
+    - in quotation marks, if the rest of the line has text that the language allows; in brackets after a word that the
+      language allows or that is excused itself (a gloss). A clause is not excused. A clause has words such as *then*,
+      *click* or *please*, or more than 12 characters of Han and kana, or more than 18 of another script. The length
+      does not matter for a title: text that begins with a capital, or text between 《 and 》.
 
     A prompt that asks for another language is not recognised: give that language as `lang`, or the scripts as
     `allowed_scripts`.
@@ -189,23 +192,23 @@ def find_switches(
         answer (`str`):
             The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
         lang (`str`):
-            Language the answer should be in: a code or name such as `"ko"`, `"kor_Hang"` or `"Korean"`. A region
-            behind it, as in `"zh-TW"`, is ignored; an unusual script, as in `"uz-Cyrl"`, is the one allowed.
+            Language the answer should be in: a code or name such as `"ko"`, `"kor_Hang"` or `"Korean"`. A region, as
+            in `"zh-TW"`, is ignored. If a script is named, as in `"uz-Cyrl"`, that script is allowed.
         prompt (`str`, *optional*, defaults to `""`):
-            What the model was asked; runs copied from it are excused.
+            The prompt of the answer; runs copied from it are excused.
         reference (`str`, *optional*):
             A correct answer; runs that occur in it are excused.
         target_lang (`str`, *optional*):
             Count only switches into this language, e.g. `"zh"` for Han. By default every foreign script counts.
         target_scripts (`Iterable[str]`, *optional*):
-            The same as Unicode script names, e.g. `["Han"]`. Give one of the two.
+            Count only these scripts, as Unicode script names, e.g. `["Han"]`. Give this or `target_lang`, not both.
         allowed_scripts (`Iterable[str]`, *optional*):
-            Scripts the answer may use, in place of those of `lang`; then `lang` may be any string.
+            Scripts the answer may use, instead of those of `lang`; then `lang` may be any string.
         max_quote_chars (`int`, *optional*, defaults to `30`):
             Longest quotation or gloss that is excused, in characters. 0 excuses none.
         think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt, as the model got it, ends in an opened `<think>`, as with the templates of R1 and QwQ.
-            Then the answer is thinking up to `</think>`, and all of it if it was cut before.
+            Whether the prompt, as the model got it, ends with an opened `<think>`, as with the templates of R1 and
+            QwQ. Then the answer is thinking up to `</think>`, or all of it if it was cut before.
 
     Returns:
         [`Switches`]: the spans, with both rules and all counts.
@@ -243,13 +246,15 @@ def right_language(answer: str, *, lang: str, think_opened: bool = False) -> boo
     """
     Whether the answer is written in the script of its language.
 
-    True if at least half of its words are of the language's own script: Han for `zh`, Hangul for `ko`, Latin for `en`
-    and `es`. Two characters of Han or kana, and four of Thai, count as a word. Beside another script, names in Latin
-    count for nothing: words with a digit, an inner capital or a joint (`iPhone`, `Qwen3-1.7B`, `from_pretrained`), and
-    capitalised words that no small letters follow. An answer with no word of its own language is judged by these too,
-    so that "Click Save" is wrong where Chinese is due. Code, LaTeX, markup, addresses, paths, numbers and
-    `<think>…</think>` are left out. Japanese needs kana as well, unless it is a few Han characters without a Chinese
-    form. It is a test of script: it cannot tell English from Spanish, nor Russian from Ukrainian.
+    The result is true if at least half of its words are in the language's own script: Han for `zh`, Hangul for `ko`,
+    Latin for `en` and `es`. Two characters of Han or kana, and four of Thai, count as a word. In a language of another
+    script, Latin names do not count: words with a digit, an inner capital or a joining sign (`iPhone`, `Qwen3-1.7B`,
+    `from_pretrained`), and capitalised words without small letters after them. If an answer has no word of its own
+    language, capitalised words count, so "Click Save" is wrong where Chinese is expected.
+
+    Code, LaTeX, markup, addresses, paths, numbers and `<think>…</think>` are ignored. Japanese also needs kana, unless
+    the answer is a few Han characters without a Chinese form. This tests only the script: it does not distinguish
+    English from Spanish, or Russian from Ukrainian.
 
     Args:
         answer (`str`):
@@ -290,7 +295,7 @@ def _within(stretches: list[tuple[int, int]], place: int) -> bool:
 
 
 class _Context:
-    """What stands around the foreign runs of one answer, worked out only when there are any; asked in their order."""
+    """The text around the foreign runs of one answer, computed only if there are runs. Ask for runs in their order."""
 
     def __init__(
         self,
@@ -316,7 +321,7 @@ class _Context:
         if self.quotations:
             self.own_letters = [found.start() for found in self.allowed.finditer(answer)]
             self.line_breaks = [found.start() for found in regex.finditer("\n", answer)]
-        self.excused_ends: set[int] = set()  # of runs, so that a gloss may follow a word that is excused itself
+        self.excused_ends: set[int] = set()  # ends of excused runs, because a gloss may follow an excused word
 
     def segment(self, start: int) -> str:
         return segment_at(self.segments, start)
@@ -350,7 +355,7 @@ class _Context:
         return None
 
     def _is_quotation(self, pair: Pair) -> bool:
-        """Whether the line says something besides."""
+        """Whether the line has other text of the language."""
         start, end, _ = pair
         line = bisect_left(self.line_breaks, start)
         line_start = self.line_breaks[line - 1] if line else -1
@@ -361,7 +366,7 @@ class _Context:
         )
 
     def _is_gloss(self, pair: Pair) -> bool:
-        """Whether a word stands before it: of the language, a number, or one that is excused itself."""
+        """Whether a word is in front of it: a word of the language, a number, or an excused word."""
         start = pair[0]
         window = self.answer[max(0, start - 20) : start]
         before = window.rstrip(_MARKUP_BEFORE_GLOSS)  # stops at a line break
@@ -371,13 +376,13 @@ class _Context:
         return before[-1].isdigit() or bool(self.allowed.match(before[-1])) or place in self.excused_ends
 
     def _is_clause(self, pair: Pair) -> bool:
-        """Whether what is foreign between the marks is more than a term."""
+        """Whether the foreign text between the marks is more than a term."""
         foreign = self.never_foreign.sub(" ", self.answer[pair[0] + 1 : pair[1] - 1])
         return is_clause(" ".join(foreign.split()), Limits(), title=marks_title(pair[2]))
 
 
 def _around(pairs: list[Pair], start: int, end: int, max_chars: int) -> Iterable[Pair]:
-    """The pairs that hold `start` to `end` between their marks, the innermost first."""
+    """The pairs with `start` to `end` between their marks, the innermost first."""
     index = bisect_left(pairs, start, key=lambda pair: pair[0]) - 1
     while index >= 0 and pairs[index][0] >= start - max_chars - 1:
         if end < pairs[index][1]:

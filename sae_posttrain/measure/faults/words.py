@@ -1,9 +1,10 @@
 """
-Words of an answer by script, so that a long product name weighs no more than a short word.
+Count the words of an answer by script, so that a long product name counts no more than a short word.
 
-A word is a run of letters of one script. Scripts written without spaces have no such runs: there two characters of Han
-or kana count as a word (the usual length of a Chinese or Japanese one), four letters of Thai, Lao, Khmer, Burmese or
-Tibetan. Latin beside another script is full of names, which say nothing about the language; these are told apart.
+A word is a run of letters of one script. Scripts written without spaces have no such runs. In these, two characters of
+Han or kana count as a word (the usual length of a Chinese or Japanese word), or four letters of Thai, Lao, Khmer,
+Burmese or Tibetan. Latin in a text of another script is often a name, which says nothing about the language, so names
+are counted separately.
 """
 
 from collections import Counter
@@ -18,13 +19,13 @@ CHARACTERS_A_WORD: dict[str, int] = {
     **dict.fromkeys(["Han", "Hiragana", "Katakana", "Bopomofo", "Yi"], 2),
     **dict.fromkeys(["Thai", "Lao", "Khmer", "Myanmar", "Tibetan"], 4),
 }
-"""Characters that count as a word, of the scripts that are written without spaces."""
+"""Number of characters that count as a word, for scripts that are written without spaces."""
 
 _NOT_LATIN = frozenset({*SCRIPTS, "Other"} - {"Latin"})
 
 _LATIN_TOKEN = regex.compile(r"[\p{Latin}\d](?:[\p{Latin}\p{M}\d._/@&+#'’:\-]*[\p{Latin}\p{M}\d+#])?")
 _LATIN_WORD = regex.compile(r"[\p{Latin}\p{M}]+(?:['’][\p{Latin}\p{M}]+)*")
-# A digit, an underscore, a joint, or a capital behind a small letter: `Qwen3`, `from_pretrained`, `com.sun`, `iPhone`.
+# A digit, an underscore, a joining sign or a capital after a small letter: `Qwen3`, `from_pretrained`, `com.sun`.
 _IS_NAME = regex.compile(r"[\d_@+#]|\p{Ll}\p{M}*\p{Lu}|\p{L}[./&:]\p{L}")
 _TEXT_GOES_ON = regex.compile(r"[ \t]+\p{Ll}[\p{Latin}\p{M}'’]*(?![\p{Latin}\d._@/])")
 
@@ -74,7 +75,7 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         "bg": "и в на с не че по към от за да се това как или при ако но са е",
     }.items()
 }
-"""The small words of running text, by language: no name of a product is made of them."""
+"""Small words of running text, by language. Product names do not consist of them."""
 
 _SMALL_WORDS = frozenset[str]().union(*FUNCTION_WORDS.values())
 
@@ -86,11 +87,11 @@ class WordCount:
 
     Attributes:
         by_script (`Counter[str]`):
-            Words of each script; names in Latin are not among them. Fractions where characters stand for words.
+            Number of words of each script, without Latin names. It is a fraction if words are counted by characters.
         names (`int`):
-            Capitalised words of Latin that may be names; they count where a text has nothing of its own language.
+            Number of capitalised Latin words that may be names. They count if a text has no word of its own language.
         latin (`int`):
-            All words of Latin, names among them, but not those that can be nothing else.
+            Number of all Latin words, including possible names but not certain ones.
     """
 
     by_script: Counter[str] = field(default_factory=Counter)
@@ -100,11 +101,11 @@ class WordCount:
 
 def count_words(texts: Iterable[str]) -> WordCount:
     """
-    Counts the words of some running text; code, addresses and the like are to be left out before.
+    Count the words of running text. Remove code, addresses and the like first.
 
-    Names are left out: for good, a word of Latin with a digit, a capital inside or a joint (`Qwen3`, `iPhone`,
-    `from_pretrained`); one that begins with a capital, unless it is a small word of some language or the next word
-    goes on in small letters, as a sentence does.
+    Two kinds of Latin names are not counted as words. A word with a digit, an inner capital or a joining sign
+    (`Qwen3`, `iPhone`, `from_pretrained`) is a certain name and is dropped. A word that begins with a capital is a
+    possible name, unless it is a small word of some language or the next word is in small letters, as in a sentence.
     """
     count = WordCount()
     scripts: Counter[str] = Counter()
@@ -132,7 +133,7 @@ def _count_latin(text: str, count: WordCount) -> None:
 
 
 def own_share(count: WordCount, own: Iterable[str]) -> float | None:
-    """Share of a text's words that are of its language's own scripts; `None` if there are none to judge."""
+    """Share of a text's words in its language's own scripts; `None` if there are no words to judge."""
     own = frozenset(own)
     if "Latin" in own:
         num_own = count.latin + sum(number for script, number in count.by_script.items() if script in own - {"Latin"})

@@ -1,7 +1,7 @@
 """
-The report's pictures: narrow SVG in the page's own colours, so that one picture serves light, dark, phone and paper.
+The report's pictures: narrow SVG in the page's colours, so one picture works in light, dark, phone and print views.
 
-Sizes are in the SVG's units, which on a wide screen are pixels.
+Sizes are in the SVG's units, which are pixels on a wide screen.
 """
 
 import io
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 380
-"""Of every picture: on a phone it is shrunk a little only, and its text stays readable."""
+"""Width of every picture. A phone shrinks it only a little, so its text stays readable."""
 
 NUM_COLORS = 6
-"""Colours of arms; further arms take them again, with other markers and dashes."""
+"""Number of colours for arms. Further arms use the same colours with other markers and dashes."""
 
 _FONT_SIZE = 11
 _ROW = 19
@@ -28,7 +28,7 @@ _SMOOTHED = 5
 _MANY_STEPS = 20
 _CHARACTER = 6.1
 
-# Colours that stand for those of the page: replaced by its CSS variables once matplotlib has drawn.
+# Placeholders for the page's colours. They are replaced by its CSS variables after matplotlib has drawn.
 _TEXT, _MUTED, _GRID = "#010203", "#010204", "#010205"
 _ARM_COLORS = [f"#0102{16 + index:02x}" for index in range(NUM_COLORS)]
 _CSS = {
@@ -46,7 +46,7 @@ _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 @dataclass(frozen=True)
 class RateRow:
-    """A dot with its whiskers: which arm, and the rate (`rate`, `low`, `high`); `None` if it was not measured."""
+    """A dot with whiskers: the arm, and its rate (`rate`, `low`, `high`); `None` if it was not measured."""
 
     arm: int
     label: str
@@ -55,7 +55,7 @@ class RateRow:
 
 @dataclass(frozen=True)
 class Line:
-    """A line over steps: its arm, label, places, and heights; and optionally the bounds of a band around it."""
+    """A line over steps: its arm, label, steps and values, and optionally the bounds of a band around it."""
 
     arm: int
     label: str
@@ -73,9 +73,9 @@ def draw_rates(groups: Mapping[str, Sequence[RateRow]], *, name: str, alt: str) 
         groups (`Mapping[str, Sequence[RateRow]]`):
             Rows by the heading of their block.
         name (`str`):
-            Unique in the page; ids in the picture begin with it.
+            Name of the picture, unique in the page; ids in the picture begin with it.
         alt (`str`):
-            What the picture shows, for those who do not see it.
+            Description of the picture, for readers who cannot see it.
 
     Returns:
         `str`: an `<svg>` element.
@@ -142,17 +142,17 @@ def draw_lines(
     """
     Lines with their labels at their ends, in the colour of their arm.
 
-    Of more than 20 points, the line is the running mean over 5 and the points are drawn faintly.
+    If a line has more than 20 points, the points are drawn faintly and the line is their running mean over 5.
 
     Args:
         lines (`Sequence[Line]`):
-            At least one, none empty.
+            At least one line; no line is empty.
         name, alt (`str`):
             As in [`draw_rates`].
         x_label (`str`, *optional*, defaults to `"step"`):
-            What the lines run over.
+            Label of the horizontal axis.
         percent (`bool`, *optional*, defaults to `False`):
-            Whether the heights are rates, to be shown in percent from 0 on.
+            Whether the values are rates, shown in percent from 0.
         target (`float`, *optional*):
             Height of a dashed line.
 
@@ -283,7 +283,7 @@ def running_mean(values: Sequence[float]) -> list[float]:
 
 
 def spread_labels(heights: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Heights for labels, as near as possible to those given but `distance` apart, within `low` and `high`."""
+    """Heights for labels: close to the given heights, at least `distance` apart, and between `low` and `high`."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     places = [0.0] * len(heights)
     below = -math.inf
@@ -299,7 +299,7 @@ def _short(text: str, most: int = _MAX_LABEL) -> str:
     text = "".join(" " if unicodedata.category(char) in ("Cc", "Cs") else char for char in text)
     if _width_of(text) <= most * _CHARACTER:
         return text
-    while _width_of(text) > (most - 1) * _CHARACTER:  # its end tells names of one beginning apart
+    while _width_of(text) > (most - 1) * _CHARACTER:  # names with the same beginning differ at the end
         middle = len(text) // 2 + 1
         text = text[: middle - 1] + text[middle:]
     middle = len(text) // 2
@@ -312,7 +312,7 @@ def _width_of(text: str) -> float:
 
 @contextmanager
 def _figure(height: float) -> Iterator[Any]:
-    """A transparent figure of this height, drawn with the page's colours and fonts and nobody's own settings."""
+    """A transparent figure of this height in the page's colours and fonts, without the user's matplotlib settings."""
     try:
         import matplotlib
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -333,7 +333,7 @@ def _figure(height: float) -> Iterator[Any]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        # The reader's own fonts draw the text, whatever matplotlib's font lacks.
+        # The browser's fonts draw the text, including characters that matplotlib's font does not have.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
@@ -342,7 +342,7 @@ def _figure(height: float) -> Iterator[Any]:
 
 
 def _axes(figure: Any, left: float, right: float, top: float, bottom: float) -> Any:
-    """Axes at these places, in units from the figure's left, right and top (`top` and `bottom`)."""
+    """Axes at the given distances from the figure's left, right and top (both `top` and `bottom`)."""
     height = 72 * figure.get_figheight()
     axes = figure.add_axes(
         (left / WIDTH, 1 - bottom / height, (WIDTH - left - right) / WIDTH, (bottom - top) / height)
@@ -355,7 +355,7 @@ def _axes(figure: Any, left: float, right: float, top: float, bottom: float) -> 
 
 
 def _across(axes: Any) -> Any:
-    """Places as a share of the axes' width, heights as data."""
+    """Transform with x as a share of the axes' width and y in data units."""
     return axes.get_yaxis_transform()
 
 
@@ -366,7 +366,7 @@ def _to_svg(figure: Any, height: float, name: str, alt: str) -> str:
     root = ET.fromstring(file.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
-            # matplotlib's style is meant for the whole document, which here is the page.
+            # matplotlib's style would apply to the whole document, which is the page here.
             if child.tag in (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"):
                 parent.remove(child)
     for element in root.iter():
@@ -382,9 +382,9 @@ def _to_svg(figure: Any, height: float, name: str, alt: str) -> str:
 
 
 def _adopt(element: ET.Element, name: str) -> None:
-    """Makes ids unique in the page, and colours and fonts those of the page."""
+    """Make ids unique in the page, and use the colours and fonts of the page."""
     if element.tag == f"{{{_SVG}}}g":
-        element.attrib.pop("id", None)  # of no use to anybody
+        element.attrib.pop("id", None)  # unused
     if "id" in element.attrib:
         element.attrib["id"] = f"{name}-{element.attrib['id']}"
     if _XLINK in element.attrib:
@@ -395,7 +395,7 @@ def _adopt(element: ET.Element, name: str) -> None:
     if "style" in element.attrib:
         style = dict(part.split(": ", 1) for part in element.attrib["style"].split("; ") if ": " in part)
         style.pop("font-family", None)
-        if "font" in style:  # of older matplotlib: [weight] size family
+        if "font" in style:  # in older matplotlib: [weight] size family
             style["font-weight"] = "700" if style["font"].startswith(("bold", "700")) else "400"
             style["font-size"] = f"{_FONT_SIZE}px"
             del style["font"]

@@ -1,4 +1,4 @@
-"""What a report is made of: arms (a model's results) in sections (arms of one comparison)."""
+"""The data of a report: sections (comparisons), each with arms (the results of one model)."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ class Measure:
 
     Attributes:
         name (`str`):
-            What people call it, with a capital.
+            Name of the fault in the report, with a capital.
         of_group (`str`):
-            Its rate in a group of `evaluation.json`; of a rule with thresholds, that of one character.
+            Key of its rate in a group of `evaluation.json`; for a rule with thresholds, the rate at one character.
         explanation (`str`):
-            What counts, in a sentence.
+            Which answers count, in a sentence.
     """
 
     name: str
@@ -52,37 +52,38 @@ MEASURES: dict[str, Measure] = {
 
 
 MANY_ARMS = 3
-"""Of more arms beside the reference, outcomes are counted instead of told one by one."""
+"""With more arms than this (not counting the reference), outcomes are counted instead of listed one by one."""
 
 
 @dataclass(frozen=True)
 class Arm:
     """
-    One model of a comparison, with whatever is known of it.
+    One model of a comparison, with everything that is known about it.
 
     Parameters:
         name (`str`):
-            Unique in its section.
+            Name of the arm, unique in its section.
         label (`str`, *optional*):
-            What the report calls it; by default its name.
+            Name of the arm in the report; by default `name`.
         evaluation (`Mapping`, *optional*):
             What [`evaluate`] returned, or the content of its `evaluation.json`.
         answers (`Sequence[Mapping]`, *optional*):
-            Lines of its `answers.jsonl`: for paired differences and for examples.
+            Lines of its `answers.jsonl`, needed for paired differences and for examples.
         log (`Sequence[Mapping]`, *optional*):
             `trainer.state.log_history`.
         readings (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*):
             Mean and standard deviation of the pre-activation, by feature and group.
         capability (`tuple[int, int]`, *optional*):
-            Answers to checkable questions that are right, and all of them; by default counted from `checked`.
+            Number of right answers to checkable questions, and number of these questions; by default counted from
+            `checked`.
         checked (`Mapping[Hashable, bool]`, *optional*):
             Whether the answer to each checkable question is right, by question: `(id, sample, language)`, as
-            [`answer_key`] gives it, or anything else that is the same for all arms. Two arms with the same questions
-            are compared question by question. Of tuples, those with the same first part, such as one question in
-            several languages, are not taken to be independent.
+            [`answer_key`] gives it, or any other key that is the same for all arms. Two arms with the same questions
+            are compared question by question. Tuples with the same first part, such as one question in several
+            languages, are not treated as independent.
 
     Raises:
-        ValueError: If the capability is not so many of so many, or not what `checked` counts.
+        ValueError: If `capability` is not a valid pair of counts, or differs from what `checked` counts.
     """
 
     name: str
@@ -99,13 +100,13 @@ class Arm:
             counted = sum(map(bool, self.checked.values())), len(self.checked)
             if self.capability not in (None, counted):
                 raise ValueError(
-                    f"`capability` of {self.name!r} is {self.capability}, but of its `checked` questions "
-                    f"{counted[0]} of {counted[1]} are right. Leave out one of the two."
+                    f"`capability` of {self.name!r} is {self.capability}, but {counted[0]} of {counted[1]} of its "
+                    "`checked` questions are right. Leave out one of the two."
                 )
             object.__setattr__(self, "capability", counted)
         if self.capability is not None and not 0 <= self.capability[0] <= self.capability[1] > 0:
             raise ValueError(
-                f"`capability` of {self.name!r} is how many questions were answered right, and of how many; got "
+                f"`capability` of {self.name!r} is the number of right answers and the number of questions; got "
                 f"{self.capability}."
             )
 
@@ -124,14 +125,14 @@ class Section:
         title (`str`):
             Heading.
         arms (`Sequence[Arm]`):
-            In the order in which they are shown; examples are chosen for the baseline and the last one.
+            The arms, in the order in which they are shown. Examples are chosen for the baseline and the last arm.
         measure (`str`, *optional*):
             The fault that is compared, one of `MEASURES`; `None` if no arm was evaluated.
         baseline (`str`, *optional*):
-            Name of the arm that each other arm is compared with; by default the first that was evaluated. Of up to
-            four arms the last one is compared with each of the others too.
+            Name of the arm that each other arm is compared with; by default the first evaluated arm. With up to four
+            arms, the last arm is also compared with each of the others.
         text (`str`, *optional*):
-            What was done, for people; paragraphs are separated by an empty line.
+            Description of what was done; paragraphs are separated by an empty line.
         calibrations (`Mapping[str, Mapping]`, *optional*):
             Sweeps over the steering strength to draw, by label: `Calibration.as_dict()`.
 
@@ -189,10 +190,10 @@ class Section:
     @property
     def pairs(self) -> list[tuple[Arm, Arm]]:
         """
-        What is compared: (arm, the one to compare it with).
+        The comparisons, as pairs (arm, arm to compare it with).
 
-        The last arm is the one that the report is about: it comes first, against the reference and then, unless there
-        are many arms, against each of the others.
+        The report is about the last arm, so it comes first: against the reference and then, unless there are many
+        arms, against each of the others.
         """
         reference = self.reference
         if reference is None:

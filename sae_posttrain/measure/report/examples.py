@@ -1,4 +1,4 @@
-"""Answers to the same prompt side by side: which to show, and what in them to mark."""
+"""Examples of the report: choose prompts whose answers are shown side by side, and mark the faults in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ NUM_EXAMPLES = 6
 
 _NUM_OF_KIND = {"only baseline": 3, "only last": 2, "both": 1, "neither": 0}
 
-# Of more arms, only the baseline and the last one are shown side by side.
+# With more arms, only the baseline and the last arm are shown side by side.
 _MAX_COLUMNS = 4
 
 _MAX_CHARS = 700
 _CHARS_BEFORE_MARK = 160
 _MAX_PROMPT_CHARS = 300
 
-# Loops with a shorter cycle are marked as a whole: a mark for each round would be all borders.
+# Loops with a shorter cycle are marked as a whole, because marks for each round would be mostly borders.
 _MIN_CYCLE_MARKED = 6
 
 
 @dataclass(frozen=True)
 class Piece:
     """
-    A stretch of an answer: its text, the classes of its mark (none if it is not marked), and what the mark means.
+    A part of an answer: its text, the classes of its mark (none if it is not marked), and the meaning of the mark.
 
-    The classes are `switch`, `excused` and `loop`, and `round` where a round of the loop begins.
+    The classes are `switch`, `excused` and `loop`, and `round` at the beginning of each round of a loop.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """An answer of one arm, cut to a readable length and in pieces."""
+    """An answer of one arm, cut to a readable length and divided into pieces."""
 
     title: str
     faulty: bool
@@ -76,11 +76,12 @@ def choose_examples(section: Section) -> tuple[str, list[Example]]:
     """
     Prompts that all arms answered: first those that show the fault in the baseline only, then in the last arm only.
 
-    Within a kind, languages take turns, and prompts follow their id: nobody picked them.
+    Within a kind, languages alternate and prompts are sorted by id, so nobody picked them.
 
     Args:
         section ([`Section`]):
-            With a measure; arms without answers are left out, and of more than four all but the baseline and the last.
+            A section with a measure. Arms without answers are left out. With more than four arms, only the baseline
+            and the last arm are used.
 
     Returns:
         `tuple[str, list[Example]]`: how many prompts there are of each kind, as a sentence, and the examples; no
@@ -111,7 +112,7 @@ def choose_examples(section: Section) -> tuple[str, list[Example]]:
 
 
 def _take(kinds: Mapping[str, list[Any]]) -> list[Any]:
-    """So many of each kind, and then of any faulty kind until there are enough; without any fault, a few of those."""
+    """A number of each kind, then of any faulty kind until there are enough; a few of the others if none is faulty."""
     turns = {kind: _in_turns(keys) for kind, keys in kinds.items()}
     taken = {kind: keys[: _NUM_OF_KIND[kind]] for kind, keys in turns.items()}
     for kind in ("only baseline", "only last", "both"):
@@ -123,7 +124,7 @@ def _take(kinds: Mapping[str, list[Any]]) -> list[Any]:
 
 
 def _in_turns(keys: Sequence[Any]) -> list[Any]:
-    """Sorted by id within a language, the languages taking turns."""
+    """Keys sorted by id within a language, with alternating languages."""
     by_lang: dict[str, list[Any]] = {}
     for key in sorted(keys, key=lambda key: (str(key[2]), str(key[0]), key[1])):
         by_lang.setdefault(key[2], []).append(key)
@@ -135,12 +136,12 @@ def _sentence(kinds: Mapping[str, list[Any]], first: Arm, last: Arm, num: int) -
     if len(kinds["neither"]) == num:
         return f"None of {num:,} answers to the same prompts shows the fault; these are just the first by id."
     if first is last:
-        return f"{len(kinds['both'])} of {num} answers show the fault. The first of each language are shown, by id."
+        return f"{len(kinds['both'])} of {num} answers show the fault. Shown are the first of each language by id."
     counts = {kind: len(keys) for kind, keys in kinds.items()}
     return (
         f"Of {num} answers to the same prompts, {counts['only baseline']} show the fault only with {first.title}, "
         f"{counts['only last']} only with {last.title}, {counts['both']} with both and {counts['neither']} with "
-        "neither. Of each kind but the last, the first of each language are shown, by id."
+        "neither. Shown are the first of each language by id, for each kind except the last."
     )
 
 
@@ -183,7 +184,8 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     """
     What to mark in a judged answer: each foreign run, and each round of its loop.
 
-    The loop is recorded in tokens; its place in the text is where the text repeats itself for about as large a share.
+    The loop is recorded in tokens. In the text, it is the part that repeats and has about the same share of the
+    answer.
 
     Args:
         answer (`Mapping`):
@@ -197,7 +199,7 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     for span in answer["spans"]:
         start, end = span["start"], span["start"] + len(span["text"])
         if text[start:end] != span["text"]:
-            continue  # of another text: nothing is marked rather than the wrong thing
+            continue  # the span belongs to another text, so it is not marked
         if span["excused"] is None and span["segment"] == "answer":
             marks.append(Mark(start, end, "switch", f"{span['script']} script"))
         else:
@@ -208,7 +210,7 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
         start, end, period = found
         start = end - len(text[start:end].lstrip())
         step = period if period >= _MIN_CYCLE_MARKED else end - start
-        # A loop has no beginning of its own: where its text has lines, a round is taken to begin with one.
+        # A loop has no natural beginning. If its text has lines, each round begins with a line.
         first = text.rfind("\n", start, start + step) + 1 or start + step
         rounds = [start, *range(first, end, step), end]
         for number, (left, right) in enumerate(pairwise(rounds), 1):
@@ -219,10 +221,10 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
 
 def locate_loop(text: str, loop: Mapping[str, Any], num_tokens: int) -> tuple[int, int, int] | None:
     """
-    Where in the text a loop of tokens is: (start, end, period) in characters, or `None` if it is not found.
+    Find a loop of tokens in the text: (start, end, period) in characters, or `None` if it is not found.
 
-    Equal tokens make equal text, so the text repeats too, with some period near `period / num_tokens` of its length.
-    The smallest period counts whose stretch is at least half as long as the loop's share of the tokens.
+    Equal tokens give equal text, so the text repeats too, with a period near `period / num_tokens` of its length. The
+    result is the smallest period whose repeated part is at least half as long as the loop's share of the tokens.
     """
     if not loop.get("span") or not loop.get("period") or not num_tokens:
         return None
@@ -245,7 +247,7 @@ def locate_loop(text: str, loop: Mapping[str, Any], num_tokens: int) -> tuple[in
 
 
 def _window(text: str, marks: Sequence[Mark]) -> tuple[int, int]:
-    """The part that is shown: from the beginning, or from a little before the first mark if that would be cut off."""
+    """The part that is shown: from the beginning, or from shortly before the first mark if it would be cut off."""
     if len(text) <= _MAX_CHARS:
         return 0, len(text)
     important = [mark.start for mark in marks if mark.kind != "excused"] or [mark.start for mark in marks]
@@ -257,7 +259,7 @@ def _window(text: str, marks: Sequence[Mark]) -> tuple[int, int]:
 
 
 def cut_pieces(text: str, marks: Sequence[Mark], start: int, end: int) -> list[Piece]:
-    """`text[start:end]` in pieces, cut wherever a mark begins or ends; a piece bears every mark that covers it."""
+    """`text[start:end]` in pieces, cut wherever a mark begins or ends. A piece has every mark that covers it."""
     cuts = {start, end} | {place for mark in marks for place in (mark.start, mark.end) if start < place < end}
     places = sorted(cuts)
     pieces = []

@@ -1,7 +1,7 @@
 """
-The report: one HTML file that says what was compared, what came out, and shows what it rests on.
+Write the report: one HTML file with the comparison, its result, and the evidence for it.
 
-It needs no network and no script. Whatever comes from answers, logs or settings is escaped.
+The page needs no network and no script. All text from answers, logs or settings is escaped.
 """
 
 import json
@@ -23,7 +23,7 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 _MAX_FEATURES_DRAWN = 6
 
-# What is not drawn: NaN, infinities, and numbers that a picture's axes cannot hold.
+# NaN, infinities and larger numbers are not drawn, because a picture's axes cannot show them.
 _HUGE = 1e30
 
 _CURVES: dict[str, tuple[str, str, bool]] = {
@@ -36,16 +36,16 @@ _CURVES: dict[str, tuple[str, str, bool]] = {
     "sae/excess_rate": ("Tokens above the ceiling", "Share of the penalised tokens, over the features.", True),
     "eval_loss": ("Held-out loss", "Loss per token on the evaluation split.", False),
     "reward": ("Reward", "Mean of the rollouts, steered ones included.", False),
-    "steer/hit_rate": ("Hit rate", "Share of the rollouts steered into the fault that show it at once.", True),
-    "steer/hit_rate_plain": ("Faulty rollouts", "Share of the rollouts that nobody steered and that show it.", True),
+    "steer/hit_rate": ("Hit rate", "Share of the rollouts steered into the fault that show it.", True),
+    "steer/hit_rate_plain": ("Faulty rollouts", "Share of the rollouts without steering that show the fault.", True),
     "steer/strength": ("Steering strength", "In median residual norms.", False),
 }
-"""Metrics drawn over steps, a line for each arm: heading, what it is, and whether it is a rate."""
+"""Metrics drawn over steps, with a line for each arm: heading, description, and whether it is a rate."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture with its heading and what it shows, in words."""
+    """A picture with its heading and its caption."""
 
     heading: str
     caption: str
@@ -54,7 +54,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Table:
-    """Head and rows of a table; the first column names the row."""
+    """Header and rows of a table; the first column names the row."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -62,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
-    """What the page shows of a [`Section`]."""
+    """The contents of the page for a [`Section`]."""
 
     section: Section
     lead: str
@@ -94,26 +94,27 @@ def write_report(
     seed: int | None = None,
 ) -> Path:
     """
-    Writes the report of one or several comparisons, as one HTML file.
+    Write the report of one or several comparisons as one HTML file.
 
-    The same input gives the same bytes, under one version of matplotlib.
+    With the same version of matplotlib, the same input gives the same bytes.
 
     Args:
         path (`str` or path):
             File to write; its folder is made if missing.
         sections (`Sequence[Section]`):
-            What was compared, in the order in which it is shown.
+            The comparisons, in the order in which they are shown.
         title (`str`):
             Title of the page.
         notice (`str`, *optional*):
-            What a reader has to know before the first figure, such as that a fault was planted; shown above all
-            results. Paragraphs are separated by an empty line.
+            Text that a reader must know before the first result, for example that a fault was planted. It is shown
+            above all results. Paragraphs are separated by an empty line.
         settings (`Mapping[str, Any]`, *optional*):
-            Settings to list at the end, beside those of the evaluations; a mapping as a value is listed by its keys.
+            Settings to list at the end, in addition to those of the evaluations. If a value is a mapping, its keys are
+            listed.
         versions (`Mapping[str, str]`, *optional*):
             Versions of packages; by default those that the evaluations recorded.
         seed (`int`, *optional*):
-            Seed of the whole; by default only those of the evaluations are listed.
+            Seed of the whole run to list; by default only the seeds of the evaluations are listed.
 
     Returns:
         `Path`: the file.
@@ -231,7 +232,7 @@ def _line_chart(heading: str, caption: str, lines: Sequence[Line], name: str, *,
 
 
 def _line(arm: int, label: str, log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
-    """A metric over steps, without what is no finite number; `None` if nothing is left."""
+    """A metric over steps, without values that are not finite numbers; `None` if nothing is left."""
     points = [
         (entry["step"], float(entry[key]))
         for entry in log
@@ -317,7 +318,7 @@ def _evaluated(sections: Sequence[Section]) -> list[Arm]:
 
 
 def _joined(recorded: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Each name with its value; where arms differ, the value of each."""
+    """Each name with its value; if arms differ, with the value of each arm."""
     names = dict.fromkeys(name for values in recorded.values() for name in values)
     joined = []
     for name in names:

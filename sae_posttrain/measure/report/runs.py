@@ -1,4 +1,4 @@
-"""Results that runs have left in folders, as arms and sections of a report."""
+"""Read the results of runs from their folders, as arms and sections of a report."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from ..faults.loops import MIN_TOKENS
 from .data import Arm, Section
 
 STATE_FILE = "trainer_state.json"
-"""What a trainer keeps of its metrics: in its folder after `trainer.save_state()`, and in each checkpoint."""
+"""File with a trainer's metrics: in its folder after `trainer.save_state()`, and in each checkpoint."""
 
 
 def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "") -> Arm | None:
     """
-    What one folder holds: an evaluation, the metrics of a training, or both.
+    Read one folder: an evaluation, the metrics of a training, or both.
 
     Args:
         folder (`str` or path):
-            `output_dir` of [`evaluate`] or of a trainer. Of a trainer without a state of its own, the metrics of the
-            last checkpoint are read.
+            `output_dir` of [`evaluate`] or of a trainer. If a trainer's folder has no state, the metrics of the last
+            checkpoint are read.
         name, label (`str`, *optional*):
-            Of the arm; by default the folder's name.
+            Name and label of the arm; by default the folder's name.
 
     Returns:
-        [`Arm`] or `None`: `None` if it holds neither.
+        [`Arm`] or `None`: `None` if the folder holds neither.
 
     Raises:
         ValueError: If a file is not what it should be, or an evaluation is not finished.
@@ -45,7 +45,7 @@ def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "")
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Arm]:
     """
-    The runs of these folders, in order; of one that is no run, those of the folders in it, by name.
+    The runs of these folders, in order. If a folder is not a run, the runs of its subfolders are read, by name.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -131,7 +131,7 @@ def _find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Ar
 
 
 def _named_apart(found: Sequence[tuple[Path, Arm]]) -> list[tuple[Path, Arm]]:
-    """Names of folders, with as much of the path before them as it takes to tell them apart."""
+    """Names of folders, with as much of the path in front as is needed to make them unique."""
     places = [place for place, _ in found]
     twice = next((place for place in places if places.count(place) > 1), None)
     if twice is not None:

@@ -10,7 +10,7 @@ from .words import Comparison, direction, language, number, percent, points
 
 
 class Cell(NamedTuple):
-    """What stands in a cell of a table: a figure, and in small print what belongs to it."""
+    """Content of a table cell: a number, and details in small print."""
 
     text: str
     detail: str = ""
@@ -63,7 +63,7 @@ def difference_table(section: Section, comparisons: Sequence[Comparison]) -> tup
 
 
 def _beside(section: Section) -> str:
-    """Heading of the measure that stands beside the fault."""
+    """Heading of the measure that is shown beside the fault."""
     return "Not excused" if section.measure == "switching" else "Near loops"
 
 

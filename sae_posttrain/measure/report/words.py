@@ -1,4 +1,4 @@
-"""What the numbers of a section say, in words that also hold when the result is bad or undecided."""
+"""Put the numbers of a section into words. The words are also correct if the result is bad or undecided."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +26,12 @@ _LANGUAGES = {
     "zh": "Chinese",
 }
 
-# Arms may differ in these and still be comparable; whether the prompts are the same is seen from the answers.
+# Arms that differ in these are still comparable: the answers show whether the prompts are the same.
 _OF_ONE_ARM = ("prompts_sha256", "num_prompts")
 
 
 class Verdict(NamedTuple):
-    """What came out of a comparison: the outcome in a few words, and the numbers behind it."""
+    """Result of a comparison: the outcome in a few words, and the numbers behind it."""
 
     outcome: str
     numbers: str
@@ -40,18 +40,18 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Comparison:
     """
-    An arm against another one, most often the baseline.
+    An arm compared with another arm, usually the baseline.
 
     Attributes:
         arm, reference ([`Arm`]):
-            The two; differences are arm minus reference.
+            The two arms; differences are arm minus reference.
         differences (`Mapping` or `None`):
-            By measure, as [`compare_answers`] gives them overall; `None` if they cannot be paired.
+            Differences by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be paired.
         right (`Mapping` or `None`):
             Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
             whether it is `paired` by question); `None` if one of the two was not checked.
         why_not (`str`):
-            Why they cannot be paired; empty if they are.
+            Reason why the arms cannot be paired; empty if they are paired.
         other_settings (`Sequence[str]`):
             Settings in which the two evaluations differ and should not.
     """
@@ -70,7 +70,7 @@ def compare(section: Section) -> list[Comparison]:
 
 
 def compare_arms(arm: Arm, reference: Arm) -> Comparison:
-    """Compare two evaluated arms: answers by prompt, and right answers by question, where that can be done."""
+    """Compare two evaluated arms: answers by prompt and right answers by question, if that is possible."""
     own, other = (_settings(each) for each in (arm, reference))
     other_settings = [name for name in different_settings(own, other) if name not in _OF_ONE_ARM]
     differences, why_not = None, ""
@@ -111,10 +111,10 @@ def _asked(arm: Arm) -> dict[Any, str]:
 
 
 def lead(section: Section) -> str:
-    """What was compared, in a sentence or two."""
+    """A sentence or two that say what was compared."""
     if section.measure is None:
         return (
-            f"{_count(len(section.arms), 'training run')}, step by step. This says nothing of what the models answer."
+            f"{_count(len(section.arms), 'training run')}, step by step. This says nothing about the models' answers."
         )
     evaluated = section.evaluated
     overall = (evaluated[0].evaluation or {})["overall"]
@@ -139,7 +139,7 @@ def _same_prompts(arms: Sequence[Arm]) -> bool:
 
 
 def _fault(section: Section, ending: str = "") -> str:
-    """The fault as a verb; `ending` is that of the verb."""
+    """The fault as a verb with the given `ending`."""
     if section.measure == "loops":
         it = "itself" if ending else "themselves"
         return f"repeat{ending} {it} endlessly"
@@ -150,7 +150,7 @@ def _fault(section: Section, ending: str = "") -> str:
 
 
 def verdicts(section: Section, comparisons: Sequence[Comparison]) -> list[Verdict]:
-    """What came out, for each comparison; of many arms there is one verdict, which counts them."""
+    """The result of each comparison. With many arms there is one verdict, which counts the outcomes."""
     if section.measure is None:
         return []
     if not comparisons:
@@ -225,7 +225,7 @@ def _verdict(section: Section, comparison: Comparison) -> Verdict:
 
 
 def share_change(difference: float, before: float) -> str:
-    """A difference relative to the rate before, as words."""
+    """A difference relative to the rate before, in words."""
     return f"{100 * abs(difference) / before:.0f}\u00a0% {'fewer' if difference < 0 else 'more'}"
 
 
@@ -266,12 +266,12 @@ def direction(paired: Mapping[str, Any] | None) -> int | None:
 
 
 def language(code: str) -> str:
-    """English name of a language, or its code if it has none here."""
+    """English name of a language, or its code if the name is not listed here."""
     return _LANGUAGES.get(code, code)
 
 
 def percent(rate: float) -> str:
-    """A rate in percent, one digit behind the point; the sign does not leave its number at a line's end."""
+    """A rate in percent with one decimal; a no-break space keeps number and % on one line."""
     return f"{number(rate)}\u00a0%"
 
 

@@ -1,4 +1,4 @@
-"""What may be claimed: that nothing was lost beyond a margin, and which of several tests hold together."""
+"""What may be claimed: that an ability was kept within a margin, and which of several tests hold together."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,16 +15,16 @@ class NonInferiority:
 
     Attributes:
         difference ([`~sae_posttrain.measure.statistics.resampling.ResampledEstimate`]):
-            After minus before, with its interval and the same from each training seed.
+            After minus before, with its interval, and the difference for each training seed.
         margin (`float`):
-            The loss that was declared bearable before the run.
+            The largest acceptable loss, declared before the run.
         verdict (`str`):
             `"non-inferior"`: the whole interval lies above `-margin`. `"inferior"`: it lies below. `"undecided"`:
             neither.
         prompts_needed (`int` or `None`):
-            If undecided, about how many prompts would decide at the same difference, if trainings agree: what differs
-            between them does not shrink with prompts, only with seeds. `None` if decided, or if the difference is
-            exactly `-margin`.
+            If undecided, about how many prompts would decide at the same difference, if trainings agree. Differences
+            between trainings shrink only with more seeds, not with more prompts. `None` if decided, or if the
+            difference is exactly `-margin`.
     """
 
     difference: ResampledEstimate
@@ -51,20 +51,21 @@ def non_inferiority(
     bootstrap_seed: int = 0,
 ) -> NonInferiority:
     """
-    Whether values that should be high are at most `margin` lower after than before.
+    Test whether values that should be high are at most `margin` lower after than before.
 
-    It holds only if the lower bound of after minus before lies above `-margin`, the margin being set before the run:
-    that no difference was found does not show that there is none. The interval is that of
-    [`bootstrap_difference`], whose warning about few training seeds holds here.
+    The claim holds only if the lower bound of after minus before lies above `-margin`. Set the margin before the run.
+    Finding no difference does not show that there is none. The interval is that of [`bootstrap_difference`]; its
+    warning about few training seeds applies here too.
 
     Args:
         before, after (`Iterable` of `(prompt, seed, value)`):
             Both arms on the same prompts and training seeds. Higher is better: give right answers as 1, and minus the
             loss.
         margin (`float`):
-            Largest bearable loss, above 0, in the unit of the values: 0.02 for 2 points of a rate.
+            Largest acceptable loss, above 0, in the unit of the values: 0.02 for 2 percentage points of a rate.
         confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the two-sided interval, of which the claim uses one side: it is wrong in half of the rest.
+            Coverage of the two-sided interval. The claim uses only the lower side, so its error rate is
+            `(1 - confidence) / 2`.
         num_resamples (`int`, *optional*, defaults to `10000`):
             Bootstrap samples.
         bootstrap_seed (`int`, *optional*, defaults to `0`):
@@ -77,7 +78,7 @@ def non_inferiority(
         ValueError: If `margin` is not above 0, or as [`bootstrap_difference`].
     """
     if not 0 < margin < math.inf:
-        raise ValueError(f"`margin` is the bearable loss, above 0 and in the unit of the values, got {margin}.")
+        raise ValueError(f"`margin` is the acceptable loss, above 0 and in the unit of the values, got {margin}.")
     difference = bootstrap_difference(
         before, after, confidence=confidence, num_resamples=num_resamples, bootstrap_seed=bootstrap_seed
     )
@@ -87,13 +88,13 @@ def non_inferiority(
         return NonInferiority(difference, margin, "inferior", None)
     gap = difference.estimate + margin
     half_width = difference.estimate - difference.low if gap > 0 else difference.high - difference.estimate
-    # an interval over prompts narrows with the root of their number
+    # the width of an interval over prompts falls with the square root of their number
     needed = math.floor(difference.num_prompts * (half_width / gap) ** 2) + 1 if gap else None
     return NonInferiority(difference, margin, "undecided", needed)
 
 
 class HolmTest(NamedTuple):
-    """One test of a family: its own p-value, the one adjusted for the family, and whether it holds."""
+    """One test of a family: its p-value, its p-value adjusted for the family, and whether the test holds."""
 
     p_value: float
     adjusted: float
@@ -102,16 +103,17 @@ class HolmTest(NamedTuple):
 
 def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmTest]:
     """
-    Which tests of a family hold, with at most `alpha` probability that any of them does by chance.
+    Which tests of a family hold, with a probability of at most `alpha` that any test holds by chance.
 
-    Step-down of Holm (1979, *Scandinavian Journal of Statistics* 6, 65-70): of `m` p-values the i-th smallest is
-    multiplied by `m - i + 1`, and none may be below the one before it. Holds however the tests depend on each other.
+    The step-down method of Holm (1979, *Scandinavian Journal of Statistics* 6, 65-70) multiplies the i-th smallest of
+    `m` p-values by `m - i + 1`. An adjusted p-value is never below the one before it. The method is valid for any
+    dependence between the tests.
 
     Args:
         p_values (`Mapping[str, float]`):
-            The p-value of **every** test that was declared before the run, by name; also of those that came out badly.
+            The p-value of **every** test that was declared before the run, by name, including those with bad results.
         alpha (`float`, *optional*, defaults to `0.05`):
-            For the whole family.
+            Significance level of the whole family.
 
     Returns:
         `dict[str, HolmTest]`: the tests, in the order in which they were given.

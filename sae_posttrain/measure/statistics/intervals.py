@@ -1,6 +1,6 @@
 """
-How sure a rate is: intervals for one rate, for the difference of two measured on the same prompts, and for the mean
-over training seeds.
+Intervals for one rate, for the difference of two rates measured on the same prompts, and for the mean over training
+seeds.
 """
 
 import math
@@ -22,11 +22,12 @@ class PairedDifference:
         low, high (`float`):
             Bounds of its interval.
         p_value (`float` or `None`):
-            Two-sided, of the exact McNemar test; `None` if the items are clustered, for which the test does not hold.
+            Two-sided p-value of the exact McNemar test; `None` if the items are clustered, because the test is not
+            valid then.
         n (`int`):
-            Pairs.
+            Number of pairs.
         num_clusters (`int`):
-            Groups of pairs that were resampled together; equal to `n` if not clustered.
+            Number of groups of pairs that were resampled together; equal to `n` if not clustered.
     """
 
     difference: float
@@ -39,14 +40,14 @@ class PairedDifference:
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Wilson score interval of a rate, without continuity correction. It holds for rare events and for none at all: 0 of
-    300 gives 0 to 1.26 %.
+    Wilson score interval of a rate, without continuity correction. It is also valid for rare events and for no events:
+    0 of 300 gives 0 to 1.26 %.
 
     Args:
         successes (`int`):
-            Items that have the property.
+            Number of items that have the property.
         n (`int`):
-            Items, 1 or more; taken to be independent.
+            Number of items, 1 or more. The items are assumed to be independent.
         confidence (`float`, *optional*, defaults to `0.95`):
             Coverage of the interval.
 
@@ -69,16 +70,16 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 def mcnemar(b: int, c: int) -> float:
     """
-    Exact two-sided McNemar test: whether two models, judged on the same items, differ.
+    Exact two-sided McNemar test of whether two models differ, judged on the same items.
 
-    `min(1, 2 P(X <= min(b, c)))` with `X` binomial of `b + c` trials at one half; items on which the two agree say
-    nothing.
+    The p-value is `min(1, 2 P(X <= min(b, c)))`, where `X` is binomial with `b + c` trials and probability 1/2. Items
+    on which the models agree do not count.
 
     Args:
         b (`int`):
-            Items that only the first model fails.
+            Number of items that only the first model fails.
         c (`int`):
-            Items that only the second model fails.
+            Number of items that only the second model fails.
 
     Returns:
         `float`: the p-value; 1 if the models agree on every item.
@@ -108,10 +109,10 @@ def paired_difference(
     """
     Difference of two rates over the same items, with a percentile bootstrap interval.
 
-    Several answers to one prompt are not independent: give their prompts as `clusters`, and whole prompts are
-    resampled (https://huggingface.co/papers/2411.00640). Where all clusters differ equally, most often because no item
-    changed, the bootstrap sees no spread; the interval is then the difference ± the Wilson bound of 0 out of so many
-    clusters.
+    Several answers to one prompt are not independent. Give their prompts as `clusters`, and whole prompts are
+    resampled (https://huggingface.co/papers/2411.00640). If all clusters have the same difference, usually because no
+    item changed, the bootstrap sees no spread. The interval is then the difference ± the upper Wilson bound of 0 out
+    of the number of clusters.
 
     Args:
         before (`Sequence[bool]`):
@@ -119,7 +120,7 @@ def paired_difference(
         after (`Sequence[bool]`):
             The same under the second model, in the same order.
         clusters (`Sequence[Hashable]`, *optional*):
-            What each item belongs to, e.g. the id of its prompt. By default each item stands for itself.
+            Group of each item, e.g. the id of its prompt. By default, each item is its own group.
         confidence (`float`, *optional*, defaults to `0.95`):
             Coverage of the interval.
         num_resamples (`int`, *optional*, defaults to `10000`):
@@ -150,7 +151,7 @@ def paired_difference(
         total = sums.setdefault(cluster, [0, 0])
         total[0] += change
         total[1] += 1
-    # Clusters of equal sum and size are interchangeable, so that a resample is one draw of how often each kind occurs.
+    # Clusters of equal sum and size are interchangeable, so a resample only draws how often each kind occurs.
     kinds, num_of_kind = np.unique(np.array(list(sums.values())), axis=0, return_counts=True)
     num_clusters = len(sums)
     difference = float(change_N.mean())
@@ -177,12 +178,12 @@ def unpaired_difference(
     Interval of the difference of two rates that are not paired, from their Wilson intervals (Newcombe 1998, method 10,
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I).
 
-    Of two models that answered the same questions this interval is too wide rather than too narrow, as long as they
-    mostly fail on the same ones; [`paired_difference`] is better where the single answers are known.
+    If two models answered the same questions and mostly fail on the same ones, this interval is too wide rather than
+    too narrow. If the single answers are known, [`paired_difference`] is better.
 
     Args:
         before, after (`tuple[int, int]`):
-            Items that have the property, and all of them.
+            Number of items that have the property, and number of all items.
         confidence (`float`, *optional*, defaults to `0.95`):
             Coverage of the interval.
 
@@ -205,10 +206,10 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
     """
     Student's t interval of the mean over training seeds: `mean ± t(n - 1) * sd / sqrt(n)`.
 
-    Each seed counts as one observation, so that the interval speaks about seeds that were not run, also with few of
-    them: with 3 seeds the factor is 4.30 instead of 1.96. It speaks about the prompts of this run only; how other
-    prompts would come out it does not know. For a comparison give the differences of the two arms seed by seed, which
-    also holds where both arms share a seed's data order.
+    Each seed counts as one observation, so the interval is valid for seeds that were not run, even with few seeds:
+    with 3 seeds the factor is 4.30 instead of 1.96. It is valid only for the prompts of this run, not for other
+    prompts. For a comparison, give the difference of the two arms for each seed. That is also valid if both arms share
+    a seed's data order.
 
     Args:
         estimates (`Sequence[float]`):
@@ -220,12 +221,12 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
         `tuple[float, float]`: lower and upper bound, in the unit of the numbers.
 
     Raises:
-        ValueError: If there are fewer than two seeds, a number is not finite, or all are equal: no spread can be told
-            from them. Also if `confidence` is not between 0 and 1.
+        ValueError: If there are fewer than two seeds, a number is not finite, all numbers are equal (they show no
+            spread), or `confidence` is not between 0 and 1.
     """
     n = len(estimates)
     if n < 2:
-        raise ValueError(f"An interval over seeds needs two seeds or more, got {n}; three are the least to report.")
+        raise ValueError(f"An interval over seeds needs two seeds or more, got {n}; report three or more.")
     if not all(math.isfinite(estimate) for estimate in estimates):
         raise ValueError(f"An interval over seeds needs one finite number for each seed, got {list(estimates)}.")
     if len(set(estimates)) == 1:
@@ -239,9 +240,9 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
 
 def t_quantile(confidence: float, degrees: int) -> float:
     """
-    The `t` for which Student's distribution has so much probability between `-t` and `t`.
+    The `t` for which Student's distribution has probability `confidence` between `-t` and `t`.
 
-    Inverts the finite series for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) by
+    It inverts the finite series for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) by
     bisection of the angle `atan(t / sqrt(degrees))`.
 
     Args:

@@ -1,4 +1,4 @@
-"""How many prompts it takes to see a change of a rate: asked before the run."""
+"""How many prompts are needed to see a change of a rate. Use it before the run."""
 
 import math
 from statistics import NormalDist
@@ -16,7 +16,7 @@ def sample_size(
     icc: float | None = None,
 ) -> int:
     """
-    Prompts that a two-sided test needs to see a rate change.
+    Number of prompts that a two-sided test needs to see a change of a rate.
 
     With rates `p` before and `q` after, `d = p - q`, and the normal quantiles `a` of `1 - alpha / 2`, `b` of `power`:
 
@@ -26,12 +26,12 @@ def sample_size(
     - both arms on the same prompts: `(a * sqrt(m) + b * sqrt(m - d²))² / d²`, where `m = p + q - 2 * overlap * q` is
       the share of prompts on which the arms differ (Connor 1987, *Biometrics* 43, 207-211).
 
-    Rounded to the nearest prompt. Both are approximations, poor where only a few failures are expected. The second is
-    for McNemar's test without correction. The exact one, [`mcnemar`], is stricter:
-    where the formula says 80 %, its power is 76 to 79 % (simulated: halved rates of 3 to 30 %).
+    The result is rounded to the nearest prompt. Both formulas are approximations, and are poor if only a few failures
+    are expected. The second formula is for McNemar's test without correction. The exact test, [`mcnemar`], is
+    stricter: where the formula says 80 %, its power is 76 to 79 % (simulated: halved rates of 3 to 30 %).
 
-    Several answers to one prompt are not so many prompts: with `K` of them, `K` times fewer prompts are needed, times
-    [`design_effect`].
+    Several answers to one prompt count less than the same number of prompts. With `K` answers to each prompt, the
+    number of prompts is divided by `K` and multiplied by [`design_effect`].
 
     Args:
         before (`float`):
@@ -41,24 +41,24 @@ def sample_size(
         power (`float`, *optional*, defaults to `0.8`):
             Probability that the test sees a change of this size.
         alpha (`float`, *optional*, defaults to `0.05`):
-            Probability that it sees one where there is none.
+            Probability that the test reports a change if there is none.
         paired (`bool`, *optional*, defaults to `False`):
             Whether both arms answer the same prompts and are compared prompt by prompt.
         overlap (`float`, *optional*, defaults to `0.0`):
-            If paired, share of the second arm's failures that fail in the first arm too: near 0 for rare faults in
-            sampled answers, so that pairing then buys nothing.
+            If paired, share of the second arm's failures that also fail in the first arm. For rare faults in sampled
+            answers it is near 0, and pairing then has no advantage.
         answers_per_prompt (`int`, *optional*, defaults to `1`):
             Answers that each arm gives to each prompt.
         icc (`float`, *optional*):
-            Correlation of two answers to one prompt, from 0 to 1; needed with several answers. If paired, that of the
-            differences.
+            Correlation of two answers to one prompt, from 0 to 1; needed with several answers. If paired, correlation
+            of the differences.
 
     Returns:
         `int`: prompts in each arm.
 
     Raises:
-        ValueError: If a rate or probability is outside its range, the rates are equal, no rates can overlap so far,
-            or `overlap` or `icc` is given where it has no meaning or missing where it has one.
+        ValueError: If a rate or probability is outside its range, the rates are equal, the rates cannot overlap as
+            much as `overlap` says, `overlap` or `icc` is given but has no meaning, or `icc` is missing.
     """
     answers = _answers(before, after, power, alpha, paired, overlap)
     return max(1, round(answers * design_effect(answers_per_prompt, icc) / answers_per_prompt))
@@ -66,11 +66,11 @@ def sample_size(
 
 def design_effect(answers_per_prompt: int, icc: float | None) -> float:
     """
-    How many answers weigh as much as one independent one: `1 + (K - 1) * icc` (Kish 1965, *Survey Sampling*).
+    Number of answers that count as much as one independent answer: `1 + (K - 1) * icc` (Kish 1965, *Survey Sampling*).
 
     Args:
         answers_per_prompt (`int`):
-            `K`, answers to each prompt.
+            Number of answers to each prompt, `K`.
         icc (`float` or `None`):
             Correlation of two answers to one prompt, from 0 to 1; `None` if there is one answer.
 
@@ -78,7 +78,7 @@ def design_effect(answers_per_prompt: int, icc: float | None) -> float:
         `float`: 1 for independent answers, `K` if all answers to one prompt agree.
 
     Raises:
-        ValueError: If there is no answer, or `icc` is missing, out of range or without a meaning.
+        ValueError: If there is no answer, or `icc` is missing, out of range or has no meaning.
     """
     if answers_per_prompt < 1:
         raise ValueError(f"`answers_per_prompt` is 1 or more, got {answers_per_prompt}.")
@@ -95,7 +95,7 @@ def design_effect(answers_per_prompt: int, icc: float | None) -> float:
 
 
 def _answers(before: float, after: float, power: float, alpha: float, paired: bool, overlap: float) -> float:
-    """Independent answers (pairs of them, if paired) that the test needs, not rounded."""
+    """Number of independent answers (if paired, of pairs) that the test needs, not rounded."""
     if not 0 <= before <= 1 or not 0 <= after <= 1:
         raise ValueError(f"Rates are from 0 to 1, got {before:g} before and {after:g} after; 3 % is 0.03.")
     if before == after:
@@ -113,7 +113,7 @@ def _answers(before: float, after: float, power: float, alpha: float, paired: bo
     both = overlap * after
     if not 0 <= overlap <= 1 or both > before or before + after - both > 1:
         raise ValueError(
-            f"Of rates {before:g} before and {after:g} after, a share of {overlap:g} of the failures after cannot "
+            f"With rates {before:g} before and {after:g} after, a share of {overlap:g} of the failures after cannot "
             "fail before too; change `overlap`, a share from 0 to 1."
         )
     discordant = before + after - 2 * both

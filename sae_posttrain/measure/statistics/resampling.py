@@ -1,20 +1,21 @@
 """
 Intervals for values that belong to a prompt and to a training seed: a mean, a difference, a relative change.
 
-All answers of one training run share its weights, and all answers to one prompt its wording. Both are therefore drawn
-anew, independently of each other and with replacement, and a cell counts as often as its prompt times as often as its
-seed was drawn: the pigeonhole bootstrap (Owen 2007, https://huggingface.co/papers/0712.1111), with percentile bounds.
+All answers of one training run share its weights, and all answers to one prompt share its wording. So prompts and
+seeds are both resampled, independently of each other and with replacement. The weight of a cell is the number of times
+its prompt was drawn, multiplied by the number of times its seed was drawn. This is the pigeonhole bootstrap (Owen
+2007, https://huggingface.co/papers/0712.1111), with percentile bounds.
 
-It errs in two directions, both known:
+The interval has two known errors:
 
-- With few seeds it is **too narrow** about seeds: with `S` of them it sees `(S - 1) / S` of their variance, of which
-  three seeds give a poor estimate anyway. Of simulated 95 % intervals, 82 % held with 3 seeds, 86 % with 5 and 92 %
-  with 10 (200 prompts, seeds that differ by half as much as answers). `seed_interval`, Student's t over seeds, stands
-  beside it for that reason. It takes the prompts as given: report both, and trust the wider one.
-- Noise of the single cell, as of a sampled answer, it counts up to three times (`3 - 2 / S` times with many prompts):
-  where neither prompts nor seeds differ, the interval is **too wide**, by a factor of up to 1.7.
+- With few seeds, it is **too narrow**: with `S` seeds it sees `(S - 1) / S` of their variance, and three seeds give a
+  poor estimate of this variance anyway. In a simulation of 95 % intervals, 82 % held with 3 seeds, 86 % with 5 and
+  92 % with 10 (200 prompts, seeds that differ by half as much as answers). For this reason the result also has
+  `seed_interval`, Student's t over seeds, which is valid only for these prompts. Report both, and trust the wider one.
+- Noise of a single cell, such as that of a sampled answer, counts up to three times (`3 - 2 / S` times with many
+  prompts). If neither prompts nor seeds differ, the interval is **too wide**, by a factor of up to 1.7.
 
-With one seed only prompts are resampled: the interval then says nothing about what another training would give.
+With one seed, only prompts are resampled. The interval then says nothing about other trainings.
 
 Shapes: K arms, P prompts, S seeds, R resamples.
 """
@@ -41,23 +42,24 @@ class ResampledEstimate:
 
     Attributes:
         estimate (`float`):
-            Over all cells, each of the same weight.
+            The estimate over all cells, which have equal weight.
         low, high (`float`):
             Bounds of its interval over prompts and seeds.
         num_prompts (`int`):
-            Prompts.
+            Number of prompts.
         num_seeds (`int`):
-            Training seeds; with 1 the interval knows nothing about how trainings differ.
+            Number of training seeds. With 1, the interval does not include how trainings differ.
         per_seed (`dict`):
-            The same estimate from each training seed alone, by seed; for a relative change `nan` or `inf` where the
-            value before is 0.
+            The same estimate from each training seed alone, by seed. For a relative change it is `nan` or `inf` if
+            the value before is 0.
         seed_interval (`tuple[float, float]` or `None`):
-            Student's t interval over `per_seed`, see [`seed_interval`]; `None` where
-            seeds show no spread: with one seed, or if all gave the same.
+            Student's t interval over `per_seed`, see [`seed_interval`]; `None` if the seeds show no spread (one seed,
+            or equal estimates).
         p_value (`float` or `None`):
-            Of a difference: two-sided, that there is none. Twice the share of resamples on the far side of 0, counted
-            with the data themselves as one more (Davison and Hinkley 1997, *Bootstrap Methods and their Application*,
-            section 4.4); with `R` resamples 2 / (R + 1) at least. `None` of a mean and of a relative change.
+            For a difference: two-sided p-value of the hypothesis that there is no difference. It is twice the share of
+            resamples on the other side of 0, with the data counted as one more resample (Davison and Hinkley 1997,
+            *Bootstrap Methods and their Application*, section 4.4). With `R` resamples it is at least 2 / (R + 1).
+            `None` for a mean and for a relative change.
     """
 
     estimate: float
@@ -87,12 +89,12 @@ def bootstrap_mean(
     """
     Mean of values, such as a rate, over prompts and training seeds.
 
-    Not every prompt must occur with every seed. If no resample differs from another, most often because nothing failed
-    at all, the interval is the mean ± the Wilson bound of 0 out of so many prompts.
+    A prompt need not occur with every seed. If all resamples are equal, usually because nothing failed, the interval
+    is the mean ± the upper Wilson bound of 0 out of the number of prompts.
 
     Args:
         rows (`Iterable` of `(prompt, seed, value)`):
-            One row for each prompt and training seed; several answers of one model to one prompt are averaged before.
+            One row for each prompt and training seed. If a model gave several answers to a prompt, average them first.
             Values are true/false or numbers in any unit.
         confidence (`float`, *optional*, defaults to `0.95`):
             Coverage of the intervals.
@@ -105,8 +107,8 @@ def bootstrap_mean(
         [`ResampledEstimate`]: the mean, in the unit of the values.
 
     Raises:
-        ValueError: If there are no rows, a value is no finite number, a prompt occurs twice with one seed, or nothing
-            varies in values that are not within 0 and 1.
+        ValueError: If there are no rows, a value is not a finite number, a prompt occurs twice with one seed, or all
+            values are equal and not from 0 to 1.
     """
     table = _tabulate({"rows": rows})
     (estimate,), means_KS = table.means()
@@ -129,9 +131,9 @@ def bootstrap_difference(
     """
     Mean difference of two arms on the same prompts and training seeds: after minus before.
 
-    Both arms share each draw of prompts and seeds, so that what they have in common cancels. Where no resample differs
-    from another, most often because no value changed, the interval is the difference ± the Wilson bound of 0 out of so
-    many prompts.
+    Both arms share each draw of prompts and seeds, so variation that they share cancels. If all resamples are equal,
+    usually because no value changed, the interval is the difference ± the upper Wilson bound of 0 out of the number of
+    prompts.
 
     Args:
         before (`Iterable` of `(prompt, seed, value)`):
@@ -171,9 +173,9 @@ def bootstrap_ratio(
     """
     Relative change of the mean between two arms on the same prompts and training seeds: `after / before - 1`.
 
-    A resample in which both means are 0 has no relative change: it counts as -1 for the lower bound and as infinite
-    for the upper one. Where no resample differs from another, most often because nothing failed after, the bounds are
-    widened by the Wilson bound of 0 out of so many prompts, divided by the mean before.
+    A resample in which both means are 0 has no relative change. It counts as -1 for the lower bound and as infinite
+    for the upper bound. If all resamples are equal, usually because nothing failed after, the bounds are widened by
+    the upper Wilson bound of 0 out of the number of prompts, divided by the mean before.
 
     Args:
         before, after (`Iterable` of `(prompt, seed, value)`):
@@ -211,7 +213,7 @@ class _Table(NamedTuple):
     observed_PS: np.ndarray  # 1 or 0; the same for all arms
 
     def means(self) -> tuple[list[float], np.ndarray]:
-        """Mean of each arm over all cells, and of shape `(K, S)` over those of each seed."""
+        """Mean of each arm over all cells, and its means over the cells of each seed, `(K, S)`."""
         overall = self.values_KPS.sum((1, 2)) / self.observed_PS.sum()
         return overall.tolist(), self.values_KPS.sum(1) / self.observed_PS.sum(0)
 
@@ -274,27 +276,27 @@ def _resample(table: _Table, num_resamples: int, bootstrap_seed: int) -> np.ndar
         of_seed_RS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size)
         sums_RKS = (of_prompt_RP.astype(float) @ columns_PKS.reshape(num_prompts, -1)).reshape(size, -1, num_seeds)
         sums_RK = (sums_RKS * of_seed_RS[:, None]).sum(-1)
-        sums_RK = sums_RK[sums_RK[:, -1] > 0]  # where cells are missing, a resample may draw none at all
+        sums_RK = sums_RK[sums_RK[:, -1] > 0]  # if cells are missing, a resample may draw no cell at all
         means.append(sums_RK[:, :-1] / sums_RK[:, -1:])
     return np.concatenate(means).T
 
 
 def _margin(table: _Table, samples: np.ndarray, confidence: float) -> float:
-    """What to add on both sides: 0 unless all resamples agree, which would make of the interval a point."""
+    """Width added on both sides: 0, unless all resamples are equal and the interval would be a single point."""
     if _differ(samples, table):
         return 0.0
     if table.values_KPS.min() < 0 or table.values_KPS.max() > 1:
-        raise ValueError("The values do not vary at all, so that there is no interval for them. Are they as meant?")
+        raise ValueError("The values do not vary at all, so there is no interval for them. Are they correct?")
     return wilson(0, len(table.prompts), confidence)[1]
 
 
 def _differ(estimates: np.ndarray, table: _Table) -> bool:
-    """Whether estimates differ by more than sums of the same numbers in another order do."""
+    """Whether estimates differ by more than rounding errors (sums of the same numbers in another order)."""
     return bool(np.ptp(estimates) > 1e-12 * max(np.abs(estimates).max(), np.abs(table.values_KPS).max()))
 
 
 def _bounds(samples: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Percentiles, each the next sample outwards: no arithmetic, since samples may be infinite."""
+    """Percentiles, each rounded outwards to a sample. Nothing is interpolated, because samples may be infinite."""
     require_confidence(confidence)
     rank = math.floor((1 - confidence) / 2 * (len(samples) - 1))
     ordered = np.sort(samples)

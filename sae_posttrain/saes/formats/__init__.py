@@ -19,17 +19,17 @@ from .sparsify import list_sparsify, read_sparsify
 
 class SAEFormat(NamedTuple):
     """
-    How to recognise and read a file format: two functions and a phrase for messages.
+    How to recognise and read a file format: two functions, and the layout in words for messages.
 
     Args:
         list (`Callable[[SAEFiles], list[SAEFile]]`):
-            The weight files of this format among `files.names`, with the block and site of each as far as its name
-            or configuration says them; empty if nothing there is of this format.
+            Returns the weight files of this format among `files.names`, with the block and site that the name or
+            configuration of each gives. The list is empty if no file has this format.
         read (`Callable[[SAEFiles, SAEFile, Wanted], FrozenSAE]`):
-            Reads one of them, with the weights of `wanted.features` only. All transposing and folding happens here.
-            It raises a `ValueError` if the file contradicts what is wanted.
+            Reads one of these files, with the weights of `wanted.features` only. All transposing and folding happens
+            here. It raises a `ValueError` if the file contradicts what is wanted.
         layout (`str`):
-            The files it looks for.
+            The files that `list` looks for.
     """
 
     list: Callable[[SAEFiles], list[SAEFile]]
@@ -43,7 +43,7 @@ FORMATS: dict[str, SAEFormat] = {
     "gemma_scope": SAEFormat(
         list_gemma_scope, read_gemma_scope, "layer_{block}/width_*/average_l0_*/params.npz, or params.npz"
     ),
-    "sparsify": SAEFormat(list_sparsify, read_sparsify, "cfg.json with sae.safetensors, in a folder a hookpoint"),
+    "sparsify": SAEFormat(list_sparsify, read_sparsify, "cfg.json with sae.safetensors, one folder per hookpoint"),
     "dictionary_learning": SAEFormat(list_dictionary_learning, read_dictionary_learning, "ae.pt with config.json"),
     "goodfire": SAEFormat(list_goodfire, read_goodfire, "*-l{block}.pth or *-l{block}.pt"),
     "openai": SAEFormat(list_openai, read_openai, "{location}/autoencoders/{block}.pt"),
@@ -57,4 +57,4 @@ FORMATS: dict[str, SAEFormat] = {
         list_llamascopium, read_llamascopium, "config.json with sae_weights.safetensors or sae_weights.pt"
     ),
 }
-"""Lister and reader of each file format, by the name users write. Add yours: `FORMATS["mine"] = SAEFormat(...)`."""
+"""Lister and reader of each file format, by the name users write. To add one: `FORMATS["mine"] = SAEFormat(...)`."""

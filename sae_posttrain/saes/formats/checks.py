@@ -1,4 +1,4 @@
-"""Checks that readers share: of what a configuration file or the user says."""
+"""Checks that readers share, for values from a configuration file or from the user."""
 
 import reprlib
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Any
 from ..stored.files import Wanted
 
 MOST_NAME_CHARACTERS = 200
-"""Longest name of a model or module that is taken from a file."""
+"""Longest name of a model or module that is accepted from a file."""
 
 MOST_COUNTED = 1 << 40
-"""Largest size that a configuration may declare: with it, products and messages stay small."""
+"""Largest size that a configuration may declare. The limit keeps products and messages small."""
 
 
 def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -> int:
     """
-    A number that counts something; `default` where the configuration does not have it.
+    A whole number from a configuration; `default` if the configuration does not have it.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If the value is not a whole number of 0 or more.
     """
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNTED:
@@ -28,10 +28,10 @@ def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -
 
 def flag(config: Mapping[str, Any], key: str, path: str) -> bool:
     """
-    Whether a switch is on; off where the configuration does not have it.
+    Whether a switch is on. It is off if the configuration does not have it.
 
     Raises:
-        ValueError: If it is neither true nor false.
+        ValueError: If the value is neither true nor false.
     """
     value = config.get(key, False)
     if not isinstance(value, bool):
@@ -40,24 +40,24 @@ def flag(config: Mapping[str, Any], key: str, path: str) -> bool:
 
 
 def short_text(value: Any) -> str:
-    """A name, or `""` if it is none."""
+    """The value if it is a name of allowed length, else `""`."""
     return value if isinstance(value, str) and len(value) <= MOST_NAME_CHARACTERS else ""
 
 
 def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int | None:
     """
-    Active features per token, on which everything that says it must agree; `None` if nothing does.
+    Active features per token, on which files and user must agree; `None` if nobody gives a number.
 
     Args:
         said (`Mapping[str, Any]`):
-            What each file says, by the file's name; `None` where it says nothing.
+            `k` in each file, by the file's name; `None` if the file does not give it.
         wanted (`Wanted`):
-            Holds the user's word.
+            Holds the user's `k`.
         num_features (`int`):
-            Number of features in the file: the most that `k` can be.
+            Number of features in the file, the largest possible `k`.
 
     Raises:
-        ValueError: If it is no number from 1 to `num_features`, or two of them differ.
+        ValueError: If a `k` is not a number from 1 to `num_features`, or two of them differ.
     """
     found = {path: value for path, value in said.items() if value is not None}
     for path, value in found.items():
@@ -66,7 +66,7 @@ def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int 
     if wanted.k is not None:
         for path, value in found.items():
             if wanted.k != value:
-                raise ValueError(f"{path} says k = {value}, given was k={wanted.k}. Leave it out.")
+                raise ValueError(f"{path} says k = {value}, but k={wanted.k} was given. Leave it out.")
         return wanted.k
     if len(set(found.values())) > 1:
         raise ValueError(f"{' and '.join(f'{path} (k = {value})' for path, value in found.items())} do not agree.")
@@ -75,17 +75,17 @@ def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int 
 
 def refuse_input_scale(wanted: Wanted, file: str) -> None:
     """
-    Refuse the user's `input_scale`, for a format whose SAEs read the activations as they are.
+    Refuse the user's `input_scale`, for a format whose SAEs read unscaled activations.
 
     Raises:
-        ValueError: If it is given.
+        ValueError: If `input_scale` is given.
     """
     if wanted.input_scale is not None:
         raise ValueError(f"{file} reads its site as it is; `input_scale` does not apply to it. Leave it out.")
 
 
 def shown(value: Any) -> str:
-    """A value from a file, for messages: short, however large it is."""
+    """A value from a file as a short text for messages, however large the value is."""
     if isinstance(value, int) and abs(value) > MOST_COUNTED:
-        return "a huge number"  # Python refuses to print more than some thousand digits
+        return "a huge number"  # Python refuses to print more than a few thousand digits
     return reprlib.repr(value)

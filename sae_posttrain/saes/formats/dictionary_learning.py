@@ -38,16 +38,16 @@ LAYOUTS = {
 ENCODER_BIASES = ("encoder.bias", "b_enc", "gate_bias")
 DECODER_BIASES = ("bias", "decoder.bias", "b_dec", "decoder_bias")
 NOT_SUBTRACTED = ("AutoEncoderNew", "JumpReluAutoEncoder")
-"""Classes that encode `x` itself, the others `x` less the decoder's bias."""
+"""Classes that encode `x` itself. The others encode `x` minus the decoder's bias."""
 
 CHECKPOINT = {"step", "ae", "optimizer", "config", "norm_factor"}
-"""What `ae.pt` holds while a training runs, and after one that was interrupted."""
+"""Entries of `ae.pt` while a training runs, and after an interrupted training."""
 
 LABELS = {"resid_out": "resid_post", "attention_out": "attn_out"}
-"""Words for a site in names of folders and submodules, where they are not TransformerLens' own."""
+"""Words for a site in names of folders and submodules that differ from those of TransformerLens."""
 
 _NORM_BEHIND = re.compile(r"gemma-[23]-")
-"""Models in whose blocks a norm lies behind attention and MLP."""
+"""Models that apply a norm after attention and after the MLP."""
 
 _LABEL = r"(resid_pre|resid_post|resid_out|mlp_out|attn_out|attention_out)_layer_?(\d{1,4})"
 
@@ -60,7 +60,7 @@ def list_dictionary_learning(files: SAEFiles) -> list[SAEFile]:
             continue
         block, site = _place_in_path(files, folder)
         config = f"{folder}/{CONFIG}" if folder else CONFIG
-        if block is None and config in files.names:  # read only where needed: repositories hold hundreds
+        if block is None and config in files.names:  # read only if needed: a repository holds hundreds of them
             block, site = _place_in_config(files.read_json(config))
         listed.append(SAEFile(name, block, site))
     return listed
@@ -68,35 +68,37 @@ def list_dictionary_learning(files: SAEFiles) -> list[SAEFile]:
 
 def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
-    Read an SAE of dictionary_learning, as its class encodes at inference.
+    Read an SAE of dictionary_learning so that it encodes as its class does at inference.
 
     With `x' = x - b_dec` (in AutoEncoderNew and JumpReluAutoEncoder `x' = x`) and `pre = x' · W_enc + b_enc`:
 
-    - AutoEncoder, AutoEncoderNew: `relu(pre)`. The `from_pretrained` of AutoEncoder, by default, scales each direction
-      to norm 1 and its encoder row and bias by the norm: the reconstruction stays, activations are multiplied. So it
-      is done here (its decoder is read in any case); the other classes are taken as stored.
+    - AutoEncoder, AutoEncoderNew: `relu(pre)`. By default, the `from_pretrained` of AutoEncoder scales each direction
+      to norm 1, and multiplies its encoder row and bias by the norm. The reconstruction stays the same; the
+      activations are multiplied. The reader does the same, so it always reads the decoder of an AutoEncoder. The
+      weights of the other classes are used as stored.
     - AutoEncoderTopK: the `k` largest of `relu(pre)`; the stored threshold is not used.
-    - BatchTopKSAE, MatryoshkaBatchTopKSAE: `relu(pre)` where it is above the one stored threshold. One that was never
-      set is -1: then the class lets every positive `pre` through, and the SAE is a ReLU one, with far more active
-      features than it was trained for.
+    - BatchTopKSAE, MatryoshkaBatchTopKSAE: `relu(pre)` where it is above the stored threshold. A threshold of -1 was
+      never set. Then the class keeps every positive `pre`: it is a ReLU SAE, with far more active features than it was
+      trained for.
     - JumpReluAutoEncoder: `relu(pre)` where `pre > threshold`
     - GatedAutoEncoder: `relu(exp(r_mag) · x' · W_enc + mag_bias)` where `pre = x' · W_enc + gate_bias` is above 0
 
     `x̂ = acts · W_dec + b_dec`. Linear layers are stored as `encoder.weight` (F, D) and `decoder.weight` (D, F),
-    plain matrices as `W_enc` (D, F) and `W_dec` (F, D). The configuration names the class; without one, it is told
-    from the tensors where they leave no choice.
+    plain matrices as `W_enc` (D, F) and `W_dec` (F, D). The configuration names the class. Without a configuration,
+    the class is derived from the tensors if only one class fits them.
 
-    A training on normalised activations divides them by `norm_factor`, and multiplies biases and threshold by it
-    before it saves (`scale_biases`), so that a finished file reads raw activations. In the checkpoint that an
-    interrupted training leaves they are not multiplied yet; its `norm_factor` is folded here.
+    A training on normalised activations divides them by `norm_factor`. Before it saves, it multiplies the biases and
+    the threshold by `norm_factor` (`scale_biases`), so that a finished file reads raw activations. In the checkpoint
+    of an interrupted training they are not multiplied yet; the reader folds in the checkpoint's `norm_factor`.
 
-    What the SAE reads stands in the names of folders (`resid_post_layer_12/trainer_0`) or in the configuration, as
-    `submodule_name` (such a word, or a path of modules) or as `layer` alone. The library records outputs of modules;
-    in Gemma 2 and 3, what attention and MLP put out is not yet what they add, so there a word is not enough.
+    The place that the SAE reads is written in the names of folders (`resid_post_layer_12/trainer_0`) or in the
+    configuration: as `submodule_name` (such a word, or a path of modules), or as `layer` alone. The library records
+    outputs of modules. In Gemma 2 and 3, a norm follows attention and MLP, so their outputs are not what they add to
+    the residual stream; there, a word is not enough.
 
     Raises:
-        ValueError: If the class is unknown or cannot be told, if configuration, folder and weights contradict each
-            other or what is wanted, or the SAE reads one place and predicts another.
+        ValueError: If the class is unknown or cannot be derived, if configuration, folder, weights and what is wanted
+            contradict each other, or if the SAE reads one place and predicts another.
     """
     refuse_input_scale(wanted, found.file)
     config_name = found.folder + CONFIG
@@ -155,7 +157,7 @@ def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) ->
 
 
 def _without_checkpoint(stored: StoredTensors, file: str) -> tuple[StoredTensors, float, Mapping[str, Any]]:
-    """The SAE's own tensors, the factor that its biases still lack, and what the file itself says of its training."""
+    """The SAE's own tensors, the factor still missing from its biases, and the training configuration in the file."""
     tops = {name.partition("/")[0] for name in (*stored, *stored.plain)}
     if "ae" not in tops:
         return stored, 1.0, {}
@@ -192,7 +194,7 @@ def _kind(trainer: Mapping[str, Any], tensors: StoredTensors, file: str) -> str:
 
 
 def _with_unit_directions(W_enc: Tensor, b_pre: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same function with directions of norm 1; as in the library, left alone where they have it already."""
+    """The same function with directions of norm 1. As in the library, directions of norm 1 are not changed."""
     norms = W_dec.norm(dim=-1)
     if torch.allclose(norms, torch.ones_like(norms)):
         return W_enc, b_pre, W_dec
@@ -241,7 +243,7 @@ def _place_of_label(label: str, block: str) -> tuple[int, str] | None:
 
 
 def _place_in_config(config: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """Block and site that the configuration says, as far as it says them and they make sense."""
+    """Block and site from the configuration; `None` for what it does not say or says in an unknown form."""
     trainer, buffer = config.get("trainer"), config.get("buffer")
     if not isinstance(trainer, Mapping):
         return None, None
@@ -257,7 +259,7 @@ def _place_in_config(config: Mapping[str, Any]) -> tuple[int | None, str | None]
 
 
 def _check_place(config: Mapping[str, Any], found: SAEFile, wanted: Wanted, config_name: str) -> None:
-    """Refuse an SAE that the configuration puts at another place than the folder or the user, or at two."""
+    """Refuse an SAE if its configuration names two places, or another place than the folder or the user."""
     io = _part(config, "buffer", config_name).get("io", "out")
     if io not in ("in", "out"):
         raise ValueError(
@@ -266,15 +268,15 @@ def _check_place(config: Mapping[str, Any], found: SAEFile, wanted: Wanted, conf
         )
     block, site = _place_in_config(config)
     if io == "in" and block is None:
-        raise ValueError(f"{config_name} says io = 'in', but not of which module in which block; it is not supported.")
+        raise ValueError(f"{config_name} says io = 'in' but names no module and block; it is not supported.")
     if block not in (None, wanted.block) or site not in (None, wanted.site):
         raise ValueError(
-            f"{config_name} says that the SAE reads {site or 'something'} of block {block}; asked for, or said by the "
-            f"folder's name, is {wanted.site} of block {wanted.block}."
+            f"{config_name} says that the SAE reads {site or 'something'} of block {block}; the folder's name or the "
+            f"call says {wanted.site} of block {wanted.block}."
         )
     of_word = found.site or site
     if of_word in ("attn_out", "mlp_out") and _NORM_BEHIND.search(short_text(config["trainer"].get("lm_name"))):
         raise ValueError(
-            f"{config_name} does not say whether the SAE reads {of_word} before or behind the norm that its model has "
-            "there. Write the module into its `submodule_name` ('model.layers.3.mlp', say) and rename the folder."
+            f"{config_name} does not say whether the SAE reads {of_word} before or after the norm that its model has "
+            "there. Write the module into its `submodule_name`, such as 'model.layers.3.mlp', and rename the folder."
         )

@@ -8,7 +8,7 @@ from ..stored.tensor import check_tensors
 from .checks import refuse_input_scale
 
 SITES = {"res": "resid_post", "att": "attn_z", "mlp": "mlp_out"}
-"""Site of each kind of repository, `gemma-scope-2b-pt-res` for example."""
+"""Site of each kind of repository, for example `gemma-scope-2b-pt-res`."""
 
 
 def list_gemma_scope(files: SAEFiles) -> list[SAEFile]:
@@ -27,9 +27,9 @@ def read_gemma_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
     Read a Gemma Scope file.
 
     `pre = x · W_enc + b_enc`; `acts = relu(pre)` where `pre > threshold`; `x̂ = acts · W_dec + b_dec`. `b_dec` is not
-    subtracted from the input. The file holds `W_enc` as (D, F) and `W_dec` as (F, D). It does not say what it reads:
-    that stands in the repository's name. `att` is the concatenated heads, the input of the output projection; `mlp`
-    is what lies behind Gemma's norm after the MLP.
+    subtracted from the input. The file holds `W_enc` as (D, F) and `W_dec` as (F, D). Only the repository's name says
+    what the SAE reads: `att` is the concatenated heads, the input of the output projection; `mlp` is the output of
+    Gemma's norm after the MLP.
     """
     full_name = f"{files.full_name}/{found.file}"
     other = re.search(r"gemma-scope-[^/]*-(transcoders)(?=/|$)|/(embedding)/", full_name)

@@ -1,4 +1,4 @@
-"""Gemma Scope 2: JumpReLU SAEs of Gemma 3, `config.json` and `params.safetensors` in a folder an SAE."""
+"""Gemma Scope 2: JumpReLU SAEs of Gemma 3. Each SAE has a folder with `config.json` and `params.safetensors`."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ SITES = {"resid_post": "resid_post", "attn_out": "attn_z", "mlp_out": "mlp_out"}
 """Site of each kind of folder; `attn_out` is the concatenated heads, the input of the output projection."""
 
 GEMMA_SITES = {"post_feedforward_layernorm.output": "mlp_out"}
-"""Modules of Gemma that are a site: what its MLP adds to the residual stream is normed first."""
+"""Modules of Gemma that are a site: Gemma applies a norm before the MLP's output is added to the residual stream."""
 
 _FOLDER = re.compile(r".*/(resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(\d{1,4})_[^/]*")
 _CROSS_LAYER = re.compile(r".*gemma-scope-2-.*/clt/.*layer_(\d{1,4})\.safetensors")
@@ -23,9 +23,9 @@ _CROSS_LAYER = re.compile(r".*gemma-scope-2-.*/clt/.*layer_(\d{1,4})\.safetensor
 
 def list_gemma_scope_2(files: SAEFiles) -> list[SAEFile]:
     """
-    Block and site stand in the folders' names; a configuration is read only where they do not.
+    The folders' names give block and site. A configuration is read only if they do not.
 
-    Transcoders are listed where there is nothing else, to be refused with the reason.
+    If there are only transcoders, they are listed, so that the reader can refuse them with a reason.
     """
     there = set(files.names)
     saes, others = [], []
@@ -50,9 +50,9 @@ def read_gemma_scope_2(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Froze
     Read a Gemma Scope 2 folder.
 
     `pre = x · w_enc + b_enc`; `acts = relu(pre)` where `pre > threshold`; `x̂ = acts · w_dec + b_dec`. `b_dec` is not
-    subtracted from the input. The file holds `w_enc` as (D, F) and `w_dec` as (F, D). `hf_hook_point_in` says what it
-    reads, as a path of modules of the transformers model. Some folders have no configuration: then the folders' names
-    say it.
+    subtracted from the input. The file holds `w_enc` as (D, F) and `w_dec` as (F, D). `hf_hook_point_in` names what
+    the SAE reads, as a path of modules of the transformers model. If a folder has no configuration, the folders' names
+    give block and site.
 
     Raises:
         ValueError: If it is a transcoder, or if names, configuration and weights do not fit together.
@@ -89,14 +89,14 @@ def read_gemma_scope_2(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Froze
 
 
 def _place(config: dict[str, Any]) -> tuple[int | None, str | None]:
-    """Block and site by the configuration; `None` twice if it names no site of a block."""
+    """Block and site from the configuration; `(None, None)` if it names no site of a block."""
     hook = config.get("hf_hook_point_in")
     place = parse_hook(hook) if isinstance(hook, str) else None
     return (place[0], GEMMA_SITES.get(place[1], place[1])) if place else (None, None)
 
 
 def _check_config(config: dict[str, Any], found: SAEFile, path: str) -> None:
-    """Check everything in it but the width; an empty one stands for a folder without."""
+    """Check the configuration except for the width. An empty one means that the folder has no configuration."""
     if not config:
         return
     hook = config.get("hf_hook_point_in")
@@ -111,7 +111,7 @@ def _check_config(config: dict[str, Any], found: SAEFile, path: str) -> None:
     l0 = config.get("l0")
     if l0 is not None and (isinstance(l0, bool) or not isinstance(l0, int | float) or not l0 > 0):
         raise ValueError(f"{path} says l0 = {shown(l0)}; it must be a number above 0. Download it again.")
-    if hook is None:  # the folders' names are all there is
+    if hook is None:  # only the folders' names say it
         return
     block, site = _place(config)
     if site is None:
@@ -143,8 +143,8 @@ def _base_model(config: dict[str, Any], full_name: str) -> str:
     """
     The model's Hub id.
 
-    Some configurations write Gemma 3 as `gemma-v3` and leave out the owner; without one, the repository's name says
-    it. The smallest model is published without the `-pt` of the others.
+    Some configurations write Gemma 3 as `gemma-v3` and leave out the owner. Without a configuration, the model is
+    taken from the repository's name. The smallest model is published without the `-pt` of the other models.
     """
     name = short_text(config.get("model_name"))
     in_repository = re.findall(r"gemma-scope-2-(\d+[bm]-(?:pt|it))(?=/)", f"{full_name}/")

@@ -1,4 +1,4 @@
-"""Goodfire's SAEs of Llama 3 (https://huggingface.co/Goodfire) and alike: one file, with the block in its name."""
+"""Goodfire's SAEs of Llama 3 (https://huggingface.co/Goodfire) and similar ones: one file, named after its block."""
 
 import re
 
@@ -12,7 +12,7 @@ MODELS = {
     "Llama-3.3-70B-Instruct": "meta-llama/Llama-3.3-70B-Instruct",
     "DeepSeek-R1-Distill-Llama-8B": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
 }
-"""Model of each published file, by the name that stands before `-SAE-l19.pth`."""
+"""Model of each published file, by the part of its name before `-SAE-l19.pth`."""
 
 
 def list_goodfire(files: SAEFiles) -> list[SAEFile]:
@@ -25,15 +25,15 @@ def list_goodfire(files: SAEFiles) -> list[SAEFile]:
 
 def read_goodfire(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
-    Read a Goodfire file, or one of qresearch's in the same layout.
+    Read a Goodfire file, or a file of qresearch in the same layout.
 
     `acts = relu(x · encoder.weightᵀ + encoder.bias)`; `x̂ = acts · decoder.weightᵀ + decoder.bias`. The decoder's bias
     is not subtracted from the input. The file holds `encoder.weight` as (F, D) and `decoder.weight` as (D, F);
-    Goodfire calls them `encoder_linear` and `decoder_linear`. The block stands in the file's name (`…-SAE-l19.pth`):
-    the SAE reads its output.
+    Goodfire calls them `encoder_linear` and `decoder_linear`. The file's name gives the block (`…-SAE-l19.pth`). The
+    SAE reads the block's output.
 
-    Goodfire's SAEs of DeepSeek-R1 (`…-SAE-l37.pt`) have another layout (one matrix `W` for both directions) and pick
-    features over a whole batch, so that a token's activations depend on the others; they are refused.
+    Goodfire's SAEs of DeepSeek-R1 (`…-SAE-l37.pt`) are refused. They have another layout (one matrix `W` for encoder
+    and decoder) and pick features over a whole batch, so that a token's activations depend on the other tokens.
 
     Raises:
         ValueError: If the file holds other tensors, or `k` or `input_scale` is given.

@@ -31,14 +31,14 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
     """
     Read a Llama Scope folder, `Llama3_1-8B-Base-L{block}{R,A,M}-{8,32}x`.
 
-    The SAE was trained on activations times `s = √D / (their mean norm)`. As when the releasing code loads it
-    (https://github.com/OpenMOSS/Language-Model-SAEs at f0058a58, `SparseAutoEncoder.from_config`), with each feature's
-    decoder norm `m = ‖W_dec‖` moved from the decoder to the encoder where the training included it:
+    The SAE was trained on activations times `s = √D / (their mean norm)`. The reader does what the releasing code does
+    (https://github.com/OpenMOSS/Language-Model-SAEs at f0058a58, `SparseAutoEncoder.from_config`). If the training
+    included each feature's decoder norm `m = ‖W_dec‖`, the norm is moved from the decoder to the encoder:
 
     - `pre = m · (x · W_enc + b_enc / s)`; `acts = pre` where `pre > θ`, one `θ` for all features
     - `x̂ = acts · W_dec / m + b_dec / s`
 
-    SAELens leaves `m` out, so that its pre-activations are `s · pre / m`; the published `m` are about 1.5.
+    SAELens leaves `m` out, so its pre-activations are `s · pre / m`. In the published SAEs, `m` is about 1.5.
     """
     folder = found.file.removesuffix(WEIGHTS)
     settings = files.read_json(folder + CONFIG)
@@ -48,7 +48,7 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
     theta = 0.0 if threshold is None else number(threshold, "jump_relu_threshold", config.path, above_zero=False)
     if config.activation == "jumprelu" and threshold is None:
         raise ValueError(f"{config.path}: act_fn is 'jumprelu', but there is no jump_relu_threshold.")
-    if config.activation == "topk" and theta > 0:  # estimated after training, so that features do not compete
+    if config.activation == "topk" and theta > 0:  # threshold estimated after training: features do not compete
         config = config._replace(activation="jumprelu")
 
     tensors = files.tensors(found.file, part=wanted.features is not None)
@@ -62,7 +62,7 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         for norm in _mean_norms(settings.get("dataset_average_activation_norm"), config.path)
     )
 
-    # Scaled in place: these tensors were read for nobody else, and they are large.
+    # Scaled in place, because these tensors are large and nothing else uses them.
     W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
     b_enc = wanted.vector(tensors["encoder.bias"]) * ratio_in
     b_dec = W_enc.new_zeros(width)
@@ -97,7 +97,7 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
 
 
 def _mean_norms(norms: Any, path: str) -> tuple[float | None, float | None]:
-    """Mean norm in the data set of what the SAE reads and of what it writes; the same for the second if left out."""
+    """Mean norms in the data set of the SAE's input and output. If only the input's is given, it is used for both."""
     if norms is None:
         return None, None
     if not isinstance(norms, dict) or "in" not in norms:

@@ -1,4 +1,4 @@
-"""llamascopium (https://github.com/OpenMOSS/Llamascopium), until 2026 lm-saes: `config.json` beside `sae_weights`."""
+"""llamascopium (https://github.com/OpenMOSS/Llamascopium), lm-saes until 2026: `config.json` beside `sae_weights`."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ PRESENT = Names("W_E", "b_E", "W_D", "b_D", "activation_function.log_jumprelu_th
 EARLY_2025 = Names(
     "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "log_jumprelu_threshold", "FD", "DF"
 )
-"""As in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
+"""Names of early 2025, as in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
 
 
 def list_llamascopium(files: SAEFiles) -> list[SAEFile]:
@@ -46,7 +46,7 @@ def list_llamascopium(files: SAEFiles) -> list[SAEFile]:
     listed = []
     for folder in [name.removesuffix(CONFIG) for name in files.names if f"/{name}".endswith(f"/{CONFIG}")]:
         weights = [folder + file for file in WEIGHTS if folder + file in names]
-        if weights and folder + SAELENS_CONFIG not in names:  # there, `sae_weights.safetensors` is SAELens'
+        if weights and folder + SAELENS_CONFIG not in names:  # with SAELens' cfg.json, the weights are SAELens'
             listed.append(SAEFile(weights[0], *place_of(files, folder, CONFIG)))
     return listed
 
@@ -55,20 +55,21 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
     """
     Read an SAE of llamascopium 2, or of lm-saes since 2025 (Llama Scope R1).
 
-    The SAE was trained on `x · s` with `s = √D / (mean norm of x)` (`norm_activation` dataset-wise), on `x · √D / ‖x‖`
-    (token-wise), or its scale is in its weights (inference: `s = 1`). With `m = ‖W_dec‖` of each feature where
-    `sparsity_include_decoder_norm`, else 1, the library's `x · s · W_enc + b_enc` is `s · pre` here:
+    `norm_activation` says on what the SAE was trained: on `x · s` with `s = √D / (mean norm of x)` (dataset-wise), or
+    on `x · √D / ‖x‖` (token-wise). With `inference`, the scale is already in the weights and `s = 1`. For each
+    feature, `m` is `‖W_dec‖` if `sparsity_include_decoder_norm`, else 1. The library's `x · s · W_enc + b_enc` is
+    `s · pre` here:
 
     - `pre = x · W_enc + b_enc / s`
     - relu: `relu(pre)`; topk: the `k` largest of `relu(pre · m)`, divided by `m`; jumprelu: `pre` where
       `pre > θ / (s · m)`, `θ = exp(log_jumprelu_threshold)`
     - `x̂ = acts · W_dec + b_dec / s`
 
-    This is what the SAE computed when it was trained. The library's own `fold_activation_scale` leaves `θ` of an SAE
-    as it is where it divides that of a cross-layer transcoder by `s`.
+    This is what the SAE computed in training. The library's own `fold_activation_scale` does not divide `θ` of an SAE
+    by `s`, although it does so for a cross-layer transcoder.
 
-    The state of the weights is taken from `config.json`. The library's training writes it first and may fold the
-    scale in afterwards; then `norm_activation` has to be changed to "inference" there by hand.
+    `config.json` says whether the scale is in the weights. The library's training writes this file first and may fold
+    the scale into the weights afterwards. In that case, change `norm_activation` in the file to "inference" by hand.
     """
     file = next(file for file in WEIGHTS if f"/{found.file}".endswith(f"/{file}"))
     folder = found.file.removesuffix(file)
@@ -84,7 +85,7 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
 
     tensors = files.tensors(found.file, part=wanted.features is not None)
     if file.endswith(".pt"):
-        tensors = tensors.below("sae")  # beside it lies the library's version
+        tensors = tensors.below("sae")  # the file also holds the library's version
     names = EARLY_2025 if EARLY_2025.W_enc in tensors else PRESENT
     mean_norm = f"dataset_average_activation_norm.{config.hook}"
     layout = {names.W_enc: names.encoder_dims, names.b_enc: "F", names.W_dec: names.decoder_dims, mean_norm: "?"}
@@ -132,7 +133,7 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
 
 
 def _mean_norm(tensors: StoredTensors, name: str, config: LlamascopiumConfig) -> float | None:
-    """The mean norm in the data set; the file holds a value of no meaning where the SAE was trained without one."""
+    """The mean norm in the data set. If the SAE was trained without it, the value in the file has no meaning."""
     if name not in tensors or config.normalisation != "dataset-wise":
         return None
     return number(tensors[name].read().item(), name, config.path, above_zero=True)

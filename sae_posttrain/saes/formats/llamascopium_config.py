@@ -1,4 +1,4 @@
-"""What a configuration of llamascopium, until 2026 called lm-saes, says of an SAE; what is not read is refused."""
+"""Read the configuration of an SAE of llamascopium (lm-saes until 2026); what is not supported is refused."""
 
 import math
 import re
@@ -18,7 +18,7 @@ DEFAULTS = {
     "sparsity_include_decoder_norm": True,
     "use_decoder_bias": True,
 }
-"""What the library takes where a configuration does not say it."""
+"""The library's defaults for what a configuration leaves out."""
 
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 ACROSS_TOKENS = ("batchtopk", "batchlayertopk", "layertopk")
@@ -27,7 +27,7 @@ ACROSS_TOKENS = ("batchtopk", "batchlayertopk", "layertopk")
 NORMALISATIONS = ("dataset-wise", "token-wise", "inference")
 
 FOLDER_SITES = {"R": "resid_post", "A": "attn_out", "M": "mlp_out"}
-"""Site of a folder such as `Llama3_1-8B-Base-L15R-8x` or `L15R`."""
+"""Site by the letter in a folder's name, such as `R` in `Llama3_1-8B-Base-L15R-8x` or `L15R`."""
 
 SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
@@ -35,29 +35,29 @@ NAMED_MODELS = {
     "Llama3_1-8B-Base": "meta-llama/Llama-3.1-8B",
     "Llama-Scope-R1-Distill": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
 }
-"""Model of the published SAEs, by a part of their repository's name."""
+"""Model of the published SAEs, by a part of the repository's name."""
 
 
 class LlamascopiumConfig(NamedTuple):
     """
-    What the arithmetic of an SAE depends on.
+    The settings that determine the arithmetic of an SAE.
 
     Args:
         activation (`str`):
-            One of `ACTIVATIONS`.
+            Name of the activation: one of `ACTIVATIONS`.
         k (`Any`):
-            `top_k`, unchecked: the other activations do not use it.
+            `top_k`, not checked yet, because only TopK uses it.
         use_decoder_norm (`bool`):
             Whether the activation sees `pre · ‖W_dec‖`.
         use_decoder_bias (`bool`):
             Whether there is a `b_dec`.
         subtract_b_dec (`bool`):
-            Whether `b_dec` is subtracted from the (scaled) input, as until June 2025 it could be.
+            Whether `b_dec` is subtracted from the (scaled) input. The library could do this until June 2025.
         normalisation (`str`):
-            One of `NORMALISATIONS`: inputs scaled by `√D / (mean norm in a data set)`, each token by `√D / ‖x‖`, or
-            none because the scale is in the weights.
+            One of `NORMALISATIONS`: inputs are scaled by `√D / (mean norm in a data set)`, or each token by
+            `√D / ‖x‖`, or not at all because the scale is in the weights.
         hook (`str`):
-            Hook point that it reads and writes.
+            Hook point that the SAE reads and writes.
         path (`str`):
             Name of the configuration, for messages.
     """
@@ -73,7 +73,7 @@ class LlamascopiumConfig(NamedTuple):
 
     def require_place(self, found: SAEFile) -> None:
         """
-        Check that the hook point is a site of a block, and the one that the folder's name says.
+        Check that the hook point is a site of a block, and is the site in the folder's name.
 
         Raises:
             ValueError: If it is not.
@@ -94,24 +94,26 @@ class LlamascopiumConfig(NamedTuple):
         Active features per token of a TopK SAE.
 
         Raises:
-            ValueError: If it is no such number, or the user's `k` is another.
+            ValueError: If `k` is not a valid number, or differs from the user's `k`.
         """
         return agreed_k({self.path: self.k}, wanted, num_features) if self.activation == "topk" else wanted.k
 
     def mean_norm_ratio(self, mean_norm: float | None, width: int, wanted: Wanted) -> float:
         """
-        Mean norm of the site in a data set, by `√D`: the SAE reads activations divided by this; 1 if as they are.
+        Mean norm of the site in a data set, divided by `√D`.
+
+        The SAE reads activations divided by this ratio; the ratio is 1 if the SAE reads unscaled activations.
 
         Args:
             mean_norm (`float` or `None`):
-                What the files say.
+                Mean norm from the files; `None` if they do not give it.
             width (`int`):
                 `D`.
             wanted (`Wanted`):
-                The user's `input_scale`, its inverse, counts if the files say nothing.
+                Holds the user's `input_scale`, the inverse of the ratio, for files that do not give the mean norm.
 
         Raises:
-            ValueError: If neither says it, or the two contradict each other.
+            ValueError: If neither files nor user give it, or if they contradict each other.
         """
         if self.normalisation != "dataset-wise":
             if wanted.input_scale is not None:
@@ -127,24 +129,24 @@ class LlamascopiumConfig(NamedTuple):
         else:
             raise ValueError(
                 f"{self.path}: the SAE reads scaled activations, and its files do not say their mean norm. Give "
-                "`input_scale`: the square root of the width, by the mean norm of the site."
+                "`input_scale`: the square root of the width, divided by the mean norm of the site."
             )
         if not SMALLEST <= scale <= LARGEST:
             raise ValueError(f"{self.path}: the SAE's scale is {scale:.6g}, by which nothing can be multiplied.")
         if wanted.input_scale is not None and not math.isclose(scale, wanted.input_scale, rel_tol=1e-3):
             raise ValueError(
-                f"The files of {self.path} say a scale of {scale:.6g}, given was input_scale={wanted.input_scale}. "
-                "Leave it out."
+                f"The files of {self.path} say a scale of {scale:.6g}, but input_scale={wanted.input_scale} was "
+                "given. Leave it out."
             )
         return 1 / scale
 
 
 def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
     """
-    Everything in a configuration that changes the arithmetic; what is left out there has the library's default.
+    Everything in a configuration that changes the arithmetic, with the library's defaults for missing entries.
 
     Raises:
-        ValueError: If something in it is not supported or makes no sense, with its name and value.
+        ValueError: If an entry is not supported or is invalid. The message has its name and value.
     """
     config = {**DEFAULTS, **config}
     sae_type = config["sae_type"]
@@ -169,8 +171,8 @@ def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
     normalisation = config["norm_activation"]
     if normalisation == "batch-wise":
         raise ValueError(
-            f"{path}: norm_activation 'batch-wise' is not supported: what the SAE makes of a token depends on the "
-            "others of its batch. Use an SAE trained with 'dataset-wise'."
+            f"{path}: norm_activation 'batch-wise' is not supported: a token's activations depend on the others of "
+            "its batch. Use an SAE trained with 'dataset-wise'."
         )
     if normalisation not in NORMALISATIONS:
         raise ValueError(
@@ -189,7 +191,7 @@ def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
 
 
 def place_of(files: SAEFiles, folder: str, config_name: str) -> tuple[int | None, str | None]:
-    """Block and site of the SAE in `folder`: by its name, so that no file is fetched, else by its configuration."""
+    """Block and site of the SAE in `folder`: from its name if possible (fetches no file), else from its config."""
     named = re.search(r"(?:^|[/-])L(\d{1,4})([RAM])(?:-\d+x)?/$", f"{files.full_name}/{folder}")
     if named:
         return int(named[1]), FOLDER_SITES[named[2]]
@@ -198,7 +200,7 @@ def place_of(files: SAEFiles, folder: str, config_name: str) -> tuple[int | None
 
 
 def base_model_of(files: SAEFiles, folder: str, config: dict[str, Any]) -> str:
-    """The model that was read: its configuration lies beside the SAE's, or the repository's name says it."""
+    """The model that the SAE reads, from the model configuration beside the SAE's or from the repository's name."""
     name = config.get("model_name")
     if name is None and f"{folder}lm_config.json" in files.names:
         name = files.read_json(f"{folder}lm_config.json").get("model_name")
@@ -209,10 +211,10 @@ def base_model_of(files: SAEFiles, folder: str, config: dict[str, Any]) -> str:
 
 
 def number(value: Any, name: str, path: str, *, above_zero: bool) -> float:
-    """A number from a configuration or a file, finite in float32: above 0, or 0 too."""
+    """A number from a configuration or a file, finite in float32; with `above_zero`, 0 is refused."""
     known = (
         isinstance(value, (int, float)) and not isinstance(value, bool) and value <= LARGEST
-    )  # integers of any size
+    )  # an integer can have any size
     if not known or not (0 < value if above_zero else 0 <= value):
         least = "a number above 0" if above_zero else "a number, 0 or more"
         raise ValueError(f"{path}: {name} is {reprlib.repr(value)}, expected is {least}.")
@@ -220,7 +222,7 @@ def number(value: Any, name: str, path: str, *, above_zero: bool) -> float:
 
 
 def check_sizes(config: dict[str, Any], path: str, sizes: dict[str, int]) -> None:
-    """Check that the weights have the sizes that the configuration says, if it does."""
+    """Check that the weights have the sizes that the configuration gives, if it gives any."""
     for name, size in sizes.items():
         if config.get(name, size) != size:
             raise ValueError(
@@ -234,8 +236,8 @@ def _activation(config: dict[str, Any], path: str) -> str:
     if activation in ACROSS_TOKENS:
         raise ValueError(
             f"{path}: act_fn {activation!r} is not supported: which features of a token are active depends on other "
-            "tokens or blocks. Save it as 'jumprelu', with the smallest value that it keeps on many tokens of its "
-            "training data as the threshold of every feature."
+            "tokens or blocks. Save it as 'jumprelu'. As the threshold of every feature, take the smallest value that "
+            "the SAE keeps on many tokens of its training data."
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"{path}: unknown act_fn {reprlib.repr(activation)}. Known: {', '.join(ACTIVATIONS)}.")

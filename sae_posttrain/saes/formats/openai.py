@@ -15,14 +15,14 @@ LOCATIONS = {
     "resid_delta_attn": "attn_out",
     "mlp_post_act": "mlp.c_proj.input",
 }
-"""Site of each folder of the release; `_v4`, `_v5_32k` or `_v5_128k` may stand behind its name."""
+"""Site of each folder of the release; the folder's name may end with `_v4`, `_v5_32k` or `_v5_128k`."""
 
 BASE_MODEL = "openai-community/gpt2"
 
 LAYOUT = {"encoder.weight": "FD", "latent_bias": "F", "decoder.weight": "DF", "pre_bias": "D"}
-LAYOUT |= {"latents_activation_frequency": "F?", "latents_mean_square": "F?"}  # of the training, not used
+LAYOUT |= {"latents_activation_frequency": "F?", "latents_mean_square": "F?"}  # statistics of the training, not used
 COUNTS = "stats_last_nonzero"
-"""Tokens since each feature was last active: whole numbers, which training keeps for itself."""
+"""Tokens since each feature was last active: whole numbers that only training uses."""
 
 PLAIN = ("activation", "activation_state_dict/k", "activation_state_dict/postact_fn")
 
@@ -37,21 +37,21 @@ def list_openai(files: SAEFiles) -> list[SAEFile]:
 
 def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     """
-    Read a file of OpenAI's release, with the `Autoencoder` class of its repository as the reference.
+    Read a file of OpenAI's release; the reference is the `Autoencoder` class of its repository.
 
     `pre = (x' - pre_bias) · encoder.weightᵀ + latent_bias`; `x̂' = acts · decoder.weightᵀ + pre_bias`. The file holds
     `encoder.weight` as (F, D) and `decoder.weight` as (D, F), and says what the activation is:
 
     - `ReLU`, or nothing (v1, v4): `x' = x`, `acts = relu(pre)`
-    - `TopK` (v5): `x'` is the layer norm of `x`, `(x - mean) / (std + 1e-5)` token by token, undone behind the
-      decoder; `acts` are the `k` largest of `pre`, with `postact_fn` behind it (`ReLU` in the release). As in the
-      repository, it is this activation that tells that `x` is normalised.
+    - `TopK` (v5): `x'` is the layer norm of a token, `(x - mean) / (std + 1e-5)`, which is undone after the decoder.
+      `acts` are the `k` largest of `pre`, followed by `postact_fn` (`ReLU` in the release). As in the repository, this
+      activation implies that `x` is normalised.
 
-    The repository's example reads the activations from TransformerLens' `gpt2` without centred writing weights; what
-    TransformerLens folds by default then leaves these sites as they are in transformers' model. Whether the training
-    data was recorded in the same way is not published; for v5 a shift of the mean would change nothing.
+    The repository's example reads the activations from TransformerLens' `gpt2` without centred writing weights. With
+    this setting, TransformerLens' default folding does not change these sites, compared with transformers' model. It
+    is not published whether the training data was recorded in the same way; for v5, a shift of the mean has no effect.
 
-    A decoder tied to the encoder, which the class can train, cannot be loaded by it, and is refused here.
+    The class can train a decoder that is tied to the encoder, but it cannot load one. Such a file is refused here.
 
     Raises:
         ValueError: If the file holds other tensors or another activation, or `k` or `input_scale` contradicts it.
@@ -63,7 +63,7 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     num_features = tensors["encoder.weight"].shape[0]
     if counts is not None and (counts.shape != (num_features,) or counts.dtype not in INTEGER_DTYPES):
         raise ValueError(
-            f"{COUNTS} in {found.file} has shape {counts.shape} and is stored as {counts.dtype}, expected is a whole "
+            f"{COUNTS} in {found.file} has shape {counts.shape} and is stored as {counts.dtype}; it must hold a whole "
             f"number for each of the {num_features} features."
         )
 
@@ -91,7 +91,7 @@ def _activation(plain: dict[str, Plain], wanted: Wanted, num_features: int, file
         raise ValueError(f"{file}: unknown activation {shown(activation)}. Known: ReLU, TopK.")
     behind = plain.get("activation_state_dict/postact_fn", "ReLU")
     if behind not in ("ReLU", "Identity"):
-        raise ValueError(f"{file}: unknown function behind TopK: {shown(behind)}. Known: ReLU, Identity.")
+        raise ValueError(f"{file}: unknown function after TopK: {shown(behind)}. Known: ReLU, Identity.")
     return {
         "activation": "topk",
         "k": agreed_k({file: plain.get("activation_state_dict/k")}, wanted, num_features),

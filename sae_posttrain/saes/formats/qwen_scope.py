@@ -21,8 +21,8 @@ def read_qwen_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSA
     Read a Qwen-Scope file.
 
     `pre = x · W_encᵀ + b_enc`; the `k` largest are kept as they are (no ReLU, `b_dec` is not subtracted);
-    `x̂ = acts · W_decᵀ + b_dec`. The file holds `W_enc` as (F, D) and `W_dec` as (D, F). `k` stands only in the name
-    of the repository (`…-L0_50`).
+    `x̂ = acts · W_decᵀ + b_dec`. The file holds `W_enc` as (F, D) and `W_dec` as (D, F). Only the name of the
+    repository gives `k` (`…-L0_50`).
     """
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)

@@ -32,7 +32,7 @@ LAYOUTS = {
 
 
 def list_saelens(files: SAEFiles) -> list[SAEFile]:
-    """Folders with a configuration; one whose name is a TransformerLens hook point is taken at its word, unread."""
+    """Folders with a configuration. If a folder's name is a TransformerLens hook point, the file is not read here."""
     there = set(files.names)
     listed = []
     for name in files.names:
@@ -53,15 +53,15 @@ def read_saelens(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     b_enc` (formulas: https://github.com/jbloomAus/SAELens/tree/main/sae_lens/saes):
 
     - standard: `relu(pre)`; jumprelu: `relu(pre)` where `pre > threshold`
-    - topk: `relu(topk(pre))`; abstopk: the `k` of largest magnitude, with their sign; with
-      `rescale_acts_by_decoder_norm`, of `pre · ‖W_dec‖`, and decoding divides by `‖W_dec‖`
+    - topk: `relu(topk(pre))`; abstopk: the `k` values of largest magnitude, with their sign. With
+      `rescale_acts_by_decoder_norm`, they are chosen from `pre · ‖W_dec‖`, and decoding divides by `‖W_dec‖`.
     - gated: `relu(x' · W_enc · exp(r_mag) + b_mag)` where `pre = x' · W_enc + b_gate` is above 0. The magnitude is
       `pre · exp(r_mag) + b_mag - b_gate · exp(r_mag)`.
 
-    `norm`, of `normalize_activations`: layer_norm and constant_norm_rescale stay with the SAE as its `input_norm`;
-    expected_average_only_in is `x · input_scale`, folded into the weights. If the SAE reads a model of which
-    TransformerLens centred what its blocks write, the mean that is missing there is folded into `W_enc`; what such an
-    SAE reconstructs has mean 0.
+    `normalize_activations` gives `norm`. layer_norm and constant_norm_rescale become the SAE's `input_norm`;
+    expected_average_only_in is `x · input_scale`, folded into the weights. If the SAE reads a model in which
+    TransformerLens centred the outputs of the blocks, subtracting the mean is folded into `W_enc`; the reconstruction
+    of such an SAE has mean 0.
     """
     config_name = found.folder + CONFIG
     raw = _read_config(files, found.folder)
@@ -108,7 +108,7 @@ def _folded(
     computed = {"b_enc": b_enc}
     if config.centred:
         W_enc = computed["W_enc"] = W_enc - W_enc.mean(dim=0)  # (x - mean(x)) · w = x · (w - mean(w))
-    if scale is not None:  # as SAELens' `fold_activation_norm_scaling_factor`
+    if scale is not None:  # as SAELens' `fold_activation_norm_scaling_factor` does
         W_enc, b_dec = W_enc * scale, b_dec / scale
         W_dec = None if W_dec is None else W_dec / scale
         computed |= {"W_enc": W_enc, "b_dec": b_dec} | ({} if W_dec is None else {"W_dec": W_dec})
@@ -143,7 +143,7 @@ def _input_scale(config: SAELensConfig, wanted: Wanted, path: str) -> float | No
 
 
 def _refuse_scaling_factor(file: str, factor: StoredTensor | None) -> None:
-    """Old versions saved a factor of each activation with every SAE; it means something only where it is not 1."""
+    """Refuse factors other than 1. Old versions saved a factor for each activation with every SAE, mostly 1."""
     if factor is not None and not (factor.read() == 1).all():
         raise ValueError(
             f"{file} holds a `scaling_factor` of finetuned activations, which SAELens dropped in version 6 and which "

@@ -1,4 +1,4 @@
-"""What a SAELens configuration says of an SAE, from version 3 to 6, with everything refused that is not read."""
+"""Read the configuration of a SAELens SAE, version 3 to 6; what is not supported is refused."""
 
 import re
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ NOT_READ = {
     "skip_transcoder": "it reads one site and writes another",
     "jumprelu_transcoder": "it reads one site and writes another",
     "jumprelu_skip_transcoder": "it reads one site and writes another",
-    "temporal": "what it makes of a token depends on the tokens before it",
+    "temporal": "the activation of a token depends on the tokens before it",
     "matching_pursuit": "it chooses features one after the other and has no pre-activation",
     "batchtopk": "it is a checkpoint of a training; SAELens' `save_inference_model` saves it as jumprelu",
     "matryoshka_batchtopk": "it is a checkpoint of a training; SAELens' `save_inference_model` saves it as jumprelu",
 }
-"""Architectures of SAELens that no [`FrozenSAE`] can be, and why."""
+"""Architectures of SAELens that a [`FrozenSAE`] cannot represent, and why."""
 
 INPUT_NORMS = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
-"""SAELens' names of the normalisations that [`FrozenSAE`] does too."""
+"""The normalisations that [`FrozenSAE`] supports, by SAELens' names."""
 
 DIRECTORY: dict[str, dict[str, Any]] = {
     "jbloom/GPT2-Small-SAEs-Reformatted": {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
@@ -31,37 +31,37 @@ DIRECTORY: dict[str, dict[str, Any]] = {
     "tommmcgrath/gpt2-small-mlp-out-saes": {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
     "JoshEngels/Mistral-7B-Residual-Stream-SAEs": {"normalize_activations": "constant_norm_rescale"},
 }
-"""What SAELens' directory (`pretrained_saes.yaml`, `config_overrides`) says of repositories whose files do not."""
+"""Settings of repositories whose files lack them, from SAELens' `pretrained_saes.yaml` (`config_overrides`)."""
 
 _CENTRED_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 _LAYER_NORM_MODELS = re.compile(r"(.*/)?(gpt2|distilgpt2|pythia|gpt-neo|gpt-j)([^a-z].*)?", re.IGNORECASE | re.DOTALL)
-"""Models in which TransformerLens can centre what the blocks write; in a model with RMSNorm it does not."""
+"""Models in which TransformerLens can centre the outputs of the blocks. It does not in models with RMSNorm."""
 
 
 class SAELensConfig(NamedTuple):
     """
-    What the arithmetic of an SAE depends on.
+    The settings that determine the arithmetic of an SAE.
 
     Args:
         architecture (`str`):
-            One of `ARCHITECTURES`.
+            Name of the architecture: one of `ARCHITECTURES`.
         base_model (`str`):
-            Its name as TransformerLens or the Hub writes it; empty if unknown.
+            Name of the model as TransformerLens or the Hub writes it; empty if unknown.
         subtract_b_dec (`bool`):
             Whether `b_dec` is subtracted from the input.
         use_decoder_norm (`bool`):
             Whether the activation sees `pre · ‖W_dec‖`.
         k (`Any`):
-            Active features per token, where the configuration says it; still unchecked.
+            Active features per token if the configuration gives it, not checked yet.
         input_norm (`str` or `None`):
-            Of each token, as in [`FrozenSAE`].
+            Normalisation of each token, as in [`FrozenSAE`].
         scaled (`bool`):
-            Whether the input is multiplied by a factor that stands elsewhere.
+            Whether the input is multiplied by a factor that is not in this configuration.
         centred (`bool`):
-            Whether the SAE reads activations less their mean over the width.
+            Whether the SAE reads activations minus their mean over the width.
         sizes (`dict[str, Any]`):
-            `d_in` and `d_sae`, where the configuration says them; still unchecked.
+            `d_in` and `d_sae` if the configuration gives them, not checked yet.
     """
 
     architecture: str
@@ -76,12 +76,12 @@ class SAELensConfig(NamedTuple):
 
 
 def hook_of(config: dict[str, Any]) -> Any:
-    """Name of the hook point that the SAE reads: in `metadata` since version 6, before that beside the rest."""
+    """Name of the hook point that the SAE reads. It is in `metadata` since version 6, and at the top level before."""
     return _about_model(config, "hook_name") or config.get("hook_point")
 
 
 def site_of(config: dict[str, Any]) -> tuple[int | None, str | None]:
-    """Block and site that the SAE reads; `None` twice if it reads no site of a block."""
+    """Block and site that the SAE reads; `(None, None)` if it reads no site of a block."""
     hook = hook_of(config)
     return (parse_hook(hook) if isinstance(hook, str) else None) or (None, None)
 
@@ -90,21 +90,22 @@ def parse_config(config: dict[str, Any], path: str, full_name: str) -> SAELensCo
     """
     Everything in a configuration that changes the arithmetic.
 
-    Left out on purpose is what does not: `use_error_term` and `dtype` (of the forward pass), everything about
-    training and data, and of TransformerLens' changes to a model those that leave all sites as they are (`fold_ln`,
-    `center_unembed`). SAELens itself has the model's weights unchanged (`from_pretrained_no_processing`) unless
+    Entries that do not change it are ignored: `use_error_term` and `dtype` (of the forward pass), everything about
+    training and data, and those changes of TransformerLens to a model that do not affect any site (`fold_ln`,
+    `center_unembed`). SAELens itself does not change the model's weights (`from_pretrained_no_processing`) unless
     `model_from_pretrained_kwargs` says otherwise.
 
     Args:
         config (`dict[str, Any]`):
             The content of `cfg.json`.
         path (`str`):
-            Its name, for messages.
+            Name of the file, for messages.
         full_name (`str`):
-            Of the place it came from, as in [`SAEFiles`]: a repository in it that `DIRECTORY` knows is recognised.
+            Full name of the place, as in [`SAEFiles`]. If it contains a repository of `DIRECTORY`, the settings there
+            are used.
 
     Raises:
-        ValueError: If something in it is not supported or makes no sense, with its name and value.
+        ValueError: If an entry is not supported or is invalid. The message has its name and value.
     """
     for repository, said in DIRECTORY.items():
         if f"/{repository}/" in f"/{full_name}/" or f"/models--{repository.replace('/', '--')}/" in f"/{full_name}/":
@@ -149,7 +150,7 @@ def _architecture(config: dict[str, Any], path: str) -> str:
     activation = config.get("activation_fn_str", config.get("activation_fn"))
     if activation not in (None, "relu", "topk"):
         raise ValueError(f"{path}: unknown activation {shown(activation)}. Known: relu, topk.")
-    if architecture == "standard" and activation == "topk":  # so written before topk became an architecture
+    if architecture == "standard" and activation == "topk":  # written so before topk became an architecture
         architecture = "topk"
     if isinstance(architecture, str) and architecture in NOT_READ:
         raise ValueError(
@@ -165,13 +166,13 @@ def _architecture(config: dict[str, Any], path: str) -> str:
 
 def _normalisation(config: dict[str, Any], path: str) -> str:
     normalise = config.get("normalize_activations")
-    if normalise is None or isinstance(normalise, bool):  # so written before there was more than one
+    if normalise is None or isinstance(normalise, bool):  # written so when there was only one normalisation
         normalise = "expected_average_only_in" if normalise else "none"
     known = ("none", "expected_average_only_in", *INPUT_NORMS)
     if normalise == "covariance_whitening":
         raise ValueError(
-            f"{path}: the whitening of the SAE's input is not folded into its weights, which happens when a training "
-            "ends: this is a checkpoint from within. Use the final SAE."
+            f"{path}: the whitening of the SAE's input is not folded into its weights. That happens at the end of a "
+            "training, so this is a checkpoint from before the end. Use the final SAE."
         )
     if normalise not in known:
         raise ValueError(f"{path}: unknown `normalize_activations` {shown(normalise)}. Known: {', '.join(known)}.")
@@ -180,7 +181,7 @@ def _normalisation(config: dict[str, Any], path: str) -> str:
 
 def _centred(config: dict[str, Any], site: str, path: str) -> bool:
     """
-    Whether TransformerLens subtracted its mean from everything that the model's blocks write.
+    Whether TransformerLens centred all outputs of the model's blocks (subtracted their mean over the width).
 
     https://transformerlensorg.github.io/TransformerLens/generated/code/transformer_lens.HookedTransformer.html
     (`center_writing_weights`): the residual stream `x` of the changed model is `x - mean(x)` of the published one.
@@ -208,7 +209,7 @@ def _centred(config: dict[str, Any], site: str, path: str) -> bool:
 
 
 def _k(config: dict[str, Any], path: str) -> Any:
-    """What it says, still unchecked."""
+    """Active features per token as the configuration gives them, not checked yet."""
     details = config.get("activation_fn_kwargs") or {}
     if not isinstance(details, dict) or not details.keys() <= {"k"}:
         raise ValueError(f"{path}: `activation_fn_kwargs` {shown(details)} are not supported; known is only k.")
@@ -216,6 +217,6 @@ def _k(config: dict[str, Any], path: str) -> Any:
 
 
 def _about_model(config: dict[str, Any], name: str) -> Any:
-    """A fact about the model that was read: in `metadata` since version 6, before that beside the rest."""
+    """A fact about the model that the SAE reads: in `metadata` since version 6, and at the top level before."""
     value = config.get("metadata", {}).get(name)
     return config.get(name) if value is None else value

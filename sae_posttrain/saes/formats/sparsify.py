@@ -1,4 +1,4 @@
-"""sparsify (https://github.com/EleutherAI/sparsify): `cfg.json` beside `sae.safetensors`, a folder a hookpoint."""
+"""sparsify (https://github.com/EleutherAI/sparsify): `cfg.json` and `sae.safetensors`, one folder per hookpoint."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from .checks import agreed_k, flag, refuse_input_scale, short_text, shown, whole
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
-"""Hookpoints that are published but lie in no decoder block."""
+"""Hookpoints of published SAEs that are not in a decoder block."""
 
 DEFAULT_EXPANSION = 32
 
@@ -33,18 +33,18 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     Read a sparsify folder.
 
     `pre = (x - b_dec) · encoder.weightᵀ + encoder.bias`; the activation is `topk` (the `k` largest of `relu(pre)`) or
-    `groupmax` (the features in `k` runs of neighbours, the largest `relu(pre)` of each);
+    `groupmax` (the features form `k` groups of neighbours; the largest `relu(pre)` of each group is kept);
     `x̂ = acts · W_dec + b_dec`. The file holds `encoder.weight` and `W_dec` both as (F, D). `num_latents` 0 means
-    `d_in · expansion_factor`. Old releases knew `signed`: the `k` of largest magnitude, with their sign.
-    `normalize_decoder` and `multi_topk` are about training only: the stored weights are what encodes.
+    `d_in · expansion_factor`. Old releases have `signed`: the `k` values of largest magnitude, with their sign.
+    `normalize_decoder` and `multi_topk` concern training only and are ignored.
 
-    The folder's name is the hookpoint, a module below the model without its head (`layers.10`, `h.5`, `layers.3.mlp`,
-    and `layers.10/seed1` where several seeds were trained); the SAE reads that module's output. The configuration of
-    the training run one folder above, where it is there, names the model.
+    The folder's name is the hookpoint: a module of the model without its head (`layers.10`, `h.5`, `layers.3.mlp`, and
+    `layers.10/seed1` if several seeds were trained). The SAE reads that module's output. The configuration of the
+    training run, one folder above, names the model if it exists.
 
     Raises:
-        ValueError: If it is a transcoder or reads the embeddings, if configuration and weights do not fit together, or
-            `k` or `input_scale` contradicts them.
+        ValueError: If the SAE is a transcoder or reads the embeddings, if configuration and weights do not fit
+            together, or if `k` or `input_scale` contradicts them.
     """
     config_name = found.folder + CONFIG
     config, run = files.read_json(config_name), _run_config(files, found.folder)
@@ -89,20 +89,20 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
 
 
 def _hookpoint(files: SAEFiles, folder: str) -> str:
-    """Name of the innermost folder, but for the seed's."""
+    """Name of the innermost folder, except for a seed's folder."""
     path = f"{files.full_name}/{folder}".rstrip("/")
     return re.sub(r"/seed\d+$", "", path).rpartition("/")[2]
 
 
 def _run_config(files: SAEFiles, folder: str) -> dict[str, Any]:
-    """Configuration of the training run, one folder above the hookpoint's; empty if it is not among the files."""
+    """Configuration of the training run, one folder above the hookpoint's; empty if there is none."""
     run = re.fullmatch(r"(|.*/)[^/]+/(?:seed\d+/)?", folder)
     name = f"{run[1]}config.json" if run else ""
     return files.read_json(name) if name in files.names else {}
 
 
 def _activation(config: dict[str, Any], path: str) -> str:
-    activation = config.get("activation", "topk")  # the only one before it was written down
+    activation = config.get("activation", "topk")  # old files do not say it, as there was only this one
     if activation not in ("topk", "groupmax"):
         raise ValueError(f"{path}: unknown activation {shown(activation)}. Known: topk, groupmax.")
     return "abstopk" if activation == "topk" and flag(config, "signed", path) else activation

@@ -1,4 +1,4 @@
-"""What the Hub's errors mean, in one sentence each."""
+"""Explain errors of the Hub, in one sentence each."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ def explained(repository: str, failed: str) -> Iterator[None]:
         repository (`str`):
             `owner/name`.
         failed (`str`):
-            What did not work, the beginning of the message.
+            What did not work; the message begins with it.
     """
     from huggingface_hub import errors
 

@@ -1,4 +1,4 @@
-"""A repository on the Hub at one commit: its files, whole or in parts, and what of it is on this machine."""
+"""A Hub repository at one commit: its files, read whole or in parts, and the files that are on this machine."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 CLIMBS = re.compile(r"^/|\\|(^|/)\.\.(/|$)")
 
 Stated = tuple[int, str] | None
-"""Size and SHA-256 of a file, where the Hub states them: of large files."""
+"""Size and SHA-256 of a file; `None` if the Hub does not state them. It states them for large files."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HubRepository:
         commit (`str`):
             Full hash of the commit.
         files (`dict[str, Stated]`):
-            Its files, and what the Hub states of each.
+            The files of the repository, and what the Hub states about each of them.
     """
 
     name: str
@@ -38,10 +38,10 @@ class HubRepository:
 
     def download(self, file: str) -> Path:
         """
-        Path of a file on this machine; it is downloaded if it is not there.
+        Path of a file on this machine. A missing file is downloaded.
 
         Raises:
-            FileNotFoundError: If the Hub cannot be reached or does not allow it, or offline mode is on.
+            FileNotFoundError: If the Hub cannot be reached or denies access, or offline mode is on.
         """
         from huggingface_hub import hf_hub_download
 
@@ -52,7 +52,7 @@ class HubRepository:
             return Path(hf_hub_download(self.name, file, revision=self.commit))
 
     def remote(self, file: str) -> RemoteFile | None:
-        """A file to be read in parts; `None` if it is on this machine, or the Hub does not state what it is."""
+        """A file that can be read in parts; `None` if it is on this machine, or the Hub states no SHA-256 for it."""
         stated = self.files.get(file)
         if stated is None or self._downloaded(file) is not None:
             return None
@@ -70,7 +70,7 @@ class HubRepository:
 
 def find_repository(name: str, revision: str | None) -> HubRepository:
     """
-    A repository of the Hub at the commit that `revision` means now; in offline mode, meant when it was last read.
+    A Hub repository at the commit that `revision` names now; in offline mode, the commit that it named last time.
 
     Args:
         name (`str`):
@@ -79,7 +79,7 @@ def find_repository(name: str, revision: str | None) -> HubRepository:
             Branch, tag or commit; `None` for the main branch.
 
     Raises:
-        FileNotFoundError: If it cannot be reached or read; in offline mode, if nothing of it is here.
+        FileNotFoundError: If the repository cannot be reached or read; in offline mode, if it is not on this machine.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile
@@ -101,13 +101,13 @@ def find_repository(name: str, revision: str | None) -> HubRepository:
                 listed = (entry for entry in entries if isinstance(entry, RepoFile))
                 files = {entry.path: _stated(entry) for entry in listed if not CLIMBS.search(entry.path)}
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # an answer of another kind, which `huggingface_hub` takes as it is; or a name that it does not allow
+        # the Hub's answer has an unexpected form, which `huggingface_hub` does not check; or the name is not allowed
         raise FileNotFoundError(f"{failed}: {error}") from error
     try:
         write_whole(_kept(name, commit) / "files.json", json.dumps(files).encode())
         write_whole(_kept(name, "refs") / _hashed(revision or "main"), commit.encode())
     except OSError:
-        pass  # they serve offline mode only; what lies in a cache that cannot be written is read all the same
+        pass  # only offline mode needs these files, and a cache that cannot be written can still be read
     return HubRepository(name, commit, files)
 
 
@@ -116,14 +116,14 @@ def _stated(entry: Any) -> Stated:
 
 
 def _checked(size: Any, sha256: Any) -> Stated:
-    """`None` if it is not what the Hub states of large files; the SHA-256 becomes the name of a folder."""
+    """Size and SHA-256 if they are valid, else `None`. They are checked because the SHA-256 names a folder."""
     if type(size) is int and isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256):
         return size, sha256
     return None
 
 
 def _repository_on_this_machine(name: str, revision: str | None) -> HubRepository:
-    """What was listed when the Hub was last asked, and what lies in the Hub's own cache."""
+    """The repository as it was listed when the Hub was last asked, or as it is in the Hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -144,14 +144,14 @@ def _repository_on_this_machine(name: str, revision: str | None) -> HubRepositor
     if commit is None or not files:
         at = "" if revision is None else f" at revision {revision}"
         raise FileNotFoundError(
-            f"There is no local folder {name}, and of the Hub repository {name}{at} nothing is on this machine. "
+            f"There is no local folder {name}, and the Hub repository {name}{at} is not on this machine. "
             "Offline mode is on; unset HF_HUB_OFFLINE to fetch it."
         )
     return HubRepository(name, commit, files)
 
 
 def _load_listing(name: str, commit: str) -> dict[str, Stated] | None:
-    """The listing of a commit, which never changes; `None` if it was not read before or is damaged."""
+    """The listing of a commit, as kept on this machine; `None` if it was not kept or is damaged."""
     try:
         listing = json.loads((_kept(name, commit) / "files.json").read_bytes())
         return {file: None if stated is None else _checked(*stated) for file, stated in listing.items()}
@@ -160,7 +160,7 @@ def _load_listing(name: str, commit: str) -> dict[str, Stated] | None:
 
 
 def _kept(name: str, subfolder: str) -> Path:
-    """What `huggingface_hub.cached_assets_path` names as the place for what libraries keep, without making it."""
+    """The folder that `huggingface_hub.cached_assets_path` assigns to a library's files. It is not created here."""
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE).expanduser() / "sae_posttrain" / name.replace("/", "--") / subfolder

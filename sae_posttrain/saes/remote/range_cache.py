@@ -1,4 +1,4 @@
-"""Parts of a remote file on this machine: ranges of its bytes, and columns picked out of its matrices."""
+"""Parts of a remote file that are kept on this machine: ranges of its bytes, and columns of its matrices."""
 
 import bisect
 import hashlib
@@ -12,13 +12,13 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 class RangeCache:
     """
-    Byte ranges and named extracts of one file, each a small file that begins with the SHA-256 of the rest.
+    Byte ranges and matrix columns of one file. Each is kept in a small file that begins with the SHA-256 of the rest.
 
-    A damaged one counts as missing. Names are made of numbers only.
+    A damaged file counts as missing. File names consist of numbers only.
 
     Args:
         folder (`pathlib.Path`):
-            Where they lie; the file's own folder, named after its content.
+            Folder of the cached parts. Each remote file has its own, named after its content.
     """
 
     def __init__(self, folder: Path):
@@ -30,11 +30,11 @@ class RangeCache:
         self._last: tuple[int, bytes] = (0, b"")
 
     def covers(self, start: int, end: int) -> bool:
-        """Whether all bytes from `start` to before `end` are there in one piece."""
+        """Whether the bytes from `start` to before `end` are cached in one piece."""
         return self._range_around(start, end) is not None
 
     def read(self, start: int, end: int) -> bytes | None:
-        """The bytes from `start` to before `end`, or `None` if they are not all there in one piece."""
+        """The bytes from `start` to before `end`, or `None` if they are not cached in one piece."""
         first, held = self._last
         if not first <= start <= end <= first + len(held):
             while (found := self._range_around(start, end)) is not None:
@@ -56,7 +56,7 @@ class RangeCache:
         self._longest = max(self._longest, len(content))
 
     def read_column(self, position: int, shape: tuple[int, ...], column: int, num_bytes: int) -> bytes | None:
-        """A column of the matrix that begins at `position`, or `None` if it is not there."""
+        """A column of the matrix that begins at `position`, or `None` if it is not cached."""
         return self._load(_column_name(position, shape, column), num_bytes)
 
     def write_column(self, position: int, shape: tuple[int, ...], column: int, content: bytes) -> None:
@@ -86,13 +86,13 @@ class RangeCache:
             write_whole(self.folder / name, hashlib.sha256(content).digest() + content)
         except OSError as error:
             raise ValueError(
-                f"What is fetched of a file on the Hub is kept in {self.folder}, which cannot be written ({error}). "
-                "Set HF_HOME or HF_ASSETS_CACHE to a folder that can."
+                f"Fetched parts of a file on the Hub are kept in {self.folder}, which cannot be written ({error}). "
+                "Set HF_HOME or HF_ASSETS_CACHE to a folder that can be written."
             ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, and the folders it lies in, so that other processes see all of it or nothing."""
+    """Write a file and its parent folders, so that other processes see the whole file or no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,4 @@
-"""A file on the Hub that is read in parts: HTTP range requests, checked, and kept on this machine."""
+"""A file on the Hub that is read in parts: HTTP range requests, whose answers are checked and cached."""
 
 import io
 import time
@@ -11,19 +11,19 @@ from .hub_errors import explained, require_online
 from .range_cache import RangeCache
 
 READ_AHEAD_BYTES = 8 << 10
-"""Fetched at once where a table of contents is read: its parts lie close together."""
+"""Bytes fetched at once where a table of contents is read, because its parts are close together."""
 
 TAIL_BYTES = 16 << 10
-"""Fetched at once where something near the end is read: a zip archive's table of contents is there."""
+"""Bytes fetched at once near the end of the file, where a zip archive has its table of contents."""
 
 GAP_BYTES = 16 << 10
-"""Ranges that are closer than this are fetched together: a request takes longer than these bytes."""
+"""Ranges with a smaller gap are fetched together, because a request takes longer than reading the gap."""
 
 JOINED_BYTES = 4 << 20
-"""Most bytes of ranges that are fetched together."""
+"""Largest total size of ranges that are fetched together."""
 
 REQUEST_BYTES = 16 << 20
-"""Most bytes of one request."""
+"""Largest size of one request."""
 
 NUM_CONNECTIONS = 8
 
@@ -31,12 +31,12 @@ NUM_ATTEMPTS = 4
 
 
 class NeedsWholeFile(ValueError):
-    """The file cannot be read in parts, and has to be downloaded; the message says why."""
+    """The file cannot be read in parts and has to be downloaded. The message says why."""
 
 
 class RemoteFile:
     """
-    A file of a commit on the Hub, of known size and SHA-256.
+    A file of one commit on the Hub, with known size and SHA-256.
 
     Args:
         repository (`str`):
@@ -46,11 +46,11 @@ class RemoteFile:
         file (`str`):
             Path inside the repository.
         size (`int`):
-            Its size in bytes, as the Hub states it.
+            Size of the file in bytes, as the Hub states it.
         sha256 (`str`):
             SHA-256 of its content in hexadecimal digits, as the Hub states it.
         cache (`RangeCache`):
-            What was fetched of it before.
+            The parts that were fetched before.
     """
 
     def __init__(self, repository: str, commit: str, file: str, size: int, sha256: str, cache: RangeCache):
@@ -69,28 +69,28 @@ class RemoteFile:
         return PurePosixPath(self.file).suffix
 
     def open(self, mode: str = "rb", buffering: int = -1) -> IO[bytes]:
-        """A reader, as of `pathlib.Path`; with `buffering=0` it fetches exactly what is asked for."""
+        """A reader, as `pathlib.Path.open` returns it; with `buffering=0` it fetches exactly the requested bytes."""
         return cast(IO[bytes], RemoteReader(self, ahead=buffering != 0))
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """
-        Fetch what is missing of the ranges `(start, end)`, neighbours together.
+        Fetch the ranges `(start, end)` that are not cached; close ranges are fetched together.
 
         Raises:
-            FileNotFoundError: If the Hub cannot be reached, or offline mode is on and something is missing.
-            ValueError: If the server's answers do not fit.
+            FileNotFoundError: If the Hub cannot be reached, or offline mode is on and a range is not cached.
+            ValueError: If the server's answers do not match the requests.
         """
         missing = [(start, end) for start, end in sorted(ranges) if not self.cache.covers(start, end)]
         if not missing:
             return
         runs = _joined(missing)
         with ThreadPoolExecutor(NUM_CONNECTIONS) as threads:
-            for first in range(0, len(runs), NUM_CONNECTIONS):  # no more in memory than one run a connection
+            for first in range(0, len(runs), NUM_CONNECTIONS):  # memory holds at most one run per connection
                 for start, content in threads.map(self._fetched, runs[first : first + NUM_CONNECTIONS]):
                     self.cache.write(start, content)
 
     def read(self, start: int, end: int, *, up_to: tuple[int, int] | None = None) -> bytes:
-        """The bytes from `start` to before `end`, from the cache if they are there; else `up_to` is fetched for it."""
+        """The bytes from `start` to before `end`. If they are not cached, the range `up_to` is fetched and cached."""
         if (content := self.cache.read(start, end)) is None:
             first, last = up_to or (start, end)
             _, fetched = self._fetched((first, last))
@@ -105,12 +105,12 @@ class RemoteFile:
 
     def fetch_into(self, view: memoryview, start: int) -> None:
         """
-        Fetch the bytes from `start` on until `view` is full; nothing is kept.
+        Fetch bytes from `start` on until `view` is full; they are not cached.
 
         Raises:
             FileNotFoundError: If the Hub cannot be reached, or offline mode is on.
             NeedsWholeFile: If the server does not send ranges.
-            ValueError: If its answer is another range, of another file, or does not have the bytes it announces.
+            ValueError: If the answer is another range, comes from another file, or lacks bytes that it announces.
         """
         from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
@@ -132,7 +132,7 @@ class RemoteFile:
         url = hf_hub_url(self.repository, self.file, revision=self.commit)
         headers = build_hf_headers(library_name="sae_posttrain")
         headers |= {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
-        # Broken connections are retried by the caller: `http_stream_backoff` fails at those in the middle of a body.
+        # The caller retries broken connections: `http_stream_backoff` does not retry in the middle of a body.
         with http_stream_backoff(
             "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, retry_on_exceptions=()
         ) as response:
@@ -159,7 +159,7 @@ class RemoteFile:
 
     def _lies(self, what: str) -> ValueError:
         return ValueError(
-            f"The server sent {what} for {self}: the file has changed or something between here and there is faulty. "
+            f"The server sent {what} for {self}: the file has changed, or a proxy or connection is faulty. "
             f"Try again, or download the whole file: `hf download {self.repository} {self.file}`."
         )
 
@@ -172,7 +172,7 @@ class RemoteReader(io.RawIOBase):
         file (`RemoteFile`):
             The file.
         ahead (`bool`):
-            Whether a read fetches a little more than it asks for.
+            Whether a read fetches a little more than was requested.
     """
 
     def __init__(self, file: RemoteFile, *, ahead: bool):
@@ -190,7 +190,7 @@ class RemoteReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
         if position < 0:
-            raise OSError(f"There is nothing before the beginning of {self._file}.")
+            raise OSError(f"Cannot seek before the beginning of {self._file}.")
         self._position = position
         return position
 
@@ -210,7 +210,7 @@ class RemoteReader(io.RawIOBase):
 
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted ranges, those with small gaps made one; none longer than `JOINED_BYTES` unless it was so before."""
+    """Sorted ranges; ranges with small gaps are joined as long as the result has at most `JOINED_BYTES`."""
     joined: list[tuple[int, int]] = []
     for start, end in ranges:
         if joined and start - joined[-1][1] < GAP_BYTES and end - joined[-1][0] <= JOINED_BYTES:
@@ -221,6 +221,6 @@ def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _linked_etags(response: Any) -> list[str]:
-    """The content's SHA-256, which the Hub names on the answer that redirects to the content."""
+    """SHA-256 of the content, which the Hub states in the answer that redirects to the content."""
     said = [answer.headers.get("X-Linked-Etag", "") for answer in (*response.history, response)]
     return [etag.removeprefix("W/").strip('"') for etag in said if etag]

@@ -1,4 +1,4 @@
-"""The files an SAE can be read from: a local folder or a Hub repository, behind the same few questions."""
+"""The files an SAE can be read from: one interface for a local folder and for a Hub repository."""
 
 import json
 import os
@@ -18,23 +18,23 @@ from .tensor import StoredTensor, StoredTensors
 MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
 
 MOST_FILES = 20_000
-"""Most files and folders that are looked at in a local folder."""
+"""Largest number of files and folders that are looked at in a local folder."""
 
 MOST_CONFIG_BYTES = 256 << 10
-"""Largest configuration that is read: real ones have a few kB."""
+"""Largest configuration that is read; real configurations have a few kB."""
 
 
 class SAEFile(NamedTuple):
     """
-    A weight file of a known format, and what its name or configuration says of the place that it reads.
+    A weight file of a known format, and the block and site that its name or configuration says it reads.
 
     Args:
         file (`str`):
-            Its name among `SAEFiles.names`.
+            Name of the file in `SAEFiles.names`.
         block (`int` or `None`):
-            Decoder block, from 0; `None` if nothing says it.
+            Decoder block, from 0; `None` if neither says it.
         site (`str` or `None`):
-            Site in the block, as in `sae_posttrain.sites`; `None` if nothing says it.
+            Site in the block, as in `sae_posttrain.sites`; `None` if neither says it.
     """
 
     file: str
@@ -43,7 +43,7 @@ class SAEFile(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The folder it lies in, with a `/` behind it; empty for the top."""
+        """The folder of the file, with a `/` at the end; empty at the top."""
         return self.file[: self.file.rfind("/") + 1]
 
 
@@ -55,16 +55,15 @@ class Wanted(NamedTuple):
         block (`int`):
             Decoder block, from 0.
         site (`str`):
-            Site in the block: the file's own, the one that the user gave where the file does not say it, else
-            `"resid_post"`.
+            Site in the block: the one that the file names, else the one that the user gave, else `"resid_post"`.
         features (`tuple[int, ...]` or `None`):
             The features to read, without duplicates; `None` for all.
         k (`int` or `None`):
-            The user's word on active features per token, where files do not say it.
+            Active features per token as the user gave it, for files that do not say it.
         input_scale (`float` or `None`):
-            The user's word on the factor of the input, where files do not say it.
+            Factor of the input as the user gave it, for files that do not say it.
         directions (`bool` or `None`):
-            Whether to read the decoder; `None`: unless that means to fetch a whole matrix for a few features.
+            Whether to read the decoder. `None` means yes, unless a whole matrix would be fetched for a few features.
     """
 
     block: int
@@ -81,9 +80,9 @@ class Wanted(NamedTuple):
 
     def decoder(self, stored: StoredTensor, dims: str, *, needed: bool = False) -> Any:
         """
-        The wanted features of a decoder stored as `dims`, in float32: `(F, D)`; `None` if it is to stay in its file.
+        The wanted features of a decoder stored as `dims`, in float32: `(F, D)`; `None` if it stays in its file.
 
-        `needed`: the format's pre-activations are scaled by the decoder's norms, so it is read in any case.
+        With `needed`, the decoder is read in any case, because its norms scale the format's pre-activations.
         """
         fetches_all = stored.is_remote and dims == "DF" and self.features is not None
         if not needed and (self.directions is False or (self.directions is None and fetches_all)):
@@ -92,27 +91,27 @@ class Wanted(NamedTuple):
         return directions.float()
 
     def vector(self, stored: StoredTensor) -> Any:
-        """The wanted features' values of a vector with one value a feature, in float32."""
+        """The values of the wanted features from a vector with one value per feature, in float32."""
         return stored.rows(self.features).float()
 
 
 @dataclass(frozen=True)
 class SAEFiles:
     """
-    Names of the files in one place, and a way to get at each.
+    Names of the files in one place, and how to open each of them.
 
     Args:
         place (`str`):
             The place as the user wrote it, for messages.
         full_name (`str`):
-            Its full name, with `/`: `owner/repository/sub/folder` or a local folder's path. Some formats keep facts
-            in it (`…-L0_50`).
+            Full name of the place, with `/`: `owner/repository/sub/folder` or a local folder's path. Some formats
+            write facts into it (`…-L0_50`).
         names (`tuple[str, ...]`):
-            Files in it, relative, with `/`.
+            Relative paths of the files, with `/`.
         fetch (`Callable[[str], Path]`):
-            Local path of one of them; downloads it if need be.
+            Returns the local path of a file; downloads the file if needed.
         remote (`Callable[[str], RemoteFile | None]`, *optional*):
-            One of them to be read in parts where it lies; `None` if it is on this machine.
+            Returns a file on the Hub that can be read in parts; `None` if the file is on this machine.
     """
 
     place: str
@@ -122,7 +121,7 @@ class SAEFiles:
     remote: Callable[[str], RemoteFile | None] = lambda name: None
 
     def source(self, name: str, format: str) -> SAESource:
-        """Provenance of the file `name`; of one that was read in parts, as the Hub states it."""
+        """Provenance of the file `name`. If the file was read in parts, its SHA-256 is the one that the Hub states."""
         if (remote := self.remote(name)) is not None:
             return SAESource(
                 repository=remote.repository,
@@ -143,8 +142,8 @@ class SAEFiles:
         """
         Table of contents of the weight file `name`.
 
-        If only a `part` of it will be read, a file on the Hub stays there, and only what is asked for is fetched;
-        unless it is compressed or the server does not send parts of files.
+        If only a `part` of a file on the Hub will be read, only that part is fetched. The whole file is downloaded if
+        it is compressed or if the server does not send parts of files.
         """
         remote = self.remote(name) if part else None
         if remote is not None:
@@ -160,7 +159,7 @@ class SAEFiles:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is larger than any configuration, damaged, or holds something else.
+            ValueError: If the file is too large for a configuration, damaged, or does not hold a JSON object.
         """
         path = self.fetch(name)
         if not path.is_file():
@@ -181,14 +180,14 @@ class SAEFiles:
         return content
 
     def listing(self) -> str:
-        """The first file names, for messages."""
+        """The names of the first files, for messages."""
         shown = ", ".join(self.names[:20]) or "no file"
         return f"{shown}, … ({len(self.names)} files)" if len(self.names) > 20 else shown
 
 
 def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> SAEFiles:
     """
-    The files of a local folder if there is one of this name, else of a Hub repository (or a folder in it).
+    The files of a local folder if it exists, else the files of a Hub repository (or of a folder in it).
 
     Args:
         path_or_repo (`str` or `os.PathLike`):
@@ -197,8 +196,8 @@ def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None
             Branch, tag or commit of the repository.
 
     Raises:
-        FileNotFoundError: If it is neither a folder nor a repository that can be reached.
-        ValueError: If it is a file, or `revision` is given for a local folder.
+        FileNotFoundError: If `path_or_repo` is neither a folder nor a repository that can be reached.
+        ValueError: If `path_or_repo` is a file, or `revision` is given for a local folder.
     """
     place = os.fspath(path_or_repo)
     folder = Path(place).expanduser()
@@ -214,7 +213,7 @@ def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None
             "`owner/repository/sub/folder`)."
         )
     there = next(parent for parent in folder.parents if parent.is_dir())  # the working directory, at the latest
-    if len(there.parts) >= 2:  # a folder of the name of the repository: it is the rest of the path that is wrong
+    if len(there.parts) >= 2:  # a folder has the repository's name, so the rest of the path is wrong
         missing = folder.relative_to(there).parts[0]
         held = ", ".join(sorted(each.name for each in there.iterdir() if each.is_dir())[:10]) or "no folder"
         raise FileNotFoundError(f"There is no folder {place}: {there} has no {missing} in it; it has {held}.")
@@ -222,7 +221,7 @@ def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None
 
 
 def _local_files(place: str, folder: Path) -> SAEFiles:
-    folder = Path(os.path.abspath(folder))  # not resolved: links of the Hub cache say where a file came from
+    folder = Path(os.path.abspath(folder))  # not resolved: the links in the Hub cache tell where a file came from
     names: list[str] = []
     num_seen = 0
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -239,7 +238,7 @@ def _local_files(place: str, folder: Path) -> SAEFiles:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """The same for a folder and for a link to it; of one that may not be looked at, or has just gone, nobody's."""
+    """Device and inode, equal for a folder and a link to it; `(-1, -1)` if it is gone or cannot be opened."""
     try:
         status = folder.stat()
     except OSError:
@@ -262,6 +261,6 @@ def _hub_files(place: str, revision: str | None) -> SAEFiles:
 
 
 def _hub_origin(path: Path) -> tuple[str, str, str] | None:
-    """Repository, commit and path in it of a file in the Hub cache (`models--owner--name/snapshots/<commit>/…`)."""
+    """Repository, commit and path of a file in the Hub cache (`models--owner--name/snapshots/<commit>/…`)."""
     found = re.search(r"/models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$", path.as_posix())
     return (f"{found[1]}/{found[2]}", found[3], found[4]) if found else None

@@ -1,4 +1,4 @@
-"""Files that are no weight files for a known reason: what they are, and what to do, by their first bytes."""
+"""Recognise by their first bytes files that cannot be read as weights, and say what they are and what to do."""
 
 import pickle
 from pathlib import Path
@@ -9,18 +9,18 @@ _PICKLE_PROTOCOLS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _TAR_MAGIC_AT = 257
 
 LOOKED_AT = 512
-"""Bytes from the beginning of a file that [`describe_foreign`] needs."""
+"""Number of bytes from the beginning of a file that [`describe_foreign`] needs."""
 
 
 def describe_foreign(path: object, beginning: bytes) -> str | None:
     """
-    What a file is that cannot be read as weights, in a sentence or two; `None` if it shows no known sign.
+    Say in a sentence or two what a file is that cannot be read as weights; `None` if its bytes are not recognised.
 
     Args:
         path (`object`):
-            Its name, for the message.
+            Name of the file, for the message.
         beginning (`bytes`):
-            Its first [`LOOKED_AT`] bytes, or all of them.
+            The first [`LOOKED_AT`] bytes of the file, or all of its bytes if it is shorter.
     """
     if beginning.startswith(_LFS_POINTER):
         return (
@@ -31,20 +31,19 @@ def describe_foreign(path: object, beginning: bytes) -> str | None:
     if beginning.startswith(_OLD_MAGIC) or is_tar:
         return (
             f"{path} is in the old form of torch.save (before torch 1.6, or with "
-            "`_use_new_zipfile_serialization=False`), which is not read. Nothing is wrong with it; save it again: "
-            "`torch.save` of what a current PyTorch's `torch.load` reads with `weights_only=True`."
+            "`_use_new_zipfile_serialization=False`), which is not read. The file is not damaged. Save it again: load "
+            "it in a current PyTorch with `torch.load(..., weights_only=True)`, and save that with `torch.save`."
         )
     if beginning.startswith(_PICKLE_PROTOCOLS):
         return (
             f"{path} is a plain pickle, which can run code when it is loaded, and not a zip archive as torch.save "
-            "writes. It is not read. Save its tensors with `torch.save` or as safetensors, if you trust "
-            "where it comes from."
+            "writes. It is not read. If you trust its source, save its tensors with `torch.save` or as safetensors."
         )
     return None
 
 
 def require_native(path: Path) -> None:
-    """Raises a `ValueError` if a file on this machine is a Git LFS pointer or an old file, and says so."""
+    """Raise a `ValueError` that says what a local file is if it is a Git LFS pointer or an old torch.save file."""
     with open(path, "rb") as file:
         found = describe_foreign(path, file.read(LOOKED_AT))
     if found is not None:

@@ -1,5 +1,5 @@
 """
-GGUF files as far as control vectors need them: plain metadata and tensors of plain floats, sizes checked first.
+The part of GGUF that control vectors need: plain metadata and tensors of plain floats. Sizes are checked first.
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
 """
@@ -15,12 +15,12 @@ from .foreign_files import require_native
 from .tensor import StoredTensor, StoredTensors, truncated
 
 MOST_ENTRIES = 10_000
-"""Most tensors and most metadata that are read: a control vector has one tensor a block and three entries."""
+"""Limit for tensors and for metadata entries; a control vector has one tensor per block and three entries."""
 
 MOST_TEXT_BYTES = 64 << 10
 MOST_DIMENSIONS = 4
 DTYPES = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
-"""Types of tensors by their number in ggml; the others are quantised."""
+"""Dtypes of tensors by their number in ggml; all other numbers are quantised types."""
 
 _MAGIC = b"GGUF"
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -40,7 +40,7 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], StoredTensors]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no GGUF file, damaged, declares more than it holds, or holds quantised tensors.
+        ValueError: If it is not a GGUF file, is damaged, declares more than it holds, or holds quantised tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -78,7 +78,7 @@ def _read(path: Path, file: IO[bytes], num_bytes: int) -> tuple[dict[str, Any], 
         num_dimensions = _number(file, "I")
         if name in found or not name.isprintable() or num_dimensions > MOST_DIMENSIONS:
             raise truncated(path, f"its table of tensors is wrong at {name[:50]!a}")
-        sizes = tuple(_number(file, "Q") for _ in range(num_dimensions))[::-1]  # the fastest stands first
+        sizes = tuple(_number(file, "Q") for _ in range(num_dimensions))[::-1]  # the fastest dimension comes first
         kind, offset = _number(file, "I"), _number(file, "Q")
         if kind not in DTYPES:
             raise ValueError(
@@ -113,7 +113,7 @@ def _text(path: Path, file: IO[bytes]) -> str:
 
 
 def _value(path: Path, file: IO[bytes], kind: int, num_bytes: int) -> str | int | float | None:
-    """A text or a number; `None` for a list, which is passed over."""
+    """A text or a number; `None` for a list, which is skipped."""
     if kind == _TEXT:
         return _text(path, file)
     if kind in _NUMBERS:
@@ -126,7 +126,7 @@ def _value(path: Path, file: IO[bytes], kind: int, num_bytes: int) -> str | int 
         if end > num_bytes:
             raise truncated(path, f"it declares a list of {length} numbers")
         file.seek(end)
-    elif of_kind == _TEXT and length <= num_bytes // 8:  # each has 8 bytes at least
+    elif of_kind == _TEXT and length <= num_bytes // 8:  # each text takes at least 8 bytes
         for _ in range(length):
             _text(path, file)
     else:

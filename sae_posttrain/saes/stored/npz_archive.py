@@ -1,4 +1,4 @@
-"""numpy's `.npz` files: zip archives of arrays, each with a short text header; stored or compressed."""
+"""numpy's `.npz` files: zip archives of arrays, stored or compressed; each array has a short text header."""
 
 import math
 import re
@@ -13,17 +13,17 @@ from .tensor import CHUNK_BYTES, StoredTensor, StoredTensors, WeightFile, trunca
 from .zip_table import ZipRecord, zip_records
 
 MOST_COMPRESSION = 8
-"""Trained float weights hardly compress (below 2x); an archive that claims to unpack to more than this is a bomb."""
+"""Largest ratio of unpacked to packed bytes. Trained float weights compress below 2x; a zip bomb claims much more."""
 
 MOST_HEADER_BYTES = 1 << 10
-"""Largest array header that is read: numpy writes 118 bytes."""
+"""Largest array header that is read; numpy writes 118 bytes."""
 
 HEADER = re.compile(
     r"\{'descr': (?P<descr>'[^']{1,20}'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>[\d, ]*)\),? *\}\s*",
     re.DOTALL,
 )
-"""What numpy writes; read as text, since numpy's own parser evaluates it."""
+"""The array header that numpy writes. It is matched as text, because numpy's own parser evaluates it."""
 
 DTYPES = {
     "f8": torch.float64,
@@ -44,7 +44,7 @@ def open_npz(path: WeightFile) -> StoredTensors:
 
     Raises:
         NeedsWholeFile: If the file is remote and compressed.
-        ValueError: If it is damaged, holds anything but arrays of numbers, or declares more than it holds.
+        ValueError: If it is damaged, holds anything other than arrays of numbers, or declares more than it holds.
     """
     tensors = {}
     try:
@@ -77,7 +77,7 @@ def open_npz(path: WeightFile) -> StoredTensors:
 
 
 def _tensor(path: WeightFile, name: str, record: ZipRecord, beginning: bytes) -> StoredTensor:
-    """The array that begins with magic, version, length of the header, header."""
+    """The array of a record, which begins with a magic number, a version, the length of the header and the header."""
     length_bytes = {b"\x01\x00": 2, b"\x02\x00": 4}.get(beginning[6:8], 0)
     start = 8 + length_bytes
     end = start + int.from_bytes(beginning[8:start], "little")

@@ -1,9 +1,9 @@
 """
 Weight files read without trusting them: safetensors, `torch.save` archives and numpy's npz, by one mechanism.
 
-[`open_tensors`] reads a file's table of contents and checks it against the file's real size; it runs nothing of the
-file and takes no memory for weights. The [`StoredTensor`] it returns knows where its bytes lie and reads only what is
-asked of it.
+[`open_tensors`] reads a file's table of contents and checks it against the file's real size. It executes nothing from
+the file and takes no memory for weights. Each [`StoredTensor`] that it returns knows where its bytes are, and reads
+only what is requested.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ OPENERS = {
 
 def open_tensors(path: str | WeightFile) -> StoredTensors:
     """
-    Table of contents of a weight file, checked, without running anything in it or taking memory for weights.
+    Checked table of contents of a weight file. Nothing in the file is executed, and no memory is taken for weights.
 
     Args:
         path (`str`, `pathlib.Path` or `RemoteFile`):
@@ -39,8 +39,8 @@ def open_tensors(path: str | WeightFile) -> StoredTensors:
         FileNotFoundError: If there is no such file.
         NeedsWholeFile: If the file is remote and cannot be read in parts.
         ValueError: If the file is truncated, is not what its name says, declares more than it holds, would run code
-            when unpickled, or holds anything but tensors and plain values. Git LFS pointers and files of an old
-            torch.save are named as what they are.
+            when unpickled, or holds anything other than tensors and plain values. The message says if the file is a
+            Git LFS pointer or was written by an old torch.save.
     """
     file = Path(path) if isinstance(path, str) else path
     if isinstance(file, Path) and not file.is_file():

@@ -1,4 +1,4 @@
-"""safetensors files: a JSON header, checked here and, on this machine, by the safetensors library too."""
+"""safetensors files: their JSON header is checked here and, for local files, by the safetensors library too."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 from .tensor import StoredTensor, StoredTensors, WeightFile, truncated
 
 MOST_HEADER_BYTES = 256 << 10
-"""Largest header that is read: a tensor needs about 100 bytes."""
+"""Largest header that is read; a tensor needs about 100 bytes."""
 
 MOST_DIMENSIONS = 8
 MOST_NAME_CHARACTERS = 300

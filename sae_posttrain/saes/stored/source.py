@@ -22,9 +22,9 @@ class SAESource:
         format (`str`):
             Name of the file format, as in `FORMATS`.
         path (`pathlib.Path`):
-            The file on this machine; of one that was read in parts, its name. Not part of the identity.
+            Path of the file on this machine; only its name if the file was read in parts. Not part of the identity.
         stated_sha256 (`str`, *optional*):
-            SHA-256 of a file that was read in parts, as the Hub states it.
+            SHA-256 that the Hub states, for a file that was read in parts.
     """
 
     repository: str
@@ -38,8 +38,8 @@ class SAESource:
         """
         SHA-256 of the weight file, in hexadecimal digits.
 
-        In the Hub cache that is the name of the blob, and of a file that was read in parts it is what the Hub states;
-        a local file is hashed on the first call and not again.
+        For a file in the Hub cache it is the name of the blob. For a file that was read in parts it is the hash that
+        the Hub states. A local file is hashed once, on the first call.
 
         Raises:
             FileNotFoundError: If the file is gone.

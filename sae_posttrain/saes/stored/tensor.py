@@ -1,4 +1,4 @@
-"""Tensors that still lie in their weight file: read in part or whole, little by little, with finite values only."""
+"""Tensors that are still in their weight file. They are read in part or whole, in small pieces, and must be finite."""
 
 import math
 import zipfile
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from ..remote.remote_file import RemoteFile
 
 WeightFile = Union[Path, "RemoteFile"]
-"""Where weights lie: on this machine, or on the Hub to be read in parts."""
+"""A weight file: a path on this machine, or a file on the Hub that is read in parts."""
 
 CHUNK_BYTES = 4 << 20
-"""Most bytes held beside a result while it is read."""
+"""Largest number of bytes held in addition to a result while it is read."""
 
 REMOTE_CHUNK_BYTES = 16 << 20
-"""The same for what comes over the network, where each request takes its time."""
+"""As `CHUNK_BYTES`, for reads over the network. It is larger, because each request takes time."""
 
 SEEK_COSTS_BYTES = 16 << 10
-"""What one small read at an offset costs, in bytes that could have been read in a row in the same time."""
+"""Cost of one small read at an offset: the number of consecutive bytes that could be read in the same time."""
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 MOST_SHOWN = 20
-"""Names listed in a message; a file can hold thousands."""
+"""Largest number of names listed in a message; a file can hold thousands."""
 
 Plain = str | int | float | bool | None
 
@@ -40,25 +40,25 @@ Plain = str | int | float | bool | None
 @dataclass(frozen=True)
 class StoredTensor:
     """
-    A tensor that still lies in its file: name, shape, dtype, and the place of its first byte.
+    A tensor that is still in its file: its name, shape and dtype, and the position of its first byte.
 
-    `rows`, `columns` and `read` return CPU tensors in the stored dtype and take, beside the result, a few MB of
-    memory at most (32 MB for a remote file). What they return is finite (also in float32); NaN, infinities and a file
-    that ends early are a `ValueError`. A remote file that cannot be reached is a `FileNotFoundError`.
+    `rows`, `columns` and `read` return CPU tensors in the stored dtype. In addition to the result, they take at most a
+    few MB of memory (32 MB for a remote file). The result is finite (also in float32). They raise a `ValueError` for
+    NaN, infinities and a file that ends early, and a `FileNotFoundError` if a remote file cannot be reached.
 
     Args:
         name (`str`):
             Name of the tensor in the file.
         shape (`tuple[int, ...]`):
-            Its shape.
+            Shape of the tensor.
         dtype (`torch.dtype`):
-            Its stored dtype.
+            Dtype in which it is stored.
         path (`pathlib.Path` or `RemoteFile`):
             The file.
         offset (`int`):
             Position of the first byte, in the file or in its `member`.
         member (`str`, *optional*):
-            Compressed zip member that holds the bytes; `None` if they lie in the file as they are.
+            Compressed zip member that holds the bytes; `None` if the file holds them uncompressed.
         transposed (`bool`, *optional*, defaults to `False`):
             Whether a matrix is stored column by column.
     """
@@ -77,7 +77,7 @@ class StoredTensor:
 
     @property
     def is_remote(self) -> bool:
-        """Whether its bytes have to be fetched over the network."""
+        """Whether the tensor's bytes have to be fetched over the network."""
         return not isinstance(self.path, Path)
 
     @property
@@ -96,7 +96,7 @@ class StoredTensor:
 
     def rows(self, indices: Sequence[int] | None) -> Tensor:
         """
-        The rows (of a vector: the elements) `indices`, in that order; all of them for `None`.
+        The rows `indices` (for a vector: the elements), in that order; all rows for `None`.
 
         Args:
             indices (`Sequence[int]`, *optional*):
@@ -117,16 +117,16 @@ class StoredTensor:
             starts = [self.offset + index * row_bytes for index in indices]
             self.path.prefetch([(start, start + row_bytes) for start in starts if row_bytes])
         with self._open() as file:
-            for place in sorted(range(len(indices)), key=lambda place: indices[place]):  # forwards through the file
+            for place in sorted(range(len(indices)), key=lambda place: indices[place]):  # in the order of the file
                 self._fill(result[place], file, self.offset + indices[place] * row_bytes)
         return self._finite(result)
 
     def columns(self, indices: Sequence[int] | None) -> Tensor:
         """
-        The columns `indices` of a matrix, in that order; all of them for `None`.
+        The columns `indices` of a matrix, in that order; all columns for `None`.
 
-        A few columns are read value by value; for more, or where the bytes are compressed, blocks of rows pass by and
-        the columns are picked from them.
+        A few columns are read value by value. If there are many columns, or if the bytes are compressed, blocks of
+        rows are read and the columns are picked from them.
 
         Args:
             indices (`Sequence[int]`, *optional*):
@@ -154,7 +154,7 @@ class StoredTensor:
     def _pick_columns(
         self, result: Tensor, most_bytes: int, fill: Callable[[Tensor, int], None], indices: Sequence[int]
     ) -> None:
-        """Let blocks of rows pass by; `fill(rows, position)` reads them."""
+        """Read all rows in blocks with `fill(rows, position)`, and copy the columns `indices` into `result`."""
         num_rows, num_columns = self.shape
         row_bytes = num_columns * self.dtype.itemsize
         block = torch.empty((max(1, most_bytes // max(1, row_bytes)), num_columns), dtype=self.dtype)
@@ -164,7 +164,7 @@ class StoredTensor:
             result[start : start + len(rows)] = rows[:, list(indices)]
 
     def _fill_remote_columns(self, result: Tensor, remote: "RemoteFile", indices: Sequence[int]) -> None:
-        """From the cache; for the columns that are not there, the matrix is fetched once and passes by."""
+        """Read columns from the cache. If some are not cached, the whole matrix is fetched once, block by block."""
         column_bytes = len(result) * self.dtype.itemsize
         missing = []
         for place, column in enumerate(indices):
@@ -208,10 +208,10 @@ class StoredTensor:
             return
         view = _bytes_of(result)
         while self.member is not None and position - file.tell() > CHUNK_BYTES:
-            if not file.read(CHUNK_BYTES):  # a compressed member seeks by reading: in small steps
+            if not file.read(CHUNK_BYTES):  # a compressed member seeks by reading, here in small steps
                 raise EOFError
         file.seek(position)
-        step = len(view) if self.member is None else CHUNK_BYTES  # what is unpacked lies in memory twice
+        step = len(view) if self.member is None else CHUNK_BYTES  # unpacked bytes are in memory twice
         done = 0
         while done < len(view):
             num_read = file.readinto(view[done : done + step])  # type: ignore[attr-defined]
@@ -244,7 +244,7 @@ class StoredTensor:
 
 class StoredTensors(dict[str, StoredTensor]):
     """
-    Table of contents of a weight file: its tensors by name, and the plain values that lie beside them.
+    Table of contents of a weight file: its tensors by name, and the plain values that are stored with them.
 
     In a `torch.save` archive of nested dicts and lists, names are joined with `/`: `{"ae": {"b_dec": tensor},
     "step": 3}` holds the tensor `"ae/b_dec"` and the plain value `"step"`. List items are named by their number.
@@ -253,7 +253,7 @@ class StoredTensors(dict[str, StoredTensor]):
         tensors (`Mapping[str, StoredTensor]`):
             The tensors by name.
         plain (`Mapping[str, str | int | float | bool | None]`, *optional*):
-            The plain values by name; only `torch.save` archives hold any.
+            The plain values by name; only `torch.save` archives hold plain values.
     """
 
     def __init__(self, tensors: Mapping[str, StoredTensor], plain: Mapping[str, Plain] | None = None):
@@ -261,7 +261,7 @@ class StoredTensors(dict[str, StoredTensor]):
         self.plain = dict(plain or {})
 
     def below(self, folder: str) -> "StoredTensors":
-        """What lies in the nested dict `folder`, under the names it has there; empty if there is none."""
+        """The tensors and values in the nested dict `folder`, under their names there; empty if it does not exist."""
         start = f"{folder}/"
         return StoredTensors(
             {name.removeprefix(start): tensor for name, tensor in self.items() if name.startswith(start)},
@@ -285,11 +285,11 @@ def check_tensors(
         tensors (`StoredTensors`):
             What [`open_tensors`] found.
         layout (`Mapping[str, str]`):
-            Each expected tensor's dimensions, a letter each: `{"W_enc": "FD", "b_enc": "F", "k": "", "W_skip":
-            "DD?"}`. `F` counts features, `D` is the width of the site; `""` is a scalar. With `?` behind it, the
-            tensor may be missing. A tensor that has neither dimension is no weight and may hold integers.
+            The dimensions of each expected tensor, one letter per dimension: `{"W_enc": "FD", "b_enc": "F", "k": "",
+            "W_skip": "DD?"}`. `F` is the number of features, `D` is the width of the site; `""` is a scalar. A tensor
+            with `?` at the end may be missing. A tensor with neither dimension is not a weight and may hold integers.
         features (`Sequence[int]`, *optional*):
-            Features that are to be read.
+            Features that will be read.
         plain (`Container[str]`, *optional*, defaults to none):
             Names of the plain values that the format is known to hold; each may be missing.
 
@@ -308,8 +308,8 @@ def check_tensors(
         )
     if unknown := [name for name in tensors.plain if name not in plain]:
         raise ValueError(
-            f"{path} is not of the expected format: beside its tensors it holds {_listing(unknown)}. If it is a "
-            "training checkpoint, save the SAE's own weights from it."
+            f"{path} is not of the expected format: in addition to its tensors it holds {_listing(unknown)}. If it is "
+            "a training checkpoint, save the SAE's own weights from it."
         )
     sizes: dict[str, int] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""`torch.save` archives (`.pt`, `.pth`, `.bin`): zip files of one pickle and one uncompressed record a storage."""
+"""`torch.save` archives (`.pt`, `.pth`, `.bin`): zip files with one pickle and an uncompressed record per storage."""
 
 import math
 import re
@@ -14,7 +14,7 @@ MOST_FOLDERS = 8
 """Deepest nesting of dicts and lists that is read."""
 
 MOST_VALUES = 20_000
-"""Most tensors, plain values and containers that are read."""
+"""Largest number of tensors, plain values and containers that are read."""
 
 MOST_NAME_CHARACTERS = 300
 
@@ -24,7 +24,7 @@ def open_torch(path: WeightFile, classes: Collection[str] = ()) -> StoredTensors
     Table of contents of a `torch.save` archive; objects of `classes` are read as dicts of attributes.
 
     Raises:
-        ValueError: If the file is damaged, or holds anything but tensors and plain values in dicts and lists.
+        ValueError: If the file is damaged, or holds anything other than tensors and plain values in dicts and lists.
     """
     records, pickled = _records(path)
     try:
@@ -50,7 +50,7 @@ def open_torch(path: WeightFile, classes: Collection[str] = ()) -> StoredTensors
 
 
 def _records(path: WeightFile) -> tuple[dict[str, ZipRecord], bytes]:
-    """The record of each storage by its key, and the pickle's bytes."""
+    """The record of each storage, by the storage's key, and the bytes of the pickle."""
     storages, small = {}, {}
     try:
         with path.open("rb") as file:
@@ -125,7 +125,7 @@ def _stored(path: WeightFile, name: str, view: View, records: dict[str, ZipRecor
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether values lie row by row; the stride of a dimension of one says nothing."""
+    """Whether values are stored row by row. The stride of a dimension of size 1 does not matter."""
     expected = 1
     for size, stride in zip(shape[::-1], strides[::-1]):
         if size != 1 and stride != expected:

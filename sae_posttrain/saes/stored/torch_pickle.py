@@ -1,9 +1,9 @@
 """
 The pickle of a `torch.save` archive, read as data: an interpreter that knows a few opcodes and calls nothing.
 
-`torch.save` describes tensors in the pickle machine's language (protocol 2). Here tensors and storages become plain
-descriptions, the few names that torch writes are known by their text, and everything else is refused. Nothing is
-imported or called, no opcode takes more memory than its own bytes by a factor of some tens.
+`torch.save` describes tensors in the language of the pickle machine (protocol 2). Here tensors and storages become
+plain descriptions, the few names that torch writes are recognised by their text, and everything else is refused.
+Nothing is imported or called. No opcode takes more memory than a few tens of times its own bytes.
 """
 
 import pickletools
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 
 MOST_PICKLE_BYTES = 256 << 10
-"""Largest pickle that is read: a tensor needs about 150 bytes."""
+"""Largest pickle that is read; a tensor needs about 150 bytes."""
 
 MOST_OPCODES = 20_000
-"""Most opcodes that are run: a tensor needs about 30."""
+"""Largest number of opcodes that are run; a tensor needs about 30."""
 
 PROTOCOL_2 = b"\x80\x02"
 
@@ -48,7 +48,7 @@ MAKES_TUPLE = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Storage(NamedTuple):
-    """A storage, by the number of its record in the archive."""
+    """A storage, identified by the number of its record in the archive."""
 
     dtype: torch.dtype
     key: str
@@ -56,7 +56,7 @@ class Storage(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor: a view of a storage; offset and strides count elements."""
+    """A tensor as a view of a storage. Offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -65,13 +65,13 @@ class View(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A name of Python code that torch writes; only its text."""
+    """A name of Python code that torch writes, kept as text only."""
 
     text: str
 
 
 class ForeignCode(ValueError):
-    """The pickle names code that weights do not need; its name is the message."""
+    """The pickle names code that weights do not need. The message is that name."""
 
 
 class _Mark:
@@ -80,20 +80,20 @@ class _Mark:
 
 def read_pickle(pickled: bytes, classes: Collection[str] = ()) -> Any:
     """
-    What a `torch.save` pickle describes: dicts, lists, tuples, plain values, and a [`View`] for each tensor.
+    Read what a `torch.save` pickle describes: dicts, lists, tuples, plain values, and a [`View`] for each tensor.
 
     Args:
         pickled (`bytes`):
             The record `data.pkl`.
         classes (`Collection[str]`, *optional*):
-            Full names of classes whose objects are read as dicts of their attributes; nothing of them is called.
+            Full names of classes whose objects are read as dicts of their attributes. Their code is never called.
 
     Returns:
-        The saved object. Lists and dicts may contain themselves, and each other many times.
+        The saved object. Lists and dicts may contain themselves, and may contain each other many times.
 
     Raises:
-        ForeignCode: If it names a function or class that is not of those that torch writes for tensors.
-        ValueError: If it is too long, damaged or uses what torch does not write.
+        ForeignCode: If the pickle names a function or class that torch does not write for tensors.
+        ValueError: If the pickle is too long or damaged, or uses something that torch does not write.
     """
     if len(pickled) > MOST_PICKLE_BYTES:
         raise ValueError(f"it has {len(pickled)} bytes, at most {MOST_PICKLE_BYTES} are read")

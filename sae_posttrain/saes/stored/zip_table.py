@@ -5,7 +5,7 @@ import zipfile
 from typing import IO, NamedTuple
 
 MOST_TABLE_BYTES = 256 << 10
-"""Largest table of contents that is read: weight files have tens of records of 60 to 100 bytes."""
+"""Largest table of contents that is read; weight files have tens of records of 60 to 100 bytes each."""
 
 MOST_NAME_CHARACTERS = 300
 
@@ -18,15 +18,15 @@ class ZipRecord(NamedTuple):
 
     Args:
         name (`str`):
-            Its name, with `/`.
+            Name of the record, with `/`.
         offset (`int`):
-            Position in the file of its first byte.
+            Position of its first byte in the file.
         size (`int`):
             Number of bytes in the file.
         unpacked (`int`):
-            Number of bytes that it declares to unpack to.
+            Number of bytes after unpacking, as the record declares it.
         stored (`bool`):
-            Whether the bytes lie in the file as they are; else they are deflated.
+            Whether the bytes are stored uncompressed; otherwise they are deflated.
     """
 
     name: str
@@ -41,14 +41,14 @@ def zip_records(file: IO[bytes]) -> list[ZipRecord]:
     The records of the archive in `file`, stored or deflated.
 
     Raises:
-        zipfile.BadZipFile: If it is no archive, is damaged, encrypted or compressed in another way, names a record
-            twice, or declares records outside of the file.
+        zipfile.BadZipFile: If the file is not a zip archive, is damaged, encrypted or compressed in another way, names
+            a record twice, or declares records outside of the file.
     """
     file_bytes = file.seek(0, 2)
     table = _Bounded(file)
     try:
         records = [_record(table, entry) for entry in zipfile.ZipFile(table).infolist()]  # type: ignore[call-overload]
-    except Exception as error:  # zipfile raises many kinds at what is damaged or too new
+    except Exception as error:  # zipfile raises many kinds of errors for damaged or newer archives
         if table.failure is not None:
             raise table.failure from None
         raise zipfile.BadZipFile(str(error)) from error
@@ -57,15 +57,15 @@ def zip_records(file: IO[bytes]) -> list[ZipRecord]:
         raise zipfile.BadZipFile("it holds several records of one name")
     for record in records:
         if record.offset + record.size > file_bytes:
-            raise zipfile.BadZipFile(f"{record.name} ends behind the end of the file")
+            raise zipfile.BadZipFile(f"{record.name} ends after the end of the file")
     return records
 
 
 class _Bounded:
     """
-    A file of which little is read at once: zipfile reads a table of contents of any size in one go.
+    A file that limits the size of each read, because zipfile reads a table of contents of any size at once.
 
-    It remembers why a read failed, since zipfile takes a network that is gone for a damaged archive.
+    It also remembers why a read failed, because zipfile reports a broken network connection as a damaged archive.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -85,7 +85,7 @@ class _Bounded:
 
 
 def _record(file: _Bounded, entry: zipfile.ZipInfo) -> ZipRecord:
-    """What the table says of a record, checked against the header that lies before the record's first byte."""
+    """A record of the table, checked against the header in front of the record's first byte."""
     if not entry.filename.isprintable() or len(entry.filename) > MOST_NAME_CHARACTERS:
         raise zipfile.BadZipFile(f"it holds a record named {entry.filename[:100]!r}")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:

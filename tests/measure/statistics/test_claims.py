@@ -56,7 +56,7 @@ def test_difference_of_the_margin_itself_is_never_decided():
 
 @pytest.mark.parametrize("margin", [0, -0.02, float("nan"), float("inf")])
 def test_margin_that_is_none_is_refused(margin):
-    with pytest.raises(ValueError, match="`margin` is the bearable loss"):
+    with pytest.raises(ValueError, match="`margin` is the acceptable loss"):
         non_inferiority([("a", 0, 1)], [("a", 0, 1)], margin)
 
 

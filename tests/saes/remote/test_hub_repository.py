@@ -76,9 +76,9 @@ def test_what_was_not_read_before_is_named_offline(hub, folder, go_offline):
     go_offline()
     with pytest.raises(FileNotFoundError, match="layer2.sae.pt of owner/.* was not downloaded before.*HF_HUB_OFFLINE"):
         load_sae(NAME, block=2)
-    with pytest.raises(FileNotFoundError, match=f"{NAME} at revision v1 nothing is on this machine.*HF_HUB_OFFLINE"):
+    with pytest.raises(FileNotFoundError, match=f"{NAME} at revision v1 is not on this machine.*HF_HUB_OFFLINE"):
         load_sae(NAME, block=2, revision="v1")
-    with pytest.raises(FileNotFoundError, match="other/name nothing is on this machine"):
+    with pytest.raises(FileNotFoundError, match="other/name is not on this machine"):
         load_sae("other/name", block=2)
     assert load_sae(NAME, block=2, features=[3], revision=commit).features == (3,)
 
@@ -129,7 +129,7 @@ def test_damaged_note_of_a_branch_counts_as_missing(hub, folder, go_offline):
     go_offline()
     for damaged in (b"", b"../../..", b"\xff" * 40):
         note.write_bytes(damaged)
-        with pytest.raises(FileNotFoundError, match="nothing is on this machine"):
+        with pytest.raises(FileNotFoundError, match="is not on this machine"):
             find_repository(NAME, None)
 
 

@@ -293,7 +293,7 @@ def test_remote_bytes_are_counted_by_the_reader_as_by_a_file(hub, qwen):
         end = reader.read()
         reader.seek(0)
         begin = reader.read(4)
-        with pytest.raises(OSError, match="nothing before the beginning"):
+        with pytest.raises(OSError, match="seek before the beginning"):
             reader.seek(-1)
     content = repository.download("layer2.sae.pt").read_bytes()
     assert (begin, end) == (content[:4], content[-4:])

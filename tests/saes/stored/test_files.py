@@ -123,7 +123,7 @@ def test_name_that_is_neither_folder_nor_repository_is_an_error(cache, offline):
     for name in ("nowhere", "./nowhere", "../some/where", "/some/where", "a b/c"):
         with pytest.raises(FileNotFoundError, match="neither a local folder nor the name of a Hub repository"):
             load_sae(name, block=0)
-    with pytest.raises(FileNotFoundError, match="no local folder some/where, and of the Hub repository some/where"):
+    with pytest.raises(FileNotFoundError, match="no local folder some/where, and the Hub repository some/where"):
         load_sae("some/where", block=0)
 
 

@@ -131,7 +131,7 @@ def test_other_scalars_and_optional_tensors_are_refused(others, message):
 def test_plain_values_must_be_known_to_the_format():
     tensors = StoredTensors(stored(**WHOLE), {"activation": "ReLU", "step": 3})
     check_tensors(Path("w.pt"), tensors, LAYOUT, plain=("activation", "step", "absent"))
-    with pytest.raises(ValueError, match="beside its tensors it holds step. If it is a training checkpoint"):
+    with pytest.raises(ValueError, match="in addition to its tensors it holds step. If it is a training checkpoint"):
         check_tensors(Path("w.pt"), tensors, LAYOUT, plain=("activation",))
 
 

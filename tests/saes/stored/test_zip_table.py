@@ -53,7 +53,7 @@ DIRECTORY, LOCAL, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
         ((LOCAL, 30, "<3s", b"oth"), "another local header"),
         ((LOCAL, 26, "<H", 9), "another local header"),
         ((LOCAL, 8, "<H", 8), "another local header"),
-        ((LOCAL, 28, "<H", 60000), "ends behind the end"),
+        ((LOCAL, 28, "<H", 60000), "ends after the end"),
         ((END, 16, "<I", 1 << 31), "directory|offset|negative|Bad"),
         ((END, 12, "<I", 1 << 31), "directory|offset|negative|Bad"),
     ],
