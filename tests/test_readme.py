@@ -17,7 +17,7 @@ from sae_posttrain.lab.contents import MODEL, SAE, as_messages, read_texts
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/sasft.md", "docs/recipes.md", "docs/measuring.md", "docs/formats.md")
 README, *FURTHER = ((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-FIRST_RUN = README.split("## A first run on the model that ships\n")[1].split("\n## ")[0]
+FIRST_RUN = README.split("## Sixty seconds on the model that ships\n")[1].split("\n## ")[0]
 TEXT = "\n".join([README.replace(FIRST_RUN, ""), *FURTHER])
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = CODE.findall(TEXT)
@@ -166,15 +166,13 @@ def test_python_runs_on_what_the_commands_made(folder, monkeypatch):
 
 def test_the_first_run_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("sae_posttrain", "recipes"):
-        Path(name).symlink_to(ROOT / name)
     for tag, text in CODE.findall(FIRST_RUN):
         if tag == "python":
             exec(compile(text, "README.md", "exec"), {})
         for words in words_of(text) if tag == "bash" else ():
             assert words[0] == "sae-posttrain"
             assert main([*words[1:], *IN_A_HURRY.get(words[1], ())]) == 0, words
-    assert Path("runs/eval-sasft").exists()
+    assert Path("sasft-answers").exists()
 
 
 def test_the_readme_is_short_and_each_sentence_has_a_line():

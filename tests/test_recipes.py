@@ -169,7 +169,7 @@ def test_recipes_are_there():
     there = {f"{file.parent.name}/{file.stem}" for file in YAMLS}
     assert there >= {f"sasft_code_switching/{name}{ending}" for name in FACTS for ending in ("", "-lora")}
     dapo = [f"dapo_repetition/qwen3-{size}{ending}" for size in ("1.7b", "8b") for ending in ("", "-lora")]
-    assert there >= {*dapo, "sasft_code_switching/help-7m", "sasft_code_switching/lab-2m", "dapo_repetition/help-7m"}
+    assert there >= {*dapo, "sasft_code_switching/help-7m", "dapo_repetition/help-7m"}
     assert [file.stem for file in ACCELERATE] == ["ddp", "fsdp2", "one-gpu", "zero3"]
     for script in RECIPES.rglob("train.py"):
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 80

@@ -63,7 +63,7 @@ TEXTS = {"en": "press the key to save the page", "ko": "키를 눌러 페이지�
 
 
 def files(recipe):
-    found = sorted(file for file in (RECIPES / recipe).glob("*.yaml") if file.stem not in ("help-7m", "lab-2m"))
+    found = sorted(file for file in (RECIPES / recipe).glob("*.yaml") if file.stem != "help-7m")
     return pytest.mark.parametrize("yaml", found, ids=lambda file: file.stem)
 
 
