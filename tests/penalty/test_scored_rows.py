@@ -7,6 +7,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq
 
 from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 
 from ..trained import logged, weights
 from .conftest import ROWS, rows_of
@@ -109,11 +110,13 @@ def test_first_token_of_a_padded_row_is_never_read(train, tokenizer, monkeypatch
         "trainer", dataset=rows, penalty_positions=positions, fit=False, arguments={"data_collator": collator}
     )
     masks = []
-    penalty = trainer.feature_penalty
-    monkeypatch.setattr(
-        trainer, "feature_penalty", lambda values, ids, mask: (masks.append(mask), penalty(values, ids, mask))[1]
-    )
-    trainer.feature_penalty.places = penalty.places
+    own_call = FeaturePenalty.__call__
+
+    def record(penalty, values, ids, mask):
+        masks.append(mask)
+        return own_call(penalty, values, ids, mask)
+
+    monkeypatch.setattr(FeaturePenalty, "__call__", record)
     batch = one_batch(trainer)
     trainer.compute_loss(trainer.model, batch)
     real = batch["attention_mask"].bool()

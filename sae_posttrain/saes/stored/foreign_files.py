@@ -32,7 +32,7 @@ def describe_foreign(path: object, beginning: bytes) -> str | None:
         return (
             f"{path} is in the old form of torch.save (before torch 1.6, or with "
             "`_use_new_zipfile_serialization=False`), which is not read. The file is not damaged. Save it again: load "
-            "it in a current PyTorch with `torch.load(..., weights_only=True)`, and save that with `torch.save`."
+            "it in a current PyTorch with `weights_only=True`, and save that with `torch.save`."
         )
     if beginning.startswith(_PICKLE_PROTOCOLS):
         return (
