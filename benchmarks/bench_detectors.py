@@ -30,7 +30,7 @@ from sae_posttrain.measure.faults.scripts import count_scripts
 RESULTS = Path(__file__).parent / "results" / "bench_detectors.json"
 LANGUAGES = ("en", "es", "ko", "ru", "zh")
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
-MOST_OF_THE_NAIVE = 10_000  # tokens; at ten times as many it takes a hundred times as long
+MAX_OF_THE_NAIVE = 10_000  # tokens; at ten times as many it takes a hundred times as long
 MIN_PERIODS, MIN_TOKENS = 4, 64
 SCRIPT_OF_NAME = {"CJK": "Han", "HANGUL": "Hangul", "CYRILLIC": "Cyrillic", "LATIN": "Latin"}
 
@@ -103,7 +103,7 @@ def measure_loops(repeats: int) -> dict[str, Any]:
                 raise SystemExit(f"`find_loop` is wrong on {length} tokens, {kind}.")
             ours = median_seconds(lambda ids=ids: find_loop(ids, finished=False), repeats)
             row: dict[str, Any] = {"tokens_per_second": round(length / statistics.median(ours))}
-            if length <= MOST_OF_THE_NAIVE and kind != "near loop":
+            if length <= MAX_OF_THE_NAIVE and kind != "near loop":
                 array = np.array(ids)
                 if (every_period(array) is not None) != (kind == "loop"):
                     raise SystemExit(f"The naive search is wrong on {length} tokens, {kind}.")

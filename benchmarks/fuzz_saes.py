@@ -52,7 +52,7 @@ def main() -> None:
         "num_refused": sum(not outcome.accepted for outcome in outcomes),
         "num_accepted": sum(outcome.accepted for outcome in outcomes),
         "faults": [{"case": outcome.number, "faults": outcome.faults} for outcome in outcomes if outcome.faults],
-        "limits": {"seconds": fuzz.MOST_SECONDS, "bytes_above_files": fuzz.MOST_BYTES},
+        "limits": {"seconds": fuzz.MAX_SECONDS, "bytes_above_files": fuzz.MAX_BYTES},
         "slowest": [case(fuzz, outcome) for outcome in sorted(outcomes, key=lambda o: -o.busy_seconds)[:10]],
         "largest": [case(fuzz, outcome) for outcome in sorted(outcomes, key=lambda o: -fuzz.above_files(o))[:10]],
         "by_mutation": counts["mutation"],

@@ -24,7 +24,7 @@ from .activations import activation_batches, num_counted, split_texts
 from .folder import add_to_report, folder_beside, publish, require_new
 from .saelens import SPARSITY_OF, Recipe, fit, require_saelens, save
 
-_MOST_HELD_OUT = 200  # texts
+_MAX_HELD_OUT = 200  # texts
 _FEWEST_HELD_OUT = 100  # tokens: of fewer, no figure says anything
 _GROUP = "\0group"  # a column that no row has: texts for an SAE need no groups
 
@@ -143,7 +143,7 @@ def train_sae(
         if width is not None:
             recipe.features_of(width)
     tokenized = _tokenize(rows, tokenizer, text_column, max_length)
-    kept, measured_on = split_texts(tokenized, held_out, _MOST_HELD_OUT, seed)
+    kept, measured_on = split_texts(tokenized, held_out, _MAX_HELD_OUT, seed)
     num_measured = num_counted([tokenized[number] for number in measured_on])
     if num_measured < _FEWEST_HELD_OUT:
         raise ValueError(

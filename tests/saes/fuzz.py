@@ -2,7 +2,7 @@
 Hostile and damaged SAE files and feature sets, and what must hold when one is loaded.
 
 Case `n` is always the same: an SAE of some layout or a feature set, one mutation of its files, and a load of all or of
-two features. It must end with the right numbers or with an error of ours, within `MOST_SECONDS` and `MOST_BYTES` above
+two features. It must end with the right numbers or with an error of ours, within `MAX_SECONDS` and `MAX_BYTES` above
 what the files hold; nothing in them runs and nothing is written.
 """
 
@@ -39,9 +39,9 @@ def _sibling(name: str) -> ModuleType:
 layouts, fuzz_files, fuzz_containers = _sibling("layouts"), _sibling("fuzz_files"), _sibling("fuzz_containers")
 fuzz_pickles, fuzz_configs, watch = _sibling("fuzz_pickles"), _sibling("fuzz_configs"), _sibling("fuzz_watch")
 
-MOST_SECONDS = 1.0
-MOST_BYTES = 64 << 20
-MOST_MESSAGE_CHARACTERS = 4_000
+MAX_SECONDS = 1.0
+MAX_BYTES = 64 << 20
+MAX_MESSAGE_CHARACTERS = 4_000
 
 EXPECTED = {
     "accepted": "loads, with the numbers of the file before the mutation",
@@ -249,13 +249,13 @@ def run_case(number: int) -> Outcome:
         num_bytes = fuzz_files.write(folder, case.files)
         before = watch.contents(outside)
         load = load_watched(case, folder)
-        allowed = max(num_bytes, sum(tensor.nbytes for tensor in tensors_of(load.result).values())) + MOST_BYTES
+        allowed = max(num_bytes, sum(tensor.nbytes for tensor in tensors_of(load.result).values())) + MAX_BYTES
         if (load.peak_bytes or 0) > allowed:  # or the system took back pages of a library that it had dropped
             load = load_watched(case, folder)
         faults = [f"did {event}" for event in load.seen]
         if watch.contents(outside) != before:
             faults.append("changed the folder")
-    if load.busy_seconds > MOST_SECONDS:  # a busy machine is no fault; a load that waits is broken off
+    if load.busy_seconds > MAX_SECONDS:  # a busy machine is no fault; a load that waits is broken off
         faults.append(f"took {load.busy_seconds:.2f} s")
     if (load.peak_bytes or 0) > allowed:
         faults.append(f"took {load.peak_bytes} bytes for files of {num_bytes}")
@@ -297,7 +297,7 @@ def judge_error(error: BaseException, case: Case) -> list[str]:
     faults = []
     if not place_of(error).startswith("sae_posttrain/") or message.startswith(PYTHONS_OWN):
         faults.append(f"is not our error: {message[:200]} in {place_of(error)}")
-    if not message or len(message) > MOST_MESSAGE_CHARACTERS or not message.isprintable():
+    if not message or len(message) > MAX_MESSAGE_CHARACTERS or not message.isprintable():
         faults.append(f"is no paragraph: {len(message)} characters, {message[:200]!a}")
     if case.expected in ("accepted", "read"):
         faults.append(f"refused what is right: {message[:300]}")

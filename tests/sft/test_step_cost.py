@@ -19,7 +19,7 @@ from sae_posttrain.hooks.record import SiteRecorder
 from sae_posttrain.penalty import loss
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")  # operators for which the host waits
-MOST_OF_A_STEP, MOST_OF_A_BLOCK = 30, 30
+MAX_OF_A_STEP, MAX_OF_A_BLOCK = 30, 30
 FREE = ("view", "t", "transpose", "slice", "select", "unsqueeze", "expand", "alias", "split", "detach", "_unsafe_view")
 
 
@@ -113,9 +113,9 @@ def test_operators_added_are_few_whatever_the_rows_and_the_features(measure, mak
         return measure(rows=rows, features=features).computing - measure(SFTTrainer, rows=rows).computing
 
     one_block = added(8, (1,), 2)
-    assert 0 < one_block <= MOST_OF_A_STEP + MOST_OF_A_BLOCK
+    assert 0 < one_block <= MAX_OF_A_STEP + MAX_OF_A_BLOCK
     assert added(32, (1,), 2) == added(8, (1,), 64) == one_block
-    assert 0 < added(8, (0, 1), 2) - one_block <= MOST_OF_A_BLOCK
+    assert 0 < added(8, (0, 1), 2) - one_block <= MAX_OF_A_BLOCK
 
 
 def test_the_host_waits_for_nothing_that_plain_sft_does_not_wait_for(measure):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FILE_NAME = "features.safetensors"
 """Name of the file inside a folder or a Hub repository."""
 
-MOST_HEADER_BYTES = 512 << 10
+MAX_HEADER_BYTES = 512 << 10
 """Largest header that is written or read: a feature takes about 100 bytes, notes take some kB."""
 
 _HEADER_KEY = "sae_posttrain"
@@ -55,10 +55,10 @@ def write_feature_file(feature_set: "FeatureSet", path: str | os.PathLike, *, ov
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(header, ensure_ascii=False)})
-        if _header_bytes(temporary) > MOST_HEADER_BYTES:
+        if _header_bytes(temporary) > MAX_HEADER_BYTES:
             raise ValueError(
                 f"The names and notes of the feature set take {_header_bytes(temporary)} bytes, at most "
-                f"{MOST_HEADER_BYTES} are written. Keep less in `notes`, or save fewer features in one file."
+                f"{MAX_HEADER_BYTES} are written. Keep less in `notes`, or save fewer features in one file."
             )
         os.replace(temporary, path)
     except BaseException:
@@ -80,7 +80,7 @@ def find_feature_file(path: str | os.PathLike) -> Path:
 def read_feature_file(path: Path) -> dict[str, Any]:
     """The checked content of a file, as arguments of `FeatureSet`; `ValueError` if it is damaged or no feature set."""
     require_native(path)
-    if _header_bytes(path) > MOST_HEADER_BYTES:
+    if _header_bytes(path) > MAX_HEADER_BYTES:
         raise ValueError(f"{path} is no feature set: its header declares {_header_bytes(path)} bytes.")
     try:
         with safe_open(path, framework="pt") as file:

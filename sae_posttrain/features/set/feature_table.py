@@ -8,13 +8,13 @@ from ...tables import align
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
 
-_MOST_NAMES = 4
-_MOST_ROWS = 50
+_MAX_NAMES = 4
+_MAX_ROWS = 50
 
 
 def short_text(feature_set: "FeatureSet") -> str:
     """One line: how many features, of which blocks, found where, and the first names."""
-    names = ", ".join(feature_set.names[:_MOST_NAMES]) + (", …" if len(feature_set) > _MOST_NAMES else "")
+    names = ", ".join(feature_set.names[:_MAX_NAMES]) + (", …" if len(feature_set) > _MAX_NAMES else "")
     blocks = ", ".join(str(block) for block in sorted(set(feature_set.blocks)))
     plural = "s" if len(set(feature_set.blocks)) > 1 else ""
     return f"FeatureSet({_title(feature_set)}, block{plural} {blocks}: {names})"
@@ -27,10 +27,10 @@ def text_table(feature_set: "FeatureSet") -> str:
 
 def html_table(feature_set: "FeatureSet") -> str:
     """The same as an HTML table, of the first 50 features. Everything from a file is escaped."""
-    head, *rows = _rows(feature_set, _MOST_ROWS)
+    head, *rows = _rows(feature_set, _MAX_ROWS)
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    more = f"<p>and {len(feature_set) - _MOST_ROWS} more</p>" if len(feature_set) > _MOST_ROWS else ""
+    more = f"<p>and {len(feature_set) - _MAX_ROWS} more</p>" if len(feature_set) > _MAX_ROWS else ""
     title = escape(_title(feature_set))
     return f"<p>{title}</p><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{more}"
 

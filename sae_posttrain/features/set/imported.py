@@ -25,7 +25,7 @@ from .source import FeatureSource, shown
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 SECONDS_FOR_NEURONPEDIA = 30.0
-MOST_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 """Largest answer or file that is read: a feature with all its examples takes some MB."""
 
 _NEURONPEDIA_ID = re.compile(r"(?:https?://(?:www\.)?neuronpedia\.org/(?:api/feature/)?)?([\w.-]+)/([\w.-]+)/(\d+)/?")
@@ -135,7 +135,7 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     with open(path, "rb") as file:
-        return _parsed(path, file.read(MOST_JSON_BYTES + 1))
+        return _parsed(path, file.read(MAX_JSON_BYTES + 1))
 
 
 def _fetch(where: str) -> Any:
@@ -145,7 +145,7 @@ def _fetch(where: str) -> Any:
     request = urllib.request.Request(address, headers={"x-api-key": key} if key else {})
     try:
         with urllib.request.urlopen(request, timeout=SECONDS_FOR_NEURONPEDIA) as answer:
-            return _parsed(address, answer.read(MOST_JSON_BYTES + 1))
+            return _parsed(address, answer.read(MAX_JSON_BYTES + 1))
     except (urllib.error.URLError, TimeoutError) as error:
         raise FileNotFoundError(
             f"{address} cannot be read: {shown(error)}. Is the id right, and the network reachable? A vector that was "
@@ -156,8 +156,8 @@ def _fetch(where: str) -> Any:
 def _parsed(where: object, content: bytes) -> Any:
     if foreign := describe_foreign(where, content[:512]):
         raise ValueError(foreign)
-    if len(content) > MOST_JSON_BYTES:
-        raise ValueError(f"{where} has more than {MOST_JSON_BYTES} bytes: no vector is that large.")
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"{where} has more than {MAX_JSON_BYTES} bytes: no vector is that large.")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -6,10 +6,10 @@ from typing import Any
 
 from ..stored.files import Wanted
 
-MOST_NAME_CHARACTERS = 200
+MAX_NAME_CHARACTERS = 200
 """Longest name of a model or module that is accepted from a file."""
 
-MOST_COUNTED = 1 << 40
+MAX_COUNTED = 1 << 40
 """Largest size that a configuration may declare. The limit keeps products and messages small."""
 
 
@@ -21,7 +21,7 @@ def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -
         ValueError: If the value is not a whole number of 0 or more.
     """
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_COUNTED:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNTED:
         raise ValueError(f"{path} says {key} = {shown(value)}; it must be a whole number, 0 or more.")
     return value
 
@@ -41,7 +41,7 @@ def flag(config: Mapping[str, Any], key: str, path: str) -> bool:
 
 def short_text(value: Any) -> str:
     """The value if it is a name of allowed length, else `""`."""
-    return value if isinstance(value, str) and len(value) <= MOST_NAME_CHARACTERS else ""
+    return value if isinstance(value, str) and len(value) <= MAX_NAME_CHARACTERS else ""
 
 
 def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int | None:
@@ -86,6 +86,6 @@ def refuse_input_scale(wanted: Wanted, file: str) -> None:
 
 def shown(value: Any) -> str:
     """A value from a file as a short text for messages, however large the value is."""
-    if isinstance(value, int) and abs(value) > MOST_COUNTED:
+    if isinstance(value, int) and abs(value) > MAX_COUNTED:
         return "a huge number"  # Python refuses to print more than a few thousand digits
     return reprlib.repr(value)

@@ -15,12 +15,12 @@ from .safe_files import open_tensors
 from .source import SAESource
 from .tensor import StoredTensor, StoredTensors
 
-MOST_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
+MAX_FOLDERS_DEEP = 4  # Gemma Scope has three folders below the repository's root
 
-MOST_FILES = 20_000
+MAX_FILES = 20_000
 """Largest number of files and folders that are looked at in a local folder."""
 
-MOST_CONFIG_BYTES = 256 << 10
+MAX_CONFIG_BYTES = 256 << 10
 """Largest configuration that is read; real configurations have a few kB."""
 
 
@@ -165,8 +165,8 @@ class SAEFiles:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}. Is the download complete?")
         with open(path, "rb") as file:
-            stored = file.read(MOST_CONFIG_BYTES + 1)
-        if len(stored) > MOST_CONFIG_BYTES:
+            stored = file.read(MAX_CONFIG_BYTES + 1)
+        if len(stored) > MAX_CONFIG_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration of an SAE is that large.")
         if (foreign := describe_foreign(path, stored[:LOOKED_AT])) is not None:
             raise ValueError(foreign)
@@ -227,9 +227,9 @@ def _local_files(place: str, folder: Path) -> SAEFiles:
     for parent, folders, files in os.walk(folder, followlinks=True):
         inside = Path(parent).relative_to(folder)
         num_seen += len(folders) + len(files)
-        if num_seen > MOST_FILES:
-            raise ValueError(f"{place} holds more than {MOST_FILES} files. Give the folder that holds the SAEs.")
-        if len(inside.parts) >= MOST_FOLDERS_DEEP:
+        if num_seen > MAX_FILES:
+            raise ValueError(f"{place} holds more than {MAX_FILES} files. Give the folder that holds the SAEs.")
+        if len(inside.parts) >= MAX_FOLDERS_DEEP:
             folders.clear()
         above = [_identity(folder.joinpath(*inside.parts[:depth])) for depth in range(len(inside.parts) + 1)]
         folders[:] = [name for name in folders if _identity(Path(parent, name)) not in above]  # links that lead back

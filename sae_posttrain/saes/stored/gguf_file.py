@@ -14,11 +14,11 @@ import torch
 from .foreign_files import require_native
 from .tensor import StoredTensor, StoredTensors, truncated
 
-MOST_ENTRIES = 10_000
+MAX_ENTRIES = 10_000
 """Limit for tensors and for metadata entries; a control vector has one tensor per block and three entries."""
 
-MOST_TEXT_BYTES = 64 << 10
-MOST_DIMENSIONS = 4
+MAX_TEXT_BYTES = 64 << 10
+MAX_DIMENSIONS = 4
 DTYPES = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 """Dtypes of tensors by their number in ggml; all other numbers are quantised types."""
 
@@ -61,10 +61,10 @@ def _read(path: Path, file: IO[bytes], num_bytes: int) -> tuple[dict[str, Any], 
     if version not in (2, 3):
         raise ValueError(f"{path} is a GGUF file of version {version}; versions 2 and 3, little-endian, are read.")
     num_tensors, num_entries = _number(file, "Q"), _number(file, "Q")
-    if max(num_tensors, num_entries) > MOST_ENTRIES:
+    if max(num_tensors, num_entries) > MAX_ENTRIES:
         raise ValueError(
             f"{path} declares {num_tensors} tensors and {num_entries} metadata; no control vector has more than "
-            f"{MOST_ENTRIES}."
+            f"{MAX_ENTRIES}."
         )
     metadata = {}
     for _ in range(num_entries):
@@ -76,7 +76,7 @@ def _read(path: Path, file: IO[bytes], num_bytes: int) -> tuple[dict[str, Any], 
     for _ in range(num_tensors):
         name = _text(path, file)
         num_dimensions = _number(file, "I")
-        if name in found or not name.isprintable() or num_dimensions > MOST_DIMENSIONS:
+        if name in found or not name.isprintable() or num_dimensions > MAX_DIMENSIONS:
             raise truncated(path, f"its table of tensors is wrong at {name[:50]!a}")
         sizes = tuple(_number(file, "Q") for _ in range(num_dimensions))[::-1]  # the fastest dimension comes first
         kind, offset = _number(file, "I"), _number(file, "Q")
@@ -104,7 +104,7 @@ def _number(file: IO[bytes], form: str) -> int:
 
 def _text(path: Path, file: IO[bytes]) -> str:
     length = _number(file, "Q")
-    if length > MOST_TEXT_BYTES:
+    if length > MAX_TEXT_BYTES:
         raise truncated(path, f"it declares a text of {length} bytes")
     read = file.read(length)
     if len(read) < length:

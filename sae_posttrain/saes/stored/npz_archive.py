@@ -12,10 +12,10 @@ from ..remote.remote_file import NeedsWholeFile
 from .tensor import CHUNK_BYTES, StoredTensor, StoredTensors, WeightFile, truncated
 from .zip_table import ZipRecord, zip_records
 
-MOST_COMPRESSION = 8
+MAX_COMPRESSION = 8
 """Largest ratio of unpacked to packed bytes. Trained float weights compress below 2x; a zip bomb claims much more."""
 
-MOST_HEADER_BYTES = 1 << 10
+MAX_HEADER_BYTES = 1 << 10
 """Largest array header that is read; numpy writes 118 bytes."""
 
 HEADER = re.compile(
@@ -52,7 +52,7 @@ def open_npz(path: WeightFile) -> StoredTensors:
             file_bytes = file.seek(0, 2)
             records = zip_records(file)
             declared = sum(record.unpacked for record in records)
-            if declared > MOST_COMPRESSION * file_bytes + CHUNK_BYTES:
+            if declared > MAX_COMPRESSION * file_bytes + CHUNK_BYTES:
                 raise ValueError(
                     f"{path} declares {declared} bytes of weights in a file of {file_bytes}: trained weights do not "
                     "compress like that. It is refused."
@@ -66,10 +66,10 @@ def open_npz(path: WeightFile) -> StoredTensors:
                     raise ValueError(f"{path} holds {record.name}, which is no array that numpy.savez writes.")
                 if archive is None or record.stored:
                     file.seek(record.offset)
-                    beginning = file.read(min(record.size, MOST_HEADER_BYTES))
+                    beginning = file.read(min(record.size, MAX_HEADER_BYTES))
                 else:
                     with archive.open(record.name) as member:
-                        beginning = member.read(MOST_HEADER_BYTES)
+                        beginning = member.read(MAX_HEADER_BYTES)
                 tensors[name] = _tensor(path, name, record, beginning)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise truncated(path, f"it is not a zip archive as numpy.savez writes ({error})") from error

@@ -10,11 +10,11 @@ import torch
 
 from .tensor import StoredTensor, StoredTensors, WeightFile, truncated
 
-MOST_HEADER_BYTES = 256 << 10
+MAX_HEADER_BYTES = 256 << 10
 """Largest header that is read; a tensor needs about 100 bytes."""
 
-MOST_DIMENSIONS = 8
-MOST_NAME_CHARACTERS = 300
+MAX_DIMENSIONS = 8
+MAX_NAME_CHARACTERS = 300
 
 DTYPES = {
     "F64": torch.float64,
@@ -41,7 +41,7 @@ def open_safetensors(path: WeightFile) -> StoredTensors:
         file_bytes = file.seek(0, 2)
         file.seek(0)
         header_bytes = int.from_bytes(file.read(8), "little")
-        if not 2 <= header_bytes <= min(MOST_HEADER_BYTES, file_bytes - 8):
+        if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, file_bytes - 8):
             raise truncated(path, f"it announces a header of {header_bytes} bytes and has {file_bytes} bytes in all")
         text = file.read(header_bytes)
     try:
@@ -76,12 +76,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(path: WeightFile, name: str, entry: Any, data_start: int) -> StoredTensor:
-    if not name.isprintable() or len(name) > MOST_NAME_CHARACTERS:
+    if not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
         raise ValueError(f"it holds a tensor named {name[:50]!a}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"what its header says of {name} is not dtype, shape and data_offsets")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _are_sizes(shape) or len(shape) > MOST_DIMENSIONS or not _are_sizes(offsets) or len(offsets) != 2:
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has no usable shape or data_offsets")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:

@@ -31,7 +31,7 @@ SEEK_COSTS_BYTES = 16 << 10
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """Largest number of names listed in a message; a file can hold thousands."""
 
 Plain = str | int | float | bool | None
@@ -335,7 +335,7 @@ def check_tensors(
 def _listing(names: Iterable[str]) -> str:
     """The first names, for messages."""
     shown = list(names)
-    return ", ".join(shown[:MOST_SHOWN]) + (f", … ({len(shown)})" if len(shown) > MOST_SHOWN else "")
+    return ", ".join(shown[:MAX_SHOWN]) + (f", … ({len(shown)})" if len(shown) > MAX_SHOWN else "")
 
 
 def truncated(path: WeightFile, what: str) -> ValueError:

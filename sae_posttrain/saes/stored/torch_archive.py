@@ -7,16 +7,16 @@ from collections.abc import Collection
 from typing import Any
 
 from .tensor import Plain, StoredTensor, StoredTensors, WeightFile, truncated
-from .torch_pickle import MOST_PICKLE_BYTES, ForeignCode, View, read_pickle
+from .torch_pickle import MAX_PICKLE_BYTES, ForeignCode, View, read_pickle
 from .zip_table import ZipRecord, zip_records
 
-MOST_FOLDERS = 8
+MAX_FOLDERS = 8
 """Deepest nesting of dicts and lists that is read."""
 
-MOST_VALUES = 20_000
+MAX_VALUES = 20_000
 """Largest number of tensors, plain values and containers that are read."""
 
-MOST_NAME_CHARACTERS = 300
+MAX_NAME_CHARACTERS = 300
 
 
 def open_torch(path: WeightFile, classes: Collection[str] = ()) -> StoredTensors:
@@ -61,7 +61,7 @@ def _records(path: WeightFile) -> tuple[dict[str, ZipRecord], bytes]:
                 if found := re.fullmatch(r"data/([^/]+)", name):
                     storages[found[1]] = record
                 elif name in ("data.pkl", "byteorder"):
-                    if name in small or record.size > MOST_PICKLE_BYTES:
+                    if name in small or record.size > MAX_PICKLE_BYTES:
                         raise ValueError(f"{path} has {record.size} bytes of {name}: no archive of an SAE's tensors.")
                     file.seek(record.offset)
                     small[name] = file.read(record.size)
@@ -83,16 +83,16 @@ def _flatten(path: WeightFile, content: dict) -> tuple[dict[str, View], dict[str
     while waiting:
         name, depth, value = waiting.pop()
         num_values += 1
-        if num_values > MOST_VALUES or depth > MOST_FOLDERS or len(name) > MOST_NAME_CHARACTERS:
-            raise ValueError(f"{path} is no file of weights: it nests its values {MOST_FOLDERS} deep or has too many.")
+        if num_values > MAX_VALUES or depth > MAX_FOLDERS or len(name) > MAX_NAME_CHARACTERS:
+            raise ValueError(f"{path} is no file of weights: it nests its values {MAX_FOLDERS} deep or has too many.")
         if name in views or name in plain:
             raise ValueError(f"{path} holds two values of the name {name}.")
         if isinstance(value, View):
             views[name] = value
         elif isinstance(value, dict | list | tuple) and type(value) in (dict, list, tuple):
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            if len(value) + len(waiting) > MOST_VALUES:
-                raise ValueError(f"{path} is no file of weights: it holds more than {MOST_VALUES} values.")
+            if len(value) + len(waiting) > MAX_VALUES:
+                raise ValueError(f"{path} is no file of weights: it holds more than {MAX_VALUES} values.")
             if not all(str(key).isprintable() for key, _ in items):
                 raise ValueError(f"{path} is no file of weights: it holds names that cannot be printed.")
             items = value.items() if isinstance(value, dict) else enumerate(value)

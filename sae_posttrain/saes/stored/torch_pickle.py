@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-MOST_PICKLE_BYTES = 256 << 10
+MAX_PICKLE_BYTES = 256 << 10
 """Largest pickle that is read; a tensor needs about 150 bytes."""
 
-MOST_OPCODES = 20_000
+MAX_OPCODES = 20_000
 """Largest number of opcodes that are run; a tensor needs about 30."""
 
 PROTOCOL_2 = b"\x80\x02"
 
-MOST_DIMENSIONS = 8
-MOST_ELEMENTS = 1 << 50
+MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 50
 
 STORAGE_DTYPES = {
     "torch.FloatStorage": torch.float32,
@@ -95,8 +95,8 @@ def read_pickle(pickled: bytes, classes: Collection[str] = ()) -> Any:
         ForeignCode: If the pickle names a function or class that torch does not write for tensors.
         ValueError: If the pickle is too long or damaged, or uses something that torch does not write.
     """
-    if len(pickled) > MOST_PICKLE_BYTES:
-        raise ValueError(f"it has {len(pickled)} bytes, at most {MOST_PICKLE_BYTES} are read")
+    if len(pickled) > MAX_PICKLE_BYTES:
+        raise ValueError(f"it has {len(pickled)} bytes, at most {MAX_PICKLE_BYTES} are read")
     if not pickled.startswith(PROTOCOL_2):
         raise ValueError("it is not of protocol 2, which torch.save writes by default")
     try:
@@ -112,7 +112,7 @@ def _run(pickled: bytes, classes: Collection[str]) -> Any:
     made: list[dict] = []  # objects of the classes
     memo: dict[int, Any] = {}
     arg: Any
-    for opcode, arg, _ in islice(pickletools.genops(pickled), MOST_OPCODES):
+    for opcode, arg, _ in islice(pickletools.genops(pickled), MAX_OPCODES):
         op = opcode.name
         if op in PUSHES_ARGUMENT:
             stack.append(_argument(arg))
@@ -162,7 +162,7 @@ def _run(pickled: bytes, classes: Collection[str]) -> Any:
             return _pop(stack)
         elif op != "PROTO" or arg != 2:
             raise ValueError(f"it uses {op}, which torch.save does not write by default")
-    raise ValueError(f"it does not end within {MOST_OPCODES} opcodes")
+    raise ValueError(f"it does not end within {MAX_OPCODES} opcodes")
 
 
 def _pop(stack: list[Any]) -> Any:
@@ -240,12 +240,12 @@ def _rebuilt(called: Any, args: Any) -> Any:
 
 
 def _sizes(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or len(values) > MOST_DIMENSIONS:
+    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
         raise ValueError("a tensor's shape is no short tuple")
     return tuple(_size(value) for value in values)
 
 
 def _size(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= MOST_ELEMENTS:
+    if type(value) is not int or not 0 <= value <= MAX_ELEMENTS:
         raise ValueError("a tensor's size is no whole number, or beyond all bounds")
     return value

@@ -4,10 +4,10 @@ import struct
 import zipfile
 from typing import IO, NamedTuple
 
-MOST_TABLE_BYTES = 256 << 10
+MAX_TABLE_BYTES = 256 << 10
 """Largest table of contents that is read; weight files have tens of records of 60 to 100 bytes each."""
 
-MOST_NAME_CHARACTERS = 300
+MAX_NAME_CHARACTERS = 300
 
 LOCAL_HEADER_BYTES = 30
 
@@ -75,18 +75,18 @@ class _Bounded:
 
     def read(self, size: int = -1) -> bytes:
         try:
-            content = self._read(min(size, MOST_TABLE_BYTES + 1) if size >= 0 else MOST_TABLE_BYTES + 1)
+            content = self._read(min(size, MAX_TABLE_BYTES + 1) if size >= 0 else MAX_TABLE_BYTES + 1)
         except Exception as error:
             self.failure = error
             raise
-        if len(content) > MOST_TABLE_BYTES:
-            raise zipfile.BadZipFile(f"its table of contents has more than {MOST_TABLE_BYTES} bytes")
+        if len(content) > MAX_TABLE_BYTES:
+            raise zipfile.BadZipFile(f"its table of contents has more than {MAX_TABLE_BYTES} bytes")
         return content
 
 
 def _record(file: _Bounded, entry: zipfile.ZipInfo) -> ZipRecord:
     """A record of the table, checked against the header in front of the record's first byte."""
-    if not entry.filename.isprintable() or len(entry.filename) > MOST_NAME_CHARACTERS:
+    if not entry.filename.isprintable() or len(entry.filename) > MAX_NAME_CHARACTERS:
         raise zipfile.BadZipFile(f"it holds a record named {entry.filename[:100]!r}")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
         raise zipfile.BadZipFile(f"{entry.filename} is encrypted or compressed in a way that is not supported")

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sae_posttrain import FeatureSet
-from sae_posttrain.features.set.feature_file import MOST_HEADER_BYTES
+from sae_posttrain.features.set.feature_file import MAX_HEADER_BYTES
 from sae_posttrain.features.set.source import FeatureSource
 
 
@@ -178,7 +178,7 @@ def test_truncated_or_foreign_file_is_an_error(make_features, tmp_path):
 
 def test_header_beyond_all_bounds_is_neither_written_nor_read(make_features, tmp_path):
     features = make_features()
-    features.notes["text"] = "x" * MOST_HEADER_BYTES
+    features.notes["text"] = "x" * MAX_HEADER_BYTES
     with pytest.raises(ValueError, match=r"names and notes of the feature set take \d+ bytes, at most 524288"):
         features.save(tmp_path)
     assert not list(tmp_path.iterdir())

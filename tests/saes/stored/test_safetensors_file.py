@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sae_posttrain.saes.stored.safetensors_file import MOST_HEADER_BYTES, open_safetensors
+from sae_posttrain.saes.stored.safetensors_file import MAX_HEADER_BYTES, open_safetensors
 
 
 def test_tensors_are_found_where_they_lie(tmp_path, matrix):
@@ -71,7 +71,7 @@ def test_header_that_does_not_fit_is_refused(tmp_path, header, reason):
 
 
 def test_long_header_is_refused_unread(tmp_path):
-    header = json.dumps({"a": entry([4], 0, 16)}) + " " * MOST_HEADER_BYTES
+    header = json.dumps({"a": entry([4], 0, 16)}) + " " * MAX_HEADER_BYTES
     with pytest.raises(ValueError, match=f"announces a header of {len(header)} bytes"):
         open_safetensors(save(tmp_path / "w.safetensors", header))
 

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from sae_posttrain.saes.stored.torch_pickle import MOST_OPCODES, MOST_PICKLE_BYTES, ForeignCode, read_pickle
+from sae_posttrain.saes.stored.torch_pickle import MAX_OPCODES, MAX_PICKLE_BYTES, ForeignCode, read_pickle
 
 START = b"\x80\x02"  # protocol 2
 STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
@@ -99,16 +99,16 @@ def test_what_torch_does_not_write_is_refused(opcodes, reason):
 )
 def test_floods_and_bombs_end_soon_and_small(flood):
     start = START + b"ccollections\nOrderedDict\nq\x00]"
-    pickled = start + flood * ((MOST_PICKLE_BYTES - len(start) - 1) // len(flood)) + b"."
+    pickled = start + flood * ((MAX_PICKLE_BYTES - len(start) - 1) // len(flood)) + b"."
     began = time.process_time()
-    with pytest.raises(ValueError, match=f"within {MOST_OPCODES}|stack|bytes"):
+    with pytest.raises(ValueError, match=f"within {MAX_OPCODES}|stack|bytes"):
         read_pickle(pickled)
     assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("flood", [b"]", b"}", b"}K\x01Ns"])
 def test_floods_take_little_memory(flood):
-    pickled = START + flood * ((MOST_OPCODES - 2) // len(flood))
+    pickled = START + flood * ((MAX_OPCODES - 2) // len(flood))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="exhausted"):
@@ -119,8 +119,8 @@ def test_floods_take_little_memory(flood):
 
 
 def test_long_pickle_is_refused():
-    with pytest.raises(ValueError, match=f"at most {MOST_PICKLE_BYTES} are read"):
-        read_pickle(START + b"N" * MOST_PICKLE_BYTES + b".")
+    with pytest.raises(ValueError, match=f"at most {MAX_PICKLE_BYTES} are read"):
+        read_pickle(START + b"N" * MAX_PICKLE_BYTES + b".")
 
 
 def test_containers_may_hold_themselves():

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from sae_posttrain.saes.stored.zip_table import MOST_TABLE_BYTES, zip_records
+from sae_posttrain.saes.stored.zip_table import MAX_TABLE_BYTES, zip_records
 
 
 def archive(**members: bytes) -> bytearray:
@@ -77,9 +77,9 @@ def test_table_of_any_size_takes_little_memory():
     file = io.BytesIO(flood + end)
     tracemalloc.start()
     try:
-        with pytest.raises(zipfile.BadZipFile, match=f"more than {MOST_TABLE_BYTES} bytes"):
+        with pytest.raises(zipfile.BadZipFile, match=f"more than {MAX_TABLE_BYTES} bytes"):
             zip_records(file)
-        assert tracemalloc.get_traced_memory()[1] < 4 * MOST_TABLE_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_TABLE_BYTES
     finally:
         tracemalloc.stop()
 
