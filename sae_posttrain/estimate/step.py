@@ -64,7 +64,7 @@ class StepSettings:
         rows, length (`int`):
             Sequences on one device, and tokens in each.
         dtype (`torch.dtype`):
-            Of the weights.
+            Type of the weights.
         autocast (`bool`):
             Whether the forward pass runs in bfloat16 by autocast.
         checkpointing (`bool`):
@@ -96,7 +96,7 @@ def step_memory(config: Any, settings: StepSettings) -> StepMemory:
 
     Args:
         config (`PretrainedConfig`):
-            Of a causal language model.
+            Config of a causal language model.
         settings ([`StepSettings`]):
             The step.
 

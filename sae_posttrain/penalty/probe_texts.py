@@ -97,7 +97,7 @@ class ProbeReading:
 
     Attributes:
         pre_activations (`dict[Place, torch.Tensor]`, each of shape `(N, F)`):
-            Of the place's features on every counted token.
+            Pre-activations of the place's features on every counted token.
         mean_values (`dict[Place, torch.Tensor]`, each of shape `(P, D)`):
             Mean of what the site holds over the counted tokens of each text.
         variance_explained (`dict[Place, float]`):
@@ -105,7 +105,7 @@ class ProbeReading:
         token_is_target (`torch.Tensor` of shape `(N,)`, bool), text_is_target (`torch.Tensor` of shape `(P,)`, bool):
             Whether it belongs to a target group.
         target_probability (`torch.Tensor` of shape `(P,)`), num_tokens (`torch.Tensor` of shape `(P,)`):
-            Of each text, the summed next-token probability of all target tokens, and the tokens it is summed over.
+            For each text, the summed next-token probability of all target tokens, and the number of tokens in the sum.
     """
 
     pre_activations: dict[Place, Tensor]
