@@ -17,7 +17,7 @@ from sae_posttrain.lab.contents import MODEL, SAE, as_messages, read_texts
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/sasft.md", "docs/recipes.md", "docs/measuring.md", "docs/formats.md")
 README, *FURTHER = ((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-FIRST_RUN = README.split("## Sixty seconds on the model that ships\n")[1].split("\n## ")[0]
+FIRST_RUN = README.split("## Two minutes on the model that ships\n")[1].split("\n## ")[0]
 TEXT = "\n".join([README.replace(FIRST_RUN, ""), *FURTHER])
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = CODE.findall(TEXT)
