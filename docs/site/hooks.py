@@ -143,7 +143,7 @@ def command_line_page() -> str:
     lines = ["# Command line", "", str(parser.description), ""]
     helps = {action.dest: action.help for action in commands._choices_actions}  # type: ignore[attr-defined]
     for name, command in commands.choices.items():  # type: ignore[union-attr]
-        lines += [f"## `sae-posttrain {name}`", "", f"{helps.get(name, '')}.".capitalize().replace("..", "."), ""]
+        lines += [f"## `sae-posttrain {name}`", "", sentence(helps.get(name) or ""), ""]
         options = [action for action in command._actions if action.dest != "help" and action.help != SUPPRESS]
         if not options:
             lines += [
@@ -188,6 +188,11 @@ def configuration_page() -> str:
             lines.append(f"| `{field.name}` | `{default!r}` | {cell(help_text)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def sentence(text: str) -> str:
+    """A help text with a capital at the beginning and a full stop at the end."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
 
 
 def cell(text: str) -> str:

@@ -22,7 +22,7 @@ from .train_sae import add_train_sae
 
 _COMMANDS = {
     "demo": (add_demo, "see both methods at work on a small model that ships with the package"),
-    "lab": (add_lab, "write that model, its SAEs and its texts to a folder, for the other commands"),
+    "lab": (add_lab, "write the model that ships, its SAEs and its texts to a folder, for the other commands"),
     "inspect": (add_inspect, "describe an SAE, and measure how well it fits a model"),
     "convert": (add_convert, "write an SAE in SAELens' layout"),
     "train-sae": (add_train_sae, "train SAEs for any block and site of a model, with SAELens"),
