@@ -245,3 +245,11 @@ def test_help_version_and_module_load_neither_torch_nor_trl():
     assert "--penalty_weight" in printed and "--help-all" in printed
     version = [sys.executable, "-m", "sae_posttrain", "--version"]
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout.startswith("sae_posttrain ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "own"), [("sft", "--penalty_weight"), ("grpo", "--steer_strength")])
+def test_help_all_lists_the_fields_of_trl_too(command, own):
+    asked = [sys.executable, "-m", "sae_posttrain", command, "--help-all"]
+    printed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert own in printed and "--per_device_train_batch_size" in printed and "--lr_scheduler_type" in printed
