@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import StoredTensors, check_tensors
-from .checks import agreed_k, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, refuse_input_scale, short_text, whole_number
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 

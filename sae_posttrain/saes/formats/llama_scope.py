@@ -1,10 +1,10 @@
 """Llama Scope (https://huggingface.co/papers/2410.20526): SAEs of Llama 3.1 8B, as published in 2024."""
 
-import reprlib
 from typing import Any
 
 import torch
 
+from ...shown import shown
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
@@ -101,9 +101,7 @@ def _mean_norms(norms: Any, path: str) -> tuple[float | None, float | None]:
     if norms is None:
         return None, None
     if not isinstance(norms, dict) or "in" not in norms:
-        raise ValueError(
-            f"{path}: dataset_average_activation_norm is {reprlib.repr(norms)}, expected are 'in' and 'out'."
-        )
+        raise ValueError(f"{path}: dataset_average_activation_norm is {shown(norms)}, expected are 'in' and 'out'.")
     read = number(norms["in"], "dataset_average_activation_norm.in", path, above_zero=True)
     if "out" not in norms:
         return read, read

@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
+from ...shown import shown
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import INTEGER_DTYPES, Plain, check_tensors
-from .checks import agreed_k, refuse_input_scale, shown
+from .checks import agreed_k, refuse_input_scale
 
 LOCATIONS = {
     "resid_post_mlp": "resid_post",

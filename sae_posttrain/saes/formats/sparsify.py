@@ -3,11 +3,12 @@
 import re
 from typing import Any
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
-from .checks import agreed_k, flag, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, flag, refuse_input_scale, short_text, whole_number
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
