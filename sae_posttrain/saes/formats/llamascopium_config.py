@@ -10,6 +10,7 @@ from ...shown import shown
 from ...sites import parse_hook
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from .checks import agreed_k, flag, short_text
+from .weights import Names
 
 DEFAULTS = {
     "sae_type": "sae",
@@ -23,6 +24,9 @@ DEFAULTS = {
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 ACROSS_TOKENS = ("batchtopk", "batchlayertopk", "layertopk")
 """Activations in which a token's features compete with those of other tokens or blocks."""
+
+EARLY_NAMES = Names("encoder.weight", "FD", "encoder.bias", "decoder.weight", "DF", "decoder.bias")
+"""Names of the tensors until early 2025, as in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
 
 NORMALISATIONS = ("dataset-wise", "token-wise", "inference")
 
@@ -86,6 +90,10 @@ class LlamascopiumConfig(NamedTuple):
                 f"{self.path}: the SAE reads {shown(self.hook)}, but by its folder's name it is {found.site} "
                 f"of block {found.block}. Download both again, or rename the folder."
             )
+
+    def layout(self, names: Names) -> dict[str, str]:
+        """The dimensions of the tensors that hold the weights."""
+        return {name: dims for name, dims in names.layout.items() if name != names.b_dec or self.use_decoder_bias}
 
     def agreed_k(self, wanted: Wanted, num_features: int) -> int | None:
         """
