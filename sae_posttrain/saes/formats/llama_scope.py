@@ -67,9 +67,8 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         EARLY_NAMES,
         wanted,
         subtract_b_dec=config.subtract_b_dec,
-        ratio_in=ratio_in,
-        ratio_out=ratio_out,
-        needs_decoder=config.use_decoder_norm,
+        ratios=(ratio_in, ratio_out),
+        needed=config.use_decoder_norm,
     )
     W_enc, b_enc, W_dec = weights["W_enc"], weights["b_enc"], weights["W_dec"]
     # Scaled in place, because these tensors are large and nothing else uses them.

@@ -86,13 +86,7 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
 
     use_norm = config.use_decoder_norm and config.activation != "relu"  # relu(pre · m) / m is relu(pre)
     weights = read_weights(
-        tensors,
-        names,
-        wanted,
-        subtract_b_dec=config.subtract_b_dec,
-        ratio_in=ratio,
-        ratio_out=ratio,
-        needs_decoder=use_norm,
+        tensors, names, wanted, subtract_b_dec=config.subtract_b_dec, ratios=(ratio, ratio), needed=use_norm
     )
     norm = weights["W_dec"].norm(dim=-1) if use_norm else None
     threshold = None

@@ -28,9 +28,8 @@ def read_weights(
     wanted: Wanted,
     *,
     subtract_b_dec: bool = False,
-    ratio_in: float = 1.0,
-    ratio_out: float = 1.0,
-    needs_decoder: bool = False,
+    ratios: tuple[float, float] = (1.0, 1.0),
+    needed: bool = False,
 ) -> dict[str, Any]:
     """
     The wanted weights by their names in [`FrozenSAE`].
@@ -44,19 +43,19 @@ def read_weights(
             What is asked of the reader.
         subtract_b_dec (`bool`, *optional*, defaults to `False`):
             Whether the SAE subtracts `b_dec` from its input.
-        ratio_in, ratio_out (`float`, *optional*, default to `1.0`):
+        ratios (`tuple[float, float]`, *optional*, defaults to 1 and 1):
             Factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them.
-        needs_decoder (`bool`, *optional*, defaults to `False`):
-            Whether the decoder is read in any case, because its norms scale the pre-activations.
+        needed (`bool`, *optional*, defaults to `False`):
+            Whether the decoder is read in any case, as in `wanted.decoder`.
     """
     W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
-    b_enc = wanted.vector(tensors[names.b_enc]) * ratio_in
+    b_enc = wanted.vector(tensors[names.b_enc]) * ratios[0]
     b_dec = W_enc.new_zeros(len(W_enc))
     if names.b_dec in tensors:
-        b_dec = tensors[names.b_dec].read().float() * ratio_out
+        b_dec = tensors[names.b_dec].read().float() * ratios[1]
     if subtract_b_dec:
         b_enc = b_enc - b_dec @ W_enc
-    W_dec = wanted.decoder(tensors[names.W_dec], names.decoder_dims, needed=needs_decoder)
+    W_dec = wanted.decoder(tensors[names.W_dec], names.decoder_dims, needed=needed)
     return {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
 
 
