@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .shown import shown
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles that chat templates know."""
 
@@ -246,8 +248,3 @@ def datasets_with_messages(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbered_row(row: Mapping[str, Any], index: int, name: str) -> dict[str, Any]:
     return dict(read_row(row, f"Row {index + 1} of {name}"))
-
-
-def shown(value: Any) -> str:
-    """A value of a row, short enough for a message."""
-    return repr(value)[:80]

@@ -18,10 +18,10 @@ from typing import Any
 
 from .features.set.card import code, source_lines, table_of
 from .features.set.feature_set import FeatureSet
-from .features.set.source import shown
 from .measure.answers.folder import EVALUATION_FILE
 from .measure.answers.summary import format_evaluation
 from .model_records import recorded_name, weights_fingerprint
+from .shown import printable
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,9 @@ def _read_evaluation(folder: Path) -> dict[str, Any]:
     try:
         evaluation = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no evaluation that `sae-posttrain evaluate` wrote ({shown(error)}).") from error
+        raise ValueError(
+            f"{path} is no evaluation that `sae-posttrain evaluate` wrote ({printable(error)})."
+        ) from error
     if not isinstance(evaluation, dict) or not isinstance(evaluation.get("settings"), dict):
         raise ValueError(f"{path} is no evaluation that `sae-posttrain evaluate` wrote: it has no settings.")
     return evaluation
@@ -302,6 +304,6 @@ def _table_of_rates(folder: Path) -> str:
     try:
         table = format_evaluation(evaluation)
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"The evaluation in {folder} is damaged ({shown(error)}).") from error
+        raise ValueError(f"The evaluation in {folder} is damaged ({printable(error)}).") from error
     # Indented text is code, and its content cannot end the code block.
-    return "\n".join(f"    {shown(line)}" for line in table.splitlines())
+    return "\n".join(f"    {printable(line)}" for line in table.splitlines())

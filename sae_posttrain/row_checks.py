@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .conversations import read_messages, shown
+from .conversations import read_messages
+from .shown import shown
 
 logger = logging.getLogger(__name__)
 

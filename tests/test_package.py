@@ -106,6 +106,7 @@ OF_ALL_ROOMS = {
     "precision",
     "conversations",
     "row_checks",
+    "shown",
     "renamed_settings",
     "tables",
 }

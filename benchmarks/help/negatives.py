@@ -1,8 +1,8 @@
 """
 Bad rollouts that come from no steering: the controls of `repetition.py`.
 
-Each trainer is `SteeredGRPOTrainer` with a push too small to change a token; what stands in the steered slots is then
-replaced. Everything behind the rollouts (rewards, baselines, weights, loss) is the same code in every arm.
+Each trainer is `SteeredGRPOTrainer` with a strength too small to change a token; what stands in the steered slots is
+then replaced. Everything behind the rollouts (rewards, baselines, weights, loss) is the same code in every arm.
 """
 
 import copy
@@ -13,7 +13,7 @@ from typing import Any
 from sae_posttrain import SteeredGRPOTrainer
 from sae_posttrain.rl.rollouts import Rollouts, show_fault
 
-NO_PUSH = 1e-6  # in residual norms
+NO_STRENGTH = 1e-6  # in residual norms
 
 
 class ReplacedNegatives(SteeredGRPOTrainer, ABC):

@@ -25,7 +25,7 @@ import yaml
 from code_switching import hardware, read_results
 from datasets import Dataset
 from held_out import measure_held_out
-from negatives import NO_PUSH, GreedyNegatives, HandMadeLoops
+from negatives import NO_STRENGTH, GreedyNegatives, HandMadeLoops
 from pages import as_example, load_pages, rows_of, split_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -147,7 +147,7 @@ def train_arm(
         d_model, block = model.config.hidden_size, model.config.num_hidden_layers - 1
         direction = torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed))
         feature_set = FeatureSet.from_directions(direction, blocks=[block], names=["none"], residual_norms=[1.0])
-        strength = NO_PUSH
+        strength = NO_STRENGTH
     args = SteeredGRPOConfig(
         str(folder / "training"),
         steer_strength=strength,

@@ -153,10 +153,10 @@ def calibrated(model: Any, tokenizer: Any, feature_set: FeatureSet, seed: int) -
 
 def strength_of(sweep: Mapping[str, Any]) -> float:
     """The calibrated strength; if no strength reached the target, the strength of the highest hit rate."""
-    return float(sweep["strength"] or best_push(sweep["rows"]))
+    return float(sweep["strength"] or best_strength(sweep["rows"]))
 
 
-def best_push(rows: Sequence[Mapping[str, Any]]) -> float:
+def best_strength(rows: Sequence[Mapping[str, Any]]) -> float:
     """The strength with the highest hit rate; the smallest if several are equal. The first row is not pushed."""
     best = max(rows[1:], key=lambda row: (row["hit_rate"], -row["strength"]))
     return float(best["strength"])

@@ -191,11 +191,11 @@ def answer_in_batches(
     with tqdm(total=len(questions), unit="answer", desc=description, leave=False) as bar:
         for start in range(0, len(questions), sampling.batch_size):
             batch = questions[start : start + sampling.batch_size]
-            push: Any = nullcontext()
+            steering: Any = nullcontext()
             if feature_set is not None:
                 assert strength is not None
-                push = steer(model, feature_set, strength=strength[start : start + len(batch)])
-            with push:
+                steering = steer(model, feature_set, strength=strength[start : start + len(batch)])
+            with steering:
                 answers, finished = generate_answers(
                     model,
                     tokenizer,

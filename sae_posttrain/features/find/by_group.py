@@ -45,7 +45,7 @@ def find_features(
     tokenizer: Any = None,
     text_options: TextOptions = ALL_TEXTS,
     held_out: float = 0.2,
-    push: float = 0.5,
+    strength: float = 0.5,
     check: bool = False,
     on_found: Callable[[FeatureSet], Any] | None = None,
     seed: int = 0,
@@ -93,7 +93,7 @@ def find_features(
             How the texts are read: columns, split, how many, how long, chat template, batch size.
         held_out (`float`, *optional*, defaults to `0.2`):
             Share of each group's texts kept from the ranking, for AUROC, output score and check.
-        push (`float`, *optional*, defaults to `0.5`):
+        strength (`float`, *optional*, defaults to `0.5`):
             How far a feature is amplified for its output score, in median residual norms.
         check (`bool`, *optional*, defaults to `False`):
             Remove the chosen features and measure the loss of each group on the held-out texts.
@@ -156,7 +156,7 @@ def find_features(
                     each.directions[ids.to(each.directions.device)],
                     place_of(each),
                     tokens,
-                    push * float(place_sums.norms.median()),
+                    strength * float(place_sums.norms.median()),
                 ),
             }
             best = _ranked(scores, rank_by)[:num_features]
@@ -164,7 +164,7 @@ def find_features(
             found.append(_as_feature_set(each, ids[best], chosen, place_sums, groups))
         notes: dict[str, Any] = {
             "rank_by": rank_by,
-            "push": push,
+            "strength": strength,
             **divided.counts,
             "num_tokens": dict(zip(groups, map(int, sums[place_of(saes[0])].num_tokens.tolist()))),
             "num_target_tokens": int(tokens.sum()),

@@ -305,9 +305,11 @@ def _causal_scores(
         residual_norms=torch.cat([candidates.residual_norms, random.residual_norms]),
     )
 
-    def change(questions: Sequence[Question], how: Sampling, push: float, what: str) -> tuple[LoopRates, LoopRates]:
+    def change(
+        questions: Sequence[Question], how: Sampling, strength: float, what: str
+    ) -> tuple[LoopRates, LoopRates]:
         baseline = loop_rates(model, tokenizer, questions, how, description=f"{what}: not pushed")
-        return baseline, loop_rates(model, tokenizer, questions, how, pushed, push, description=f"{what}: pushed")
+        return baseline, loop_rates(model, tokenizer, questions, how, pushed, strength, description=f"{what}: pushed")
 
     normal = samples.normal_questions[:num_prompts]
     looping = [loop.question for loop in samples.loops[:num_prompts]]

@@ -76,7 +76,7 @@ def output_scores(
     directions: Tensor,
     place: Place,
     tokens: Tensor,
-    push: float,
+    strength: float,
     *,
     directions_per_pass: int = 8,
 ) -> Tensor:
@@ -84,7 +84,7 @@ def output_scores(
     Output score of each feature: rise of the target tokens' next-token probability when the feature is amplified.
 
     Features that read well do not always write well, and rarely do both (https://huggingface.co/papers/2505.20063).
-    What the site holds becomes `h + push · d/‖d‖` at every position of the prompt.
+    What the site holds becomes `h + strength · d/‖d‖` at every position of the prompt.
 
     Args:
         model (`torch.nn.Module`):
@@ -97,7 +97,7 @@ def output_scores(
             Block and site that is pushed.
         tokens (`torch.Tensor` of shape `(V,)`, bool):
             The target's tokens.
-        push (`float`):
+        strength (`float`):
             Length of the push, in units of what the site holds.
         directions_per_pass (`int`, *optional*, defaults to `8`):
             Features in one forward pass.
@@ -118,7 +118,7 @@ def output_scores(
         scores = []
         chunks = unit_FD.split(directions_per_pass)
         for chunk in tqdm(chunks, desc=f"Amplifying features of {describe_place(place)}", leave=False):
-            added = (push * chunk).repeat_interleave(len(prompts), dim=0)[:, None]
+            added = (strength * chunk).repeat_interleave(len(prompts), dim=0)[:, None]
             with edit_sites(model, {place: partial(_as_dtype, added)}):
                 raised = target_probability(prompts.repeat(len(chunk), 1))
             scores.append(raised.unflatten(0, (len(chunk), len(prompts))).mean(dim=1) - baseline)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi, constants
 
 from ...model_records import recorded_name
-from .source import shown
+from ...shown import printable
 
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
@@ -116,7 +116,7 @@ def _how_found(notes: dict[str, Any]) -> list[str]:
     command = notes.get("command")
     found = ["## How they were found"]
     if command:
-        found.append(f"    {shown(command)}")
+        found.append(f"    {printable(command)}")
     rest = {name: value for name, value in notes.items() if name != "command"}
     if rest:
         found.append(table_of(["", ""], [[code(name), code(json.dumps(value))] for name, value in rest.items()]))
@@ -166,7 +166,9 @@ def _ask_for_licence(repository: str, revision: str | None) -> str | None:
     try:
         card = HfApi().model_info(repository, revision=revision, timeout=SECONDS_FOR_THE_HUB).card_data
     except Exception as error:  # whatever it is, a line of the card is not worth a training
-        logger.warning("The licence of %s is not known (%s); the card names the repository.", repository, shown(error))
+        logger.warning(
+            "The licence of %s is not known (%s); the card names the repository.", repository, printable(error)
+        )
         return None
     licence, name = (card.get("license"), card.get("license_name")) if card is not None else (None, None)
     if isinstance(licence, list):
@@ -183,5 +185,5 @@ def table_of(header: list[str], rows: list[list[str]]) -> str:
 
 def code(value: object) -> str:
     """A text from anywhere as a code span in a table of Markdown."""
-    text = shown(str(value)[:_MAX_LETTERS]).replace("`", "'").replace("|", "¦").strip()
+    text = printable(str(value)[:_MAX_LETTERS]).replace("`", "'").replace("|", "¦").strip()
     return f"`{text}`" if text else "-"

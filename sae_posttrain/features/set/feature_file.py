@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...saes.stored.foreign_files import require_native
-from .source import FeatureSource, shown
+from ...shown import printable
+from .source import FeatureSource
 
 if TYPE_CHECKING:
     from .feature_set import FeatureSet
@@ -87,12 +88,14 @@ def read_feature_file(path: Path) -> dict[str, Any]:
             header = _read_header(file.metadata(), path)
             names = [*_TENSORS, *(f"scores.{name}" for name in header["scores"])]
             if set(file.keys()) != set(names):
-                raise ValueError(f"{path} holds {shown(sorted(file.keys()))}, expected are {shown(sorted(names))}.")
+                raise ValueError(
+                    f"{path} holds {printable(sorted(file.keys()))}, expected are {printable(sorted(names))}."
+                )
             if any(file.get_slice(name).get_dtype() != "F32" for name in names):
                 raise ValueError(f"{path} is no feature set: its tensors must be float32.")
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {shown(error)}") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file: {printable(error)}") from error
     scores = {name: tensors.pop(f"scores.{name}") for name in header.pop("scores")}
     return {**tensors, "scores": scores, **header}
 
@@ -126,7 +129,7 @@ def _read_header(metadata: Mapping[str, str] | None, path: Path) -> dict[str, An
     if not isinstance(header, dict) or header.get("version") != _VERSION:
         version = header.get("version") if isinstance(header, dict) else None
         raise ValueError(
-            f"{path} is a feature set of version {shown(version)}; this release reads version {_VERSION}."
+            f"{path} is a feature set of version {printable(version)}; this release reads version {_VERSION}."
         )
     kinds = {"blocks": int, "feature_ids": int, "names": str, "sites": str, "groups": str, "target_groups": str}
     kinds |= {"scores": str, "source_of_feature": int, "sources": dict}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...hooks.blocks import find_blocks
 from ...hooks.sites import Place, place_name, require_width
+from ...shown import printable
 from .calibrated_for import calibration_of, with_own_calibration
 from .feature_checks import block_numbers, check_set, name_list, positions, require_matrix
 from .feature_file import find_feature_file, read_feature_file, write_feature_file
@@ -19,7 +20,7 @@ from .feature_merge import merge_sets
 from .feature_table import html_table, short_text, text_table
 from .hub import download_feature_file, upload_feature_file
 from .model_identity import require_same_model
-from .source import FeatureSource, shown
+from .source import FeatureSource
 
 if TYPE_CHECKING:
     from ...saes.frozen import FrozenSAE
@@ -405,7 +406,7 @@ class FeatureSet:
         try:
             return cls(**arguments)
         except ValueError as error:
-            raise ValueError(f"{path}: {shown(error)}") from error
+            raise ValueError(f"{path}: {printable(error)}") from error
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | os.PathLike, *, revision: str | None = None) -> "FeatureSet":

@@ -19,9 +19,10 @@ from ...saes.stored.foreign_files import describe_foreign
 from ...saes.stored.gguf_file import open_gguf
 from ...saes.stored.tensor import StoredTensors
 from ...saes.stored.torch_archive import open_torch
+from ...shown import printable
 from ...sites import is_site, parse_hook
 from .feature_set import FeatureSet
-from .source import FeatureSource, shown
+from .source import FeatureSource
 
 NEURONPEDIA = "https://www.neuronpedia.org"
 SECONDS_FOR_NEURONPEDIA = 30.0
@@ -95,7 +96,7 @@ def _control_vector(path: Path, site: str | None) -> tuple[dict[Place, Tensor], 
         number = re.fullmatch(r"direction\.(\d{1,4})", tensor_name)
         if number is None:
             raise ValueError(
-                f"{path} is no control vector: it holds {shown(tensor_name)}, expected are `direction.1`, "
+                f"{path} is no control vector: it holds {printable(tensor_name)}, expected are `direction.1`, "
                 "`direction.2` and so on, one for each block."
             )
         if len(stored.shape) != 1:
@@ -116,13 +117,13 @@ def _steering_vector(path: Path, site: str | None) -> tuple[dict[Place, Tensor],
     layer_type = tensors.plain.get("layer_type", "decoder_block")
     if site is None and layer_type not in _LAYER_SITES:
         raise ValueError(
-            f"{path} holds directions for {shown(layer_type)!r}, which is no one site here. Say which with `site`."
+            f"{path} holds directions for {printable(layer_type)!r}, which is no one site here. Say which with `site`."
         )
     found: dict[Place, Tensor] = {}
     for layer, stored in layers.items():
         if not re.fullmatch(r"\d{1,4}", layer):
             raise ValueError(
-                f"{path} is no steering vector: it holds {shown(layer)}, expected is a direction for each "
+                f"{path} is no steering vector: it holds {printable(layer)}, expected is a direction for each "
                 "layer number."
             )
         if math.prod(stored.shape) != max(stored.shape, default=0):
@@ -148,8 +149,8 @@ def _fetch(where: str) -> Any:
             return _parsed(address, answer.read(MAX_JSON_BYTES + 1))
     except (urllib.error.URLError, TimeoutError) as error:
         raise FileNotFoundError(
-            f"{address} cannot be read: {shown(error)}. Is the id right, and the network reachable? A vector that was "
-            "saved as .json is read without it."
+            f"{address} cannot be read: {printable(error)}. Is the id right, and the network reachable? A vector that "
+            "was saved as .json is read without it."
         ) from error
 
 
@@ -173,15 +174,18 @@ def _from_json(content: Any, where: str, name: str, named: bool, site: str | Non
         vector = row.get("vector") or row.get("values")
         if not vector:
             raise ValueError(
-                f"{where} has no vector of its own: it is a feature of the SAE {shown(row.get('layer'))!r}. Take its "
-                f"direction from that SAE: `FeatureSet.from_sae(load_sae(...), [{shown(row.get('index'))}])`."
+                f"{where} has no vector of its own: it is a feature of the SAE {printable(row.get('layer'))!r}. Take "
+                f"its direction from that SAE: `FeatureSet.from_sae(load_sae(...), [{printable(row.get('index'))}])`."
             )
         if not isinstance(vector, list) or not all(type(value) in (int, float) for value in vector):
             raise ValueError(f"{where}: its `vector` is no list of numbers.")
         found.append((_place(row, where, site), torch.tensor(vector, dtype=torch.float32)))
         label = row.get("vectorLabel") or row.get("label")
         names.append(name if named or not isinstance(label, str) else label)
-    notes = {"imported": "Neuronpedia", "model": [shown(row.get("modelId") or row.get("model_id")) for row in rows]}
+    notes = {
+        "imported": "Neuronpedia",
+        "model": [printable(row.get("modelId") or row.get("model_id")) for row in rows],
+    }
     return _as_set(found, names, where, base_model, notes)
 
 
@@ -194,8 +198,8 @@ def _place(row: Mapping[str, Any], where: str, site: str | None) -> Place:
     block = re.match(r"(\d{1,4})-", str(row.get("layer") or row.get("source") or ""))
     if block is None or site is None:
         raise ValueError(
-            f"{where} does not say where its vector belongs: its `hookName` is {shown(hook)!r}. Say it with `site`, "
-            "e.g. `site='resid_post'`, if its source begins with the number of a block."
+            f"{where} does not say where its vector belongs: its `hookName` is {printable(hook)!r}. Say it with "
+            "`site`, e.g. `site='resid_post'`, if its source begins with the number of a block."
         )
     return int(block[1]), site
 

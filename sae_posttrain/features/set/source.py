@@ -1,4 +1,4 @@
-"""Where a feature comes from, and how something that was read from a file is shown."""
+"""Where a feature comes from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +14,3 @@ class FeatureSource:
     revision: str | None = None
     sha256: str | None = None
     compute_sha256: Callable[[], str] | None = field(default=None, repr=False, compare=False)
-
-
-def shown(content: object) -> str:
-    """The beginning of something read from a file, for messages, with what cannot be printed escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(content)[:1000])

@@ -118,16 +118,6 @@ class Switches:
         return sum(span.num_chars for span in self.spans if span.excused is None and span.segment == "think")
 
     @property
-    def num_excused(self) -> int:
-        """Foreign characters that are excused, in both segments."""
-        return sum(span.num_chars for span in self.spans if span.excused is not None)
-
-    @property
-    def num_letters(self) -> int:
-        """Characters of any script."""
-        return sum(self.script_counts.values())
-
-    @property
     def any(self) -> bool:
         """The published rule: at least one foreign character anywhere, for any reason."""
         return self.any_at_least(1)

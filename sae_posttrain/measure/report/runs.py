@@ -43,17 +43,6 @@ def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "")
     return Arm(name or folder.resolve().name, label, evaluation, answers, log)
 
 
-def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Arm]:
-    """
-    The runs of these folders, in order. If a folder is not a run, the runs of its subfolders are read, by name.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a folder holds no run, the same run is named twice, or a file is not what it should be.
-    """
-    return [arm for _, arm in _find_runs(folders)]
-
-
 def read_sections(
     folders: Sequence[str | os.PathLike[str]], *, baseline: str | os.PathLike[str] | None = None
 ) -> list[Section]:
@@ -110,6 +99,7 @@ def _can_loop(arm: Arm) -> bool:
 
 
 def _find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Arm]]:
+    """Runs in the order of their folders. If a folder is no run, the runs of its subfolders are read, by name."""
     found: list[tuple[Path, Arm]] = []
     for each in folders:
         folder = Path(each)

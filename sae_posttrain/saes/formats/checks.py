@@ -1,16 +1,16 @@
 """Checks that readers share, for values from a configuration file or from the user."""
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from ...shown import shown
 from ..stored.files import Wanted
 
 MAX_NAME_CHARACTERS = 200
 """Longest name of a model or module that is accepted from a file."""
 
 MAX_COUNTED = 1 << 40
-"""Largest size that a configuration may declare. The limit keeps products and messages small."""
+"""Largest size that a configuration may declare. The limit keeps products small."""
 
 
 def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -> int:
@@ -82,10 +82,3 @@ def refuse_input_scale(wanted: Wanted, file: str) -> None:
     """
     if wanted.input_scale is not None:
         raise ValueError(f"{file} reads its site as it is; `input_scale` does not apply to it. Leave it out.")
-
-
-def shown(value: Any) -> str:
-    """A value from a file as a short text for messages, however large the value is."""
-    if isinstance(value, int) and abs(value) > MAX_COUNTED:
-        return "a huge number"  # Python refuses to print more than a few thousand digits
-    return reprlib.repr(value)

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import StoredTensors, check_tensors
-from .checks import agreed_k, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, refuse_input_scale, short_text, whole_number
+from .weights import origin
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
@@ -147,11 +149,8 @@ def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) ->
         b_enc=b_pre if kind in NOT_SUBTRACTED else b_pre - b_dec @ W_enc,
         W_dec=W_dec,
         b_dec=b_dec,
-        block=wanted.block,
-        site=wanted.site,
         base_model=short_text(trainer.get("lm_name")),
-        features=wanted.features,
-        source=files.source(found.file, "dictionary_learning"),
+        **origin(files, found, wanted, "dictionary_learning"),
         **sae,
     )
 

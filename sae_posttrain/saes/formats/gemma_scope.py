@@ -6,9 +6,12 @@ from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
 from .checks import refuse_input_scale
+from .weights import Names, origin, read_weights
 
 SITES = {"res": "resid_post", "att": "attn_z", "mlp": "mlp_out"}
 """Site of each kind of repository, for example `gemma-scope-2b-pt-res`."""
+
+NAMES = Names("W_enc", "DF", "b_enc", "W_dec", "FD", "b_dec")
 
 
 def list_gemma_scope(files: SAEFiles) -> list[SAEFile]:
@@ -40,21 +43,14 @@ def read_gemma_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         )
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)
-    layout = {"W_enc": "DF", "W_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"}
-    check_tensors(found.file, tensors, layout, wanted.features)
+    check_tensors(found.file, tensors, NAMES.layout | {"threshold": "F"}, wanted.features)
     return FrozenSAE(
-        W_enc=wanted.encoder(tensors["W_enc"], "DF"),
-        b_enc=wanted.vector(tensors["b_enc"]),
-        W_dec=wanted.decoder(tensors["W_dec"], "FD"),
-        b_dec=tensors["b_dec"].read().float(),
+        **read_weights(tensors, NAMES, wanted),
         activation="jumprelu",
         threshold=wanted.vector(tensors["threshold"]),
         k=wanted.k,
-        block=wanted.block,
-        site=wanted.site,
         base_model=_model_in_name(files.full_name),
-        features=wanted.features,
-        source=files.source(found.file, "gemma_scope"),
+        **origin(files, found, wanted, "gemma_scope"),
     )
 
 

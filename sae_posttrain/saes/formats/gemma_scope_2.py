@@ -3,13 +3,17 @@
 import re
 from typing import Any
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import StoredTensors, check_tensors
-from .checks import flag, refuse_input_scale, short_text, shown, whole_number
+from .checks import flag, refuse_input_scale, short_text, whole_number
+from .weights import Names, origin, read_weights
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
+
+NAMES = Names("w_enc", "DF", "b_enc", "w_dec", "FD", "b_dec")
 
 SITES = {"resid_post": "resid_post", "attn_out": "attn_z", "mlp_out": "mlp_out"}
 """Site of each kind of folder; `attn_out` is the concatenated heads, the input of the output projection."""
@@ -69,22 +73,15 @@ def read_gemma_scope_2(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Froze
     tensors = files.tensors(found.file, part=wanted.features is not None)
     if "affine_skip_connection" in tensors:
         raise _is_transcoder(found.file, "it holds an affine_skip_connection")
-    layout = {"w_enc": "DF", "w_dec": "FD", "b_enc": "F", "b_dec": "D", "threshold": "F"}
-    check_tensors(found.file, tensors, layout, wanted.features)
+    check_tensors(found.file, tensors, NAMES.layout | {"threshold": "F"}, wanted.features)
     _check_width(config, tensors, config_name)
     return FrozenSAE(
-        W_enc=wanted.encoder(tensors["w_enc"], "DF"),
-        b_enc=wanted.vector(tensors["b_enc"]),
-        W_dec=wanted.decoder(tensors["w_dec"], "FD"),
-        b_dec=tensors["b_dec"].read().float(),
+        **read_weights(tensors, NAMES, wanted),
         activation="jumprelu",
         threshold=wanted.vector(tensors["threshold"]),
         k=wanted.k,
-        block=wanted.block,
-        site=wanted.site,
         base_model=_base_model(config, files.full_name),
-        features=wanted.features,
-        source=files.source(found.file, "gemma_scope_2"),
+        **origin(files, found, wanted, "gemma_scope_2"),
     )
 
 

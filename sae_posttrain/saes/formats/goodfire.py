@@ -6,6 +6,7 @@ from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
 from .checks import refuse_input_scale
+from .weights import Names, origin, read_weights
 
 MODELS = {
     "Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
@@ -42,20 +43,14 @@ def read_goodfire(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     tensors = files.tensors(found.file, part=wanted.features is not None)
     linear = "_linear" if any(name.startswith("encoder_linear") for name in tensors) else ""
     encoder, decoder = f"encoder{linear}", f"decoder{linear}"
-    layout = {f"{encoder}.weight": "FD", f"{encoder}.bias": "F", f"{decoder}.weight": "DF", f"{decoder}.bias": "D"}
-    check_tensors(found.file, tensors, layout, wanted.features)
+    names = Names(f"{encoder}.weight", "FD", f"{encoder}.bias", f"{decoder}.weight", "DF", f"{decoder}.bias")
+    check_tensors(found.file, tensors, names.layout, wanted.features)
     return FrozenSAE(
-        W_enc=wanted.encoder(tensors[f"{encoder}.weight"], "FD"),
-        b_enc=wanted.vector(tensors[f"{encoder}.bias"]),
-        W_dec=wanted.decoder(tensors[f"{decoder}.weight"], "DF"),
-        b_dec=tensors[f"{decoder}.bias"].read().float(),
+        **read_weights(tensors, names, wanted),
         activation="relu",
         k=wanted.k,
-        block=wanted.block,
-        site=wanted.site,
         base_model=_model_in_name(found.file),
-        features=wanted.features,
-        source=files.source(found.file, "goodfire"),
+        **origin(files, found, wanted, "goodfire"),
     )
 
 

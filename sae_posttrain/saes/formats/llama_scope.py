@@ -1,20 +1,22 @@
 """Llama Scope (https://huggingface.co/papers/2410.20526): SAEs of Llama 3.1 8B, as published in 2024."""
 
-import reprlib
 from typing import Any
 
 import torch
 
+from ...shown import shown
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
 from .llamascopium_config import (
+    EARLY_NAMES,
     base_model_of,
     check_sizes,
     number,
     parse_config,
     place_of,
 )
+from .weights import origin, read_weights
 
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 
@@ -52,25 +54,24 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         config = config._replace(activation="jumprelu")
 
     tensors = files.tensors(found.file, part=wanted.features is not None)
-    layout = {"encoder.weight": "FD", "encoder.bias": "F", "decoder.weight": "DF"}
-    layout |= {"decoder.bias": "D"} if config.use_decoder_bias else {}
-    check_tensors(found.file, tensors, layout, wanted.features)
-    num_features, width = tensors["encoder.weight"].shape
+    check_tensors(found.file, tensors, config.layout(EARLY_NAMES), wanted.features)
+    num_features, width = tensors[EARLY_NAMES.W_enc].shape
     check_sizes(settings, config.path, {"d_model": width, "d_sae": num_features})
     ratio_in, ratio_out = (
         config.mean_norm_ratio(norm, width, wanted)
         for norm in _mean_norms(settings.get("dataset_average_activation_norm"), config.path)
     )
 
+    weights = read_weights(
+        tensors,
+        EARLY_NAMES,
+        wanted,
+        subtract_b_dec=config.subtract_b_dec,
+        ratios=(ratio_in, ratio_out),
+        needed=config.use_decoder_norm,
+    )
+    W_enc, b_enc, W_dec = weights["W_enc"], weights["b_enc"], weights["W_dec"]
     # Scaled in place, because these tensors are large and nothing else uses them.
-    W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
-    b_enc = wanted.vector(tensors["encoder.bias"]) * ratio_in
-    b_dec = W_enc.new_zeros(width)
-    if config.use_decoder_bias:
-        b_dec = tensors["decoder.bias"].read().float() * ratio_out
-    if config.subtract_b_dec:
-        b_enc = b_enc - b_dec @ W_enc
-    W_dec = wanted.decoder(tensors["decoder.weight"], "DF", needed=config.use_decoder_norm)
     if W_dec is not None and ratio_out != ratio_in:
         W_dec.mul_(ratio_out / ratio_in)
     if config.use_decoder_norm:
@@ -80,19 +81,13 @@ def read_llama_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenS
         W_dec.div_(norm.clamp_min(torch.finfo(norm.dtype).tiny)[:, None])
     jumprelu = config.activation == "jumprelu"
     return FrozenSAE(
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **weights,
         activation=config.activation,
         threshold=b_enc.new_full(b_enc.shape, theta) if jumprelu else None,
         k=config.agreed_k(wanted, num_features),
         input_norm="constant_norm" if config.normalisation == "token-wise" else None,
-        block=wanted.block,
-        site=wanted.site,
         base_model=base_model_of(files, folder, settings),
-        features=wanted.features,
-        source=files.source(found.file, "llama_scope"),
+        **origin(files, found, wanted, "llama_scope"),
     )
 
 
@@ -101,9 +96,7 @@ def _mean_norms(norms: Any, path: str) -> tuple[float | None, float | None]:
     if norms is None:
         return None, None
     if not isinstance(norms, dict) or "in" not in norms:
-        raise ValueError(
-            f"{path}: dataset_average_activation_norm is {reprlib.repr(norms)}, expected are 'in' and 'out'."
-        )
+        raise ValueError(f"{path}: dataset_average_activation_norm is {shown(norms)}, expected are 'in' and 'out'.")
     read = number(norms["in"], "dataset_average_activation_norm.in", path, above_zero=True)
     if "out" not in norms:
         return read, read

@@ -1,13 +1,12 @@
 """llamascopium (https://github.com/OpenMOSS/Llamascopium), lm-saes until 2026: `config.json` beside `sae_weights`."""
 
-from typing import NamedTuple
-
 import torch
 
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import StoredTensors, check_tensors
 from .llamascopium_config import (
+    EARLY_NAMES,
     LlamascopiumConfig,
     base_model_of,
     check_sizes,
@@ -15,30 +14,19 @@ from .llamascopium_config import (
     parse_config,
     place_of,
 )
+from .weights import Names, origin, read_weights
 
 CONFIG, SAELENS_CONFIG = "config.json", "cfg.json"
 DISTRIBUTED = "sae_weights.dcp/.metadata"
 WEIGHTS = ("sae_weights.safetensors", "sae_weights.pt", DISTRIBUTED)
 """Weight files in the order in which the library looks for them."""
 
-
-class Names(NamedTuple):
-    """Names of the tensors, and how the two matrices are stored."""
-
-    W_enc: str
-    b_enc: str
-    W_dec: str
-    b_dec: str
-    log_threshold: str
-    encoder_dims: str
-    decoder_dims: str
-
-
-PRESENT = Names("W_E", "b_E", "W_D", "b_D", "activation_function.log_jumprelu_threshold", "DF", "FD")
-EARLY_2025 = Names(
-    "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "log_jumprelu_threshold", "FD", "DF"
-)
-"""Names of early 2025, as in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
+PRESENT_NAMES = Names("W_E", "DF", "b_E", "W_D", "FD", "b_D")
+LOG_THRESHOLD = {
+    PRESENT_NAMES: "activation_function.log_jumprelu_threshold",
+    EARLY_NAMES: "log_jumprelu_threshold",
+}
+"""Name of the thresholds' logarithms beside those of the other tensors."""
 
 
 def list_llamascopium(files: SAEFiles) -> list[SAEFile]:
@@ -86,49 +74,37 @@ def read_llamascopium(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Frozen
     tensors = files.tensors(found.file, part=wanted.features is not None)
     if file.endswith(".pt"):
         tensors = tensors.below("sae")  # the file also holds the library's version
-    names = EARLY_2025 if EARLY_2025.W_enc in tensors else PRESENT
+    names = EARLY_NAMES if EARLY_NAMES.W_enc in tensors else PRESENT_NAMES
+    log_threshold = LOG_THRESHOLD[names]
     mean_norm = f"dataset_average_activation_norm.{config.hook}"
-    layout = {names.W_enc: names.encoder_dims, names.b_enc: "F", names.W_dec: names.decoder_dims, mean_norm: "?"}
-    layout |= {names.b_dec: "D"} if config.use_decoder_bias else {}
-    layout |= {names.log_threshold: "F"} if jumprelu else {}
+    layout = config.layout(names) | {mean_norm: "?"} | ({log_threshold: "F"} if jumprelu else {})
     check_tensors(found.file, tensors, layout, wanted.features)
     sizes = dict(zip(names.encoder_dims, tensors[names.W_enc].shape))
     width, num_features = sizes["D"], sizes["F"]
     check_sizes(settings, config.path, {"d_model": width})
     ratio = config.mean_norm_ratio(_mean_norm(tensors, mean_norm, config), width, wanted)  # 1 / s
 
-    W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
-    b_enc = wanted.vector(tensors[names.b_enc]) * ratio
-    b_dec = W_enc.new_zeros(width)
-    if config.use_decoder_bias:
-        b_dec = tensors[names.b_dec].read().float() * ratio
-    if config.subtract_b_dec:
-        b_enc = b_enc - b_dec @ W_enc
     use_norm = config.use_decoder_norm and config.activation != "relu"  # relu(pre · m) / m is relu(pre)
-    W_dec = wanted.decoder(tensors[names.W_dec], names.decoder_dims, needed=use_norm)
-    norm = W_dec.norm(dim=-1) if use_norm else None
+    weights = read_weights(
+        tensors, names, wanted, subtract_b_dec=config.subtract_b_dec, ratios=(ratio, ratio), needed=use_norm
+    )
+    norm = weights["W_dec"].norm(dim=-1) if use_norm else None
     threshold = None
     if jumprelu:
-        threshold = wanted.vector(tensors[names.log_threshold]).exp() * ratio
+        threshold = wanted.vector(tensors[log_threshold]).exp() * ratio
         if norm is not None:
             threshold = threshold / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         threshold = threshold.clamp_max(torch.finfo(threshold.dtype).max)
     return FrozenSAE(
-        W_enc=W_enc,
-        b_enc=b_enc,
-        W_dec=W_dec,
-        b_dec=b_dec,
+        **weights,
         activation=config.activation,
         k=config.agreed_k(wanted, num_features),
         decoder_norm=norm if config.activation == "topk" else None,
         norm_in_acts=False,
         threshold=threshold,
         input_norm="constant_norm" if config.normalisation == "token-wise" else None,
-        block=wanted.block,
-        site=wanted.site,
         base_model=base_model_of(files, folder, settings),
-        features=wanted.features,
-        source=files.source(found.file, "llamascopium"),
+        **origin(files, found, wanted, "llamascopium"),
     )
 
 

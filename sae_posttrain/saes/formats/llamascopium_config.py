@@ -2,14 +2,15 @@
 
 import math
 import re
-import reprlib
 from typing import Any, NamedTuple
 
 import torch
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from .checks import agreed_k, flag, short_text
+from .weights import Names
 
 DEFAULTS = {
     "sae_type": "sae",
@@ -23,6 +24,9 @@ DEFAULTS = {
 ACTIVATIONS = ("relu", "topk", "jumprelu")
 ACROSS_TOKENS = ("batchtopk", "batchlayertopk", "layertopk")
 """Activations in which a token's features compete with those of other tokens or blocks."""
+
+EARLY_NAMES = Names("encoder.weight", "FD", "encoder.bias", "decoder.weight", "DF", "decoder.bias")
+"""Names of the tensors until early 2025, as in Llama Scope R1 (`fnlp/Llama-Scope-R1-Distill`)."""
 
 NORMALISATIONS = ("dataset-wise", "token-wise", "inference")
 
@@ -80,14 +84,16 @@ class LlamascopiumConfig(NamedTuple):
         """
         place = parse_hook(self.hook)
         if place is None:
-            raise ValueError(
-                f"{self.path}: the SAE reads {reprlib.repr(self.hook)}, which is no site of a decoder block."
-            )
+            raise ValueError(f"{self.path}: the SAE reads {shown(self.hook)}, which is no site of a decoder block.")
         if place != (found.block, found.site):
             raise ValueError(
-                f"{self.path}: the SAE reads {reprlib.repr(self.hook)}, but by its folder's name it is {found.site} "
+                f"{self.path}: the SAE reads {shown(self.hook)}, but by its folder's name it is {found.site} "
                 f"of block {found.block}. Download both again, or rename the folder."
             )
+
+    def layout(self, names: Names) -> dict[str, str]:
+        """The dimensions of the tensors that hold the weights."""
+        return {name: dims for name, dims in names.layout.items() if name != names.b_dec or self.use_decoder_bias}
 
     def agreed_k(self, wanted: Wanted, num_features: int) -> int | None:
         """
@@ -152,15 +158,15 @@ def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
     sae_type = config["sae_type"]
     if sae_type != "sae":
         raise ValueError(
-            f"{path}: sae_type {reprlib.repr(sae_type)} is not supported: it does not read and write one site of a "
+            f"{path}: sae_type {shown(sae_type)} is not supported: it does not read and write one site of a "
             "block. Use an SAE of the type 'sae'."
         )
     hook, hook_out = config.get("hook_point_in"), config.get("hook_point_out", config.get("hook_point_in"))
     if not isinstance(hook, str):
-        raise ValueError(f"{path}: hook_point_in is {reprlib.repr(hook)}, expected is the name of what the SAE reads.")
+        raise ValueError(f"{path}: hook_point_in is {shown(hook)}, expected is the name of what the SAE reads.")
     if hook_out != hook:
         raise ValueError(
-            f"{path}: the SAE reads {reprlib.repr(hook)} and writes {reprlib.repr(hook_out)}: a transcoder, which is "
+            f"{path}: the SAE reads {shown(hook)} and writes {shown(hook_out)}: a transcoder, which is "
             "not supported. Use an SAE that reads and writes the same site."
         )
     if flag(config, "use_glu_encoder", path):
@@ -176,7 +182,7 @@ def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
         )
     if normalisation not in NORMALISATIONS:
         raise ValueError(
-            f"{path}: unknown norm_activation {reprlib.repr(normalisation)}. Known: {', '.join(NORMALISATIONS)}."
+            f"{path}: unknown norm_activation {shown(normalisation)}. Known: {', '.join(NORMALISATIONS)}."
         )
     return LlamascopiumConfig(
         activation=_activation(config, path),
@@ -217,7 +223,7 @@ def number(value: Any, name: str, path: str, *, above_zero: bool) -> float:
     )  # an integer can have any size
     if not known or not (0 < value if above_zero else 0 <= value):
         least = "a number above 0" if above_zero else "a number, 0 or more"
-        raise ValueError(f"{path}: {name} is {reprlib.repr(value)}, expected is {least}.")
+        raise ValueError(f"{path}: {name} is {shown(value)}, expected is {least}.")
     return float(value)
 
 
@@ -225,9 +231,7 @@ def check_sizes(config: dict[str, Any], path: str, sizes: dict[str, int]) -> Non
     """Check that the weights have the sizes that the configuration gives, if it gives any."""
     for name, size in sizes.items():
         if config.get(name, size) != size:
-            raise ValueError(
-                f"{path} says {name} = {reprlib.repr(config[name])}, the weights {size}. Download both again."
-            )
+            raise ValueError(f"{path} says {name} = {shown(config[name])}, the weights {size}. Download both again.")
 
 
 def _activation(config: dict[str, Any], path: str) -> str:
@@ -240,5 +244,5 @@ def _activation(config: dict[str, Any], path: str) -> str:
             "the SAE keeps on many tokens of its training data."
         )
     if activation not in ACTIVATIONS:
-        raise ValueError(f"{path}: unknown act_fn {reprlib.repr(activation)}. Known: {', '.join(ACTIVATIONS)}.")
+        raise ValueError(f"{path}: unknown act_fn {shown(activation)}. Known: {', '.join(ACTIVATIONS)}.")
     return activation

@@ -3,10 +3,12 @@
 import re
 from typing import Any
 
+from ...shown import shown
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import INTEGER_DTYPES, Plain, check_tensors
-from .checks import agreed_k, refuse_input_scale, shown
+from .checks import agreed_k, refuse_input_scale
+from .weights import Names, origin, read_weights
 
 LOCATIONS = {
     "resid_post_mlp": "resid_post",
@@ -19,8 +21,9 @@ LOCATIONS = {
 
 BASE_MODEL = "openai-community/gpt2"
 
-LAYOUT = {"encoder.weight": "FD", "latent_bias": "F", "decoder.weight": "DF", "pre_bias": "D"}
-LAYOUT |= {"latents_activation_frequency": "F?", "latents_mean_square": "F?"}  # statistics of the training, not used
+NAMES = Names("encoder.weight", "FD", "latent_bias", "decoder.weight", "DF", "pre_bias")
+STATISTICS = {"latents_activation_frequency": "F?", "latents_mean_square": "F?"}
+"""Statistics of the training, which are not used."""
 COUNTS = "stats_last_nonzero"
 """Tokens since each feature was last active: whole numbers that only training uses."""
 
@@ -59,7 +62,7 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)
     counts = tensors.pop(COUNTS, None)
-    check_tensors(found.file, tensors, LAYOUT, wanted.features, plain=PLAIN)
+    check_tensors(found.file, tensors, NAMES.layout | STATISTICS, wanted.features, plain=PLAIN)
     num_features = tensors["encoder.weight"].shape[0]
     if counts is not None and (counts.shape != (num_features,) or counts.dtype not in INTEGER_DTYPES):
         raise ValueError(
@@ -67,18 +70,10 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
             f"number for each of the {num_features} features."
         )
 
-    W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
-    pre_bias = tensors["pre_bias"].read().float()
     return FrozenSAE(
-        W_enc=W_enc,
-        b_enc=wanted.vector(tensors["latent_bias"]) - pre_bias @ W_enc,
-        W_dec=wanted.decoder(tensors["decoder.weight"], "DF"),
-        b_dec=pre_bias,
-        block=wanted.block,
-        site=wanted.site,
+        **read_weights(tensors, NAMES, wanted, subtract_b_dec=True),
         base_model=BASE_MODEL if found.site is not None else "",
-        features=wanted.features,
-        source=files.source(found.file, "openai"),
+        **origin(files, found, wanted, "openai"),
         **_activation(tensors.plain, wanted, num_features, found.file),
     )
 

@@ -6,6 +6,9 @@ from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
 from .checks import refuse_input_scale
+from .weights import Names, origin, read_weights
+
+NAMES = Names("W_enc", "FD", "b_enc", "W_dec", "DF", "b_dec")
 
 
 def list_qwen_scope(files: SAEFiles) -> list[SAEFile]:
@@ -26,20 +29,14 @@ def read_qwen_scope(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSA
     """
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)
-    check_tensors(found.file, tensors, {"W_enc": "FD", "W_dec": "DF", "b_enc": "F", "b_dec": "D"}, wanted.features)
+    check_tensors(found.file, tensors, NAMES.layout, wanted.features)
     return FrozenSAE(
-        W_enc=wanted.encoder(tensors["W_enc"], "FD"),
-        b_enc=wanted.vector(tensors["b_enc"]),
-        W_dec=wanted.decoder(tensors["W_dec"], "DF"),
-        b_dec=tensors["b_dec"].read().float(),
+        **read_weights(tensors, NAMES, wanted),
         activation="topk",
         relu_after_topk=False,
         k=_k_in_name(files.full_name) if wanted.k is None else wanted.k,
-        block=wanted.block,
-        site=wanted.site,
         base_model=_model_in_name(files.full_name),
-        features=wanted.features,
-        source=files.source(found.file, "qwen_scope"),
+        **origin(files, found, wanted, "qwen_scope"),
     )
 
 

@@ -8,6 +8,7 @@ from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import StoredTensor, StoredTensors, check_tensors
 from .checks import agreed_k, refuse_input_scale, whole_number
 from .saelens_config import SAELensConfig, parse_config, site_of
+from .weights import origin
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -86,11 +87,8 @@ def read_saelens(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
         activation="relu" if config.architecture == "standard" else config.architecture,
         k=agreed_k({config_name: config.k}, wanted, tensors["W_enc"].shape[1]),
         input_norm=config.input_norm,
-        block=wanted.block,
-        site=wanted.site,
         base_model=config.base_model,
-        features=wanted.features,
-        source=files.source(found.file, "saelens"),
+        **origin(files, found, wanted, "saelens"),
     )
 
 

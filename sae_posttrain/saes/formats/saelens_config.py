@@ -3,8 +3,9 @@
 import re
 from typing import Any, NamedTuple
 
+from ...shown import shown
 from ...sites import parse_hook
-from .checks import flag, short_text, shown
+from .checks import flag, short_text
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated")
 

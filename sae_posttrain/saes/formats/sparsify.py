@@ -3,11 +3,13 @@
 import re
 from typing import Any
 
+from ...shown import shown
 from ...sites import parse_hook
 from ..frozen import FrozenSAE
 from ..stored.files import SAEFile, SAEFiles, Wanted
 from ..stored.tensor import check_tensors
-from .checks import agreed_k, flag, refuse_input_scale, short_text, shown, whole_number
+from .checks import agreed_k, flag, refuse_input_scale, short_text, whole_number
+from .weights import Names, origin, read_weights
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -15,6 +17,8 @@ EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
 """Hookpoints of published SAEs that are not in a decoder block."""
 
 DEFAULT_EXPANSION = 32
+
+NAMES = Names("encoder.weight", "FD", "encoder.bias", "W_dec", "FD", "b_dec")
 
 
 def list_sparsify(files: SAEFiles) -> list[SAEFile]:
@@ -59,8 +63,7 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     refuse_input_scale(wanted, found.file)
 
     tensors = files.tensors(found.file, part=wanted.features is not None)
-    layout = {"encoder.weight": "FD", "encoder.bias": "F", "W_dec": "FD", "b_dec": "D"}
-    check_tensors(found.file, tensors, layout, wanted.features)
+    check_tensors(found.file, tensors, NAMES.layout, wanted.features)
     num_features, d_in = tensors["encoder.weight"].shape
     said_d_in = whole_number(config, "d_in", d_in, config_name)
     expansion = whole_number(config, "expansion_factor", DEFAULT_EXPANSION, config_name)
@@ -71,20 +74,12 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
             f"of {d_in}. Download both again."
         )
 
-    W_enc = wanted.encoder(tensors["encoder.weight"], "FD")
-    b_dec = tensors["b_dec"].read().float()
     return FrozenSAE(
-        W_enc=W_enc,
-        b_enc=wanted.vector(tensors["encoder.bias"]) - b_dec @ W_enc,
-        W_dec=wanted.decoder(tensors["W_dec"], "FD"),
-        b_dec=b_dec,
+        **read_weights(tensors, NAMES, wanted, subtract_b_dec=True),
         activation=_activation(config, config_name),
         k=agreed_k({config_name: config.get("k")}, wanted, num_features),
-        block=wanted.block,
-        site=wanted.site,
         base_model=short_text(run.get("model")),
-        features=wanted.features,
-        source=files.source(found.file, "sparsify"),
+        **origin(files, found, wanted, "sparsify"),
     )
 
 

@@ -273,11 +273,11 @@ def test_rank_by_output_takes_the_feature_that_also_writes_the_group(model, toke
     W_dec[writer] = model.lm_head.weight[own_tokens].mean(dim=0).detach()
     W_dec[reader] = -W_dec[writer]
     sae = replace(sae, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec)
-    by_reading = find(sae, num_features=2, push=3.0)
+    by_reading = find(sae, num_features=2, strength=3.0)
     assert by_reading.feature_ids == (reader, writer)
     assert by_reading.scores["output"][1] > 0.1 > 0 > by_reading.scores["output"][0]
     assert by_reading.notes["num_target_tokens"] == len(ALPHABETS["zh"])
-    assert find(sae, num_features=1, push=3.0, rank_by="output").feature_ids == (writer,)
+    assert find(sae, num_features=1, strength=3.0, rank_by="output").feature_ids == (writer,)
 
 
 def test_feature_that_stands_for_two_groups_is_not_found_for_one(model, tokenizer, find):
@@ -300,8 +300,8 @@ def test_feature_that_stands_for_two_groups_is_not_found_for_one(model, tokenize
 
 def test_settings_and_the_check_stand_in_the_notes(model, tokenizer, find):
     sae = planted_sae(model, tokenizer, 1)
-    found = find(sae, num_features=1, check=True, push=0.25)
-    assert (found.notes["rank_by"], found.notes["push"]) == ("monolinguality", 0.25)
+    found = find(sae, num_features=1, check=True, strength=0.25)
+    assert (found.notes["rank_by"], found.notes["strength"]) == ("monolinguality", 0.25)
     losses = found.notes["check"]
     assert losses.keys() == {"loss", "loss_without"}
     assert losses["loss"].keys() == losses["loss_without"].keys() == set(ALPHABETS)

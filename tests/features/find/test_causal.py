@@ -99,7 +99,7 @@ def test_direction_that_writes_the_target_tokens_scores_above_0_and_its_opposite
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_output_scores_are_those_of_one_prompt_and_one_direction_at_a_time(make_model, prompts, block):
-    model, push = make_model().eval(), 3.0
+    model, strength = make_model().eval(), 3.0
     tokens = torch.rand(model.config.vocab_size, generator=torch.Generator().manual_seed(1)) < 0.2
     directions = 7 * torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
 
@@ -110,12 +110,12 @@ def test_output_scores_are_those_of_one_prompt_and_one_direction_at_a_time(make_
         return sum(float(logits[t].softmax(dim=0)[tokens].sum()) for t in (-4, -3, -2, -1)) / 4  # the last positions
 
     expected = [
-        sum(probability(p, push * d / d.norm()) - probability(p, torch.zeros(32)) for p in prompts) / len(prompts)
+        sum(probability(p, strength * d / d.norm()) - probability(p, torch.zeros(32)) for p in prompts) / len(prompts)
         for d in directions
     ]
     for per_pass in (1, 2, 8):
         scores = output_scores(
-            model, prompts, directions, (block, "resid_post"), tokens, push, directions_per_pass=per_pass
+            model, prompts, directions, (block, "resid_post"), tokens, strength, directions_per_pass=per_pass
         )
         assert scores.tolist() == pytest.approx(expected, abs=1e-5)
     assert not model.model.layers[block]._forward_hooks
@@ -123,10 +123,10 @@ def test_output_scores_are_those_of_one_prompt_and_one_direction_at_a_time(make_
 
 @pytest.mark.parametrize("site", ["attn_z", "mlp_out"])
 def test_output_scores_are_those_of_a_push_at_the_site(make_model, prompts, site):
-    model, push = make_model().eval(), 3.0
+    model, strength = make_model().eval(), 3.0
     tokens = torch.rand(model.config.vocab_size, generator=torch.Generator().manual_seed(1)) < 0.2
     direction = torch.randn(32, generator=torch.Generator().manual_seed(2))
-    added = push * direction / direction.norm()
+    added = strength * direction / direction.norm()
     block = model.model.layers[0]
 
     def probability() -> float:
@@ -140,7 +140,7 @@ def test_output_scores_are_those_of_a_push_at_the_site(make_model, prompts, site
         handle = block.mlp.register_forward_hook(lambda _m, _a, output: output + added)
     with handle:
         expected = probability() - plain
-    score = output_scores(model, prompts, direction[None], (0, site), tokens, push)
+    score = output_scores(model, prompts, direction[None], (0, site), tokens, strength)
     assert score.tolist() == pytest.approx([expected], abs=1e-5)
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sae_posttrain.measure.report.page import write_report
-from sae_posttrain.measure.report.runs import read_run, read_runs, read_sections
+from sae_posttrain.measure.report.runs import read_run, read_sections
 
 ANSWERS = {"저장": "저장 打开文件", "파일 열기": "열기", "Файл": "Файл 打开", "保存": "保存", "Open a file": "Open it"}
 
@@ -28,11 +28,13 @@ def leave_state(folder, log, step=None):
 
 
 def test_a_folder_of_runs_gives_an_arm_for_each_by_name(evaluations):
-    arms = read_runs([evaluations])
+    (section,) = read_sections([evaluations])
+    arms = section.arms
     assert [arm.name for arm in arms] == ["after", "before"]
     assert [arm.evaluation["overall"]["any"]["1"]["count"] for arm in arms] == [1, 2]
     assert all(len(arm.answers) == 5 for arm in arms)
-    assert [arm.name for arm in read_runs([evaluations / "before", evaluations / "after"])] == ["before", "after"]
+    (section,) = read_sections([evaluations / "before", evaluations / "after"])
+    assert [arm.name for arm in section.arms] == ["before", "after"]
 
 
 def test_metrics_are_those_of_the_trainer_or_of_its_last_checkpoint(tmp_path):
@@ -73,8 +75,8 @@ def test_a_baseline_elsewhere_is_read_too_and_comes_first(evaluations):
 def test_runs_of_one_name_are_told_apart_by_their_folders(evaluations, tmp_path):
     for seed in ("0", "1"):
         shutil.copytree(evaluations / "before", tmp_path / f"seed-{seed}" / "answers")
-    arms = read_runs([tmp_path / "seed-0", tmp_path / "seed-1", evaluations / "after"])
-    assert [arm.name for arm in arms] == ["seed-0/answers", "seed-1/answers", "after"]
+    (section,) = read_sections([tmp_path / "seed-0", tmp_path / "seed-1", evaluations / "after"])
+    assert [arm.name for arm in section.arms] == ["seed-0/answers", "seed-1/answers", "after"]
 
 
 def test_answers_are_optional_but_half_an_evaluation_is_not(evaluations):
@@ -82,17 +84,17 @@ def test_answers_are_optional_but_half_an_evaluation_is_not(evaluations):
     assert read_run(evaluations / "after").answers == []
     (evaluations / "before" / "evaluation.json").unlink()
     with pytest.raises(ValueError, match="not finished: answers.jsonl but no evaluation.json. Run `evaluate` again"):
-        read_runs([evaluations])
+        read_sections([evaluations])
 
 
 def test_what_is_no_run_is_refused(evaluations, tmp_path):
     (tmp_path / "empty" / "inside").mkdir(parents=True)
     with pytest.raises(ValueError, match="empty holds no run.*evaluation.json.*trainer_state.json"):
-        read_runs([tmp_path / "empty"])
+        read_sections([tmp_path / "empty"])
     with pytest.raises(FileNotFoundError, match="no folder .*missing"):
-        read_runs([tmp_path / "missing"])
+        read_sections([tmp_path / "missing"])
     with pytest.raises(ValueError, match="before is named twice"):
-        read_runs([evaluations, evaluations / "before"])
+        read_sections([evaluations, evaluations / "before"])
     with pytest.raises(ValueError, match="is no run but a folder of runs"):
         read_sections([evaluations / "after"], baseline=evaluations)
     leave_state(tmp_path / "sft", [{"step": 1, "loss": 3.0}])
@@ -116,7 +118,7 @@ def test_what_is_no_run_is_refused(evaluations, tmp_path):
 def test_broken_file_is_named(evaluations, file, content, message):
     (evaluations / "before" / file).write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=message):
-        read_runs([evaluations])
+        read_sections([evaluations])
 
 
 @pytest.mark.parametrize(
@@ -138,4 +140,4 @@ def test_evaluation_with_impossible_values_is_refused(evaluations, change):
         evaluation[key] = {**evaluation[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(evaluation))
     with pytest.raises(ValueError, match="evaluation.json is no evaluation"):
-        read_runs([evaluations])
+        read_sections([evaluations])
