@@ -109,15 +109,15 @@ def evaluate_tasks(
     require_harness()
     output_dir = Path(output_dir)
     other = _read_other(Path(compare)) if compare is not None else None
-    loaded = load_tasks(
+    loaded, loaded_groups = load_tasks(
         tasks,
         include_path=include_path,
         num_fewshot=num_fewshot,
         seed=seed,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
-    described = {name: describe_task(task) for name, task in loaded.tasks.items()}
-    hashes = {name: document_hashes(task, limit) for name, task in loaded.tasks.items()}
+    described = {name: describe_task(task) for name, task in loaded.items()}
+    hashes = {name: document_hashes(task, limit) for name, task in loaded.items()}
     if other is not None:
         _check_other(Path(compare or ""), other, hashes)
 
@@ -144,11 +144,11 @@ def evaluate_tasks(
         "lm_eval": harness_version(),
     }
     stored, items = _open_folder(output_dir, settings)
-    for name in set(stored["tasks"]) & set(loaded.tasks):
+    for name in set(stored["tasks"]) & set(loaded):
         _check_stored(output_dir, name, stored["tasks"][name], described[name], items.get(name, []), hashes[name])
 
-    groups = {**{name: group["tasks"] for name, group in stored["groups"].items()}, **loaded.groups}
-    left = [name for name in loaded.tasks if name not in stored["tasks"]]
+    groups = {**{name: group["tasks"] for name, group in stored["groups"].items()}, **loaded_groups}
+    left = [name for name in loaded if name not in stored["tasks"]]
     if left:
         loaded_model = load_model(model, device, model_kwargs)
         with eval_mode(loaded_model):
@@ -156,7 +156,7 @@ def evaluate_tasks(
             for name in left:
                 metrics, items[name] = run_task(
                     wrapped,
-                    loaded.tasks[name],
+                    loaded[name],
                     limit=limit,
                     chat_template=use_template,
                     seed=seed,
@@ -169,13 +169,13 @@ def evaluate_tasks(
                 }
                 _append_items(output_dir / ITEMS_FILE, items[name])
                 write_json(output_dir / TASKS_FILE, {**stored, "groups": _pool_finished(groups, stored["tasks"])})
-    elif not set(loaded.groups) <= set(stored["groups"]):  # a group of tasks that were run one by one
+    elif not set(loaded_groups) <= set(stored["groups"]):  # a group of tasks that were run one by one
         write_json(output_dir / TASKS_FILE, {**stored, "groups": _pool_finished(groups, stored["tasks"])})
 
     result = {
         **stored,
-        "tasks": {name: stored["tasks"][name] for name in loaded.tasks},
-        "groups": _pool_finished(loaded.groups, stored["tasks"]),
+        "tasks": {name: stored["tasks"][name] for name in loaded},
+        "groups": _pool_finished(loaded_groups, stored["tasks"]),
     }
     if compare is not None and other is not None:
         other_record, other_items = other
@@ -183,7 +183,7 @@ def evaluate_tasks(
             "other": recorded_name(compare),
             "other_model": other_record["settings"]["model"],
             "different_settings": _different_settings(settings, other_record["settings"]),
-            **compare_tasks(result["tasks"], loaded.groups, other_items, items, margin),
+            **compare_tasks(result["tasks"], loaded_groups, other_items, items, margin),
         }
     return result
 

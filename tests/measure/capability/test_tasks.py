@@ -7,7 +7,6 @@ import pytest
 
 from sae_posttrain.cli import main
 from sae_posttrain.measure.capability import tasks as tasks_module
-from sae_posttrain.measure.capability.harness import LoadedTasks
 from sae_posttrain.measure.capability.tasks import evaluate_tasks
 
 
@@ -23,7 +22,7 @@ class Harness:
     def load_tasks(self, names, **_options):
         group = {"all": ["one", "two"]} if "all" in names else {}
         names = [name for asked in names for name in group.get(asked, [asked])]
-        return LoadedTasks({name: SimpleNamespace(task_name=name) for name in names}, group)
+        return {name: SimpleNamespace(task_name=name) for name in names}, group
 
     def describe_task(self, task):
         return {"version": str(self.version), "num_fewshot": 0, "config_sha256": "c"}
