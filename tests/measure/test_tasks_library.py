@@ -150,7 +150,7 @@ def test_finished_tasks_are_not_run_again_and_other_settings_are_refused(folder,
     assert "holds colours as it was before it changed (config_sha256)" in capsys.readouterr().err
     write_task(folder, COLOUR_TASK, DOCUMENTS[1:])
     assert run(folder, "before", "--limit", "3") == 2
-    assert "holds colours with other documents: 3 there, 3 now, not the same" in capsys.readouterr().err
+    assert "was not asked the same documents of colours: 1 are only here, 1 only there" in capsys.readouterr().err
 
 
 def test_comparison_of_other_documents_is_refused_and_other_prompts_are_named(folder, capsys):
