@@ -117,17 +117,13 @@ def _unknown(specs: Sequence[str | Mapping[str, Any]], index: Mapping[str, Any])
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """A task file in which the functions it names are left as names: nothing runs by reading it."""
+    """Content of a task file as plain text: the functions that it names do not run."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
     if not path.is_file():
         raise ValueError(f"There is no task file {path}.")
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        config = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}.") from error
     if not isinstance(config, dict) or not {"task", "group"} & set(config):
@@ -160,7 +156,7 @@ def _downloaded_code(names: Sequence[str], allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """A fixed random state inside the context, then the caller's again."""
+    """Fix the random state inside the context, and restore the caller's afterwards."""
     import torch
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
@@ -176,7 +172,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def describe_task(task: Any) -> dict[str, Any]:
-    """What a stored result of a task must agree with to be used again, but for its documents."""
+    """What must not change, besides the documents, for a stored result of a task to be used again."""
     config = {key: value for key, value in task.dump_config().items() if key not in _NOT_HASHED}
     text = json.dumps(config, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
     text = re.sub(r" at 0x[0-9a-f]+", "", text)  # of functions without a source
@@ -188,7 +184,7 @@ def describe_task(task: Any) -> dict[str, Any]:
 
 
 def document_hashes(task: Any, limit: int | None) -> list[str]:
-    """Hash of each document that will be asked, as the harness computes it for its samples."""
+    """Hash of each document that will be asked, as in the harness's samples."""
     from lm_eval.utils import handle_non_serializable, hash_string
 
     return [
@@ -200,15 +196,20 @@ def document_hashes(task: Any, limit: int | None) -> list[str]:
 def wrap_model(
     model: Any, tokenizer: Any, batch_size: int, chat_template_kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """A loaded causal language model as the harness calls it. Code of the model's repository is not run."""
+    """Wrap a loaded causal language model for the harness. It runs no code of the model's repository."""
     from copy import deepcopy
 
     from lm_eval.models.huggingface import HFLM
 
     if tokenizer.pad_token_id is None:
         tokenizer = deepcopy(tokenizer)  # the harness chooses one, which is not to reach the caller's
-    variables = {"chat_template_args": dict(chat_template_kwargs)} if chat_template_kwargs else {}
-    return HFLM(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, **variables)
+    return HFLM(
+        pretrained=model,
+        backend="causal",
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        chat_template_args=dict(chat_template_kwargs or {}),
+    )
 
 
 def run_task(
@@ -267,10 +268,5 @@ def _metric_name(metric: str, filter_name: str) -> str:
 
 def _plain(value: Any) -> Any:
     """The value as JSON can hold it. Not a number is `None`."""
-
-    def convert(part: Any) -> Any:
-        if hasattr(part, "tolist"):
-            return part.tolist()
-        return list(part) if isinstance(part, set) else str(part)
-
-    return json.loads(json.dumps(value, default=convert), parse_constant=lambda _: None)
+    text = json.dumps(value, default=lambda v: list(v) if isinstance(v, set) else getattr(v, "tolist", v.__str__)())
+    return json.loads(text, parse_constant=lambda _: None)
