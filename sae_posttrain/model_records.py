@@ -3,6 +3,8 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,12 @@ def weights_fingerprint(model: Any) -> str | None:
 def is_path(model: Any) -> bool:
     """Whether a model is given by its folder or Hub id, and not loaded."""
     return isinstance(model, (str, os.PathLike))
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Versions of packages for the records, without those that are not installed, as when run from a checkout."""
+    installed = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed

@@ -150,7 +150,7 @@ def test_finished_tasks_are_not_run_again_and_other_settings_are_refused(folder,
     assert "holds colours as it was before it changed (config_sha256)" in capsys.readouterr().err
     write_task(folder, COLOUR_TASK, DOCUMENTS[1:])
     assert run(folder, "before", "--limit", "3") == 2
-    assert "holds colours with other documents: 3 there, 3 now, not the same" in capsys.readouterr().err
+    assert "was not asked the same documents of colours: 1 are only here, 1 only there" in capsys.readouterr().err
 
 
 def test_comparison_of_other_documents_is_refused_and_other_prompts_are_named(folder, capsys):
@@ -212,20 +212,29 @@ def test_example_of_the_documentation_runs_as_it_stands(folder, monkeypatch):
     assert [item["doc_id"] for item in read_items(folder, "before")] == [0, 1, 2]
 
 
-def test_unsafe_and_downloaded_code_is_refused_unless_confirmed(folder, capsys):
-    assert run(folder, "before", tasks=["humaneval"]) == 2
-    assert "humaneval: the score comes from running code that the model wrote." in capsys.readouterr().err
+def test_unsafe_and_downloaded_code_is_refused_before_the_model_is_loaded_unless_confirmed(
+    folder, capsys, monkeypatch
+):
     own = [str(folder / "own" / "colours.yaml")]
-    write_task(folder, {**COLOUR_TASK, "unsafe_code": True}, DOCUMENTS)
-    assert run(folder, "before", tasks=own) == 2
-    assert "pass --confirm-run-unsafe-code" in capsys.readouterr().err
-    assert run(folder, "before", "--confirm-run-unsafe-code", "--limit", "2", tasks=own) == 0
     downloaded = {**COLOUR_TASK, "metric_list": [{"metric": "some_space", "hf_evaluate": True}]}
-    write_task(folder, downloaded, DOCUMENTS)
-    capsys.readouterr()
-    assert run(folder, "before", tasks=own, out="downloaded") == 2
-    error = capsys.readouterr().err
-    assert "A metric of this task is code that is downloaded and run (some_space of the `evaluate` library)" in error
+    with monkeypatch.context() as without_model:
+        without_model.setattr("sae_posttrain.measure.capability.tasks.load_model", None)
+        assert run(folder, "before", tasks=["humaneval"]) == 2
+        error = capsys.readouterr().err
+        assert "humaneval: a metric is code that is downloaded and run (code_eval of the `evaluate` library)" in error
+        write_task(folder, downloaded, DOCUMENTS)
+        assert run(folder, "before", tasks=own) == 2
+        error = capsys.readouterr().err
+        assert "a metric is code that is downloaded and run (some_space of the `evaluate` library)" in error
+        write_task(folder, {**COLOUR_TASK, "unsafe_code": True}, DOCUMENTS)
+        assert run(folder, "before", tasks=own) == 2
+        error = capsys.readouterr().err
+        assert "colours: the score comes from running code that the model wrote." in error
+        assert "pass --confirm-run-unsafe-code" in error
+        include = ["--include-path", str(folder / "own")]
+        assert run(folder, "before", *include, tasks=["all_colours"]) == 2  # a member of a group
+        assert "colours: the score comes from running code" in capsys.readouterr().err
+    assert run(folder, "before", "--confirm-run-unsafe-code", "--limit", "2", tasks=own) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from ...languages import canonical_language
 from ...model_loading import load_model, load_tokenizer
-from ...model_records import recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
+from ...model_records import installed_versions, recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
 from ..faults.line_language import check_suspects, line_languages, recorded_rule, suspects_of
 from ..faults.loops import find_loop
 from ..faults.scripts import can_measure
@@ -211,7 +210,7 @@ def evaluate(
             "remarks": [remark for remark in remarks if remark],
             **asked,
             "settings": settings,
-            "versions": _versions(),
+            "versions": installed_versions("sae-posttrain", "torch", "transformers", "regex"),
         }
         write_json(output_dir / EVALUATION_FILE, result)
     for remark in result.get("remarks", ()):
@@ -377,16 +376,6 @@ def _judge_lines(
         "num_unknown": sum(line.language is None for line in lines),
         "foreign": foreign,
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in ("sae-posttrain", "torch", "transformers", "regex"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a checkout
-            continue
-    return versions
 
 
 def _sha256(content: Any) -> str:

@@ -31,16 +31,20 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
             )
         write_json(output_dir / SETTINGS_FILE, settings)
         return
-    differences = [
+    if differences := describe_differences(stored, settings):
+        raise ValueError(
+            f"{output_dir} holds an evaluation with other settings: {differences}. Pick another `output_dir`, or "
+            "delete it to start anew."
+        )
+
+
+def describe_differences(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Settings that were and are different, in words."""
+    return "; ".join(
         f"{name} was {stored.get(name)!r}, is {settings.get(name)!r}"
         for name in {**stored, **settings}
         if stored.get(name) != settings.get(name)
-    ]
-    if differences:
-        raise ValueError(
-            f"{output_dir} holds an evaluation with other settings: {'; '.join(differences)}. Pick another "
-            "`output_dir`, or delete it to start anew."
-        )
+    )
 
 
 def keep_whole_batches(path: Path, num_jobs: int, batch_size: int) -> int:

@@ -89,9 +89,12 @@ def test_equal_documents_are_paired_in_their_order():
 
 
 def test_other_documents_are_refused():
-    check_same_items("t", ["a", "b", "b"], ["b", "a", "b"], "other")
+    def items(*hashes):
+        return [{"doc_hash": doc_hash} for doc_hash in hashes]
+
+    check_same_items("t", ["a", "b", "b"], items("b", "a", "b"), "other")
     with pytest.raises(ValueError, match="other was not asked the same documents of t: 1 are only here, 2 only there"):
-        check_same_items("t", ["a", "b"], ["a", "c", "c"], "other")
+        check_same_items("t", ["a", "b"], items("a", "c", "c"), "other")
 
 
 def test_table_says_what_was_compared_and_what_was_not():

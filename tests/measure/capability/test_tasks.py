@@ -7,7 +7,6 @@ import pytest
 
 from sae_posttrain.cli import main
 from sae_posttrain.measure.capability import tasks as tasks_module
-from sae_posttrain.measure.capability.harness import LoadedTasks
 from sae_posttrain.measure.capability.tasks import evaluate_tasks
 
 
@@ -23,7 +22,7 @@ class Harness:
     def load_tasks(self, names, **_options):
         group = {"all": ["one", "two"]} if "all" in names else {}
         names = [name for asked in names for name in group.get(asked, [asked])]
-        return LoadedTasks({name: SimpleNamespace(task_name=name) for name in names}, group)
+        return {name: SimpleNamespace(task_name=name) for name in names}, group
 
     def describe_task(self, task):
         return {"version": str(self.version), "num_fewshot": 0, "config_sha256": "c"}
@@ -116,7 +115,7 @@ def test_other_settings_a_changed_task_or_other_documents_are_refused(run, harne
     with pytest.raises(ValueError, match=r"holds one as it was before it changed \(version\)"):
         run(["one"])
     harness.version, harness.right = 1, [1.0, 0.0]
-    with pytest.raises(ValueError, match="holds one with other documents: 3 there, 2 now"):
+    with pytest.raises(ValueError, match="run was not asked the same documents of one: 0 are only here, 1 only there"):
         run(["one"])
 
 
