@@ -37,5 +37,5 @@ def test_outputs_are_kept_and_show_pictures_but_no_machine(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name, tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.from_dict(read(name))
+    notebook = nbformat.read(FOLDER / name, as_version=4)
     nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
