@@ -4,6 +4,7 @@ What a penalty is to a trainer: one added loss term that records, measures, has 
 Shape suffixes: B batch, T tokens.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class TermReading(NamedTuple):
     sums: Tensor
 
 
-class PenaltyTerm:
+class PenaltyTerm(ABC):
     """
     One added loss term. Derive from it, and pass an object of the class to a trainer with [`FeaturePenaltyMixin`] in
     front: `terms=[MyTerm()]`.
@@ -143,13 +144,14 @@ class PenaltyTerm:
 
     weight: float = 0.0
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: nn.Module) -> None:  # noqa: B027  # a term may need no hooks
         """Register hooks on the model. A hook that is added after the first forward may never fire."""
 
     def arm(self) -> AbstractContextManager[Any]:
         """Record what the term needs of the forwards inside; the context yields it, and `measure` is given it."""
         return nullcontext()
 
+    @abstractmethod
     def measure(self, captured: Any, batch: PenalisedBatch) -> TermReading:
         """
         Measure one micro-batch, after the forward. It is called in evaluation too, without gradients.
@@ -160,7 +162,6 @@ class PenaltyTerm:
             batch ([`PenalisedBatch`]):
                 Positions, groups and tokens of the micro-batch.
         """
-        raise NotImplementedError
 
     def metrics(self, sums: Tensor) -> dict[str, float]:
         """
