@@ -3,14 +3,13 @@ Answers of a model to chat prompts at several temperatures, kept as they come.
 
     python benchmarks/real/answer.py --model M --prompts prompts/test.jsonl --temperatures 0 0.7 1 --out answers/before
 
-Writes one line an answer to `<out>/<temperature>.jsonl`: number of the prompt, tokens, whether it was cut at the limit,
-and the text. Answers that stand there are not made again. Needs an environment with vLLM; the model is a folder of
-weights and no adapter.
+Writes one line an answer to `<out>/<temperature>.jsonl`: number of the prompt, tokens, whether it was cut at the
+limit, and the text. Answers that stand there are not made again. Needs an environment with vLLM; the model is a folder
+of weights and no adapter.
 """
 
 import argparse
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,11 @@ def main() -> None:
     for temperature, file, left in missing:
         for start in range(0, len(left), CHUNK):
             numbers = left[start : start + CHUNK]
-            lines = []
-            for number, answer in zip(
-                numbers, engine.answers([prompts[n] for n in numbers], numbers, temperature), strict=True
-            ):
-                lines.append(json.dumps({"prompt": number, **answer}, ensure_ascii=False))
+            answers = engine.answers([prompts[number] for number in numbers], temperature)
+            lines = [
+                json.dumps({"prompt": number, **answer}, ensure_ascii=False)
+                for number, answer in zip(numbers, answers, strict=True)
+            ]
             with open(file, "a", encoding="utf-8") as out:
                 out.write("\n".join(lines) + "\n")
             print(f"{file}: {start + len(numbers)} of {len(left)}", flush=True)
@@ -57,11 +56,6 @@ def not_done(file: Path, num_prompts: int) -> list[int]:
     return [number for number in range(num_prompts) if number not in done]
 
 
-def seed_of(seed: int, number: int, temperature: float) -> int:
-    """A seed for each answer, so that an answer does not depend on which others are made with it."""
-    return zlib.crc32(f"{seed} {number} {temperature:g}".encode())
-
-
 class VLLM:
     def __init__(self, arguments: argparse.Namespace) -> None:
         from vllm import LLM
@@ -72,17 +66,11 @@ class VLLM:
             max_num_seqs=CHUNK, seed=arguments.seed,
         )  # fmt: skip
 
-    def answers(self, prompts: Sequence[Any], numbers: Sequence[int], temperature: float) -> Iterator[dict[str, Any]]:
+    def answers(self, prompts: Sequence[Any], temperature: float) -> Iterator[dict[str, Any]]:
         from vllm import SamplingParams
 
         limit = self.arguments.max_new_tokens
-        settings = [
-            SamplingParams(
-                temperature=temperature, max_tokens=limit,
-                seed=seed_of(self.arguments.seed, number, temperature) if temperature else None,
-            )
-            for number in numbers
-        ]  # fmt: skip
+        settings = SamplingParams(temperature=temperature, max_tokens=limit)  # vLLM on a CPU takes no seed a request
         for done in self.llm.chat(list(prompts), settings, use_tqdm=False):
             answer = done.outputs[0]
             yield {"tokens": len(answer.token_ids), "cut": answer.finish_reason == "length", "text": answer.text}

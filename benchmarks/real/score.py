@@ -45,7 +45,12 @@ def main() -> None:
                 line += "  " + against(baseline[temperature]["endless"], seen["endless"])
             print(line)
     if arguments.out:
-        result = {"kinds": [f"{row['kind']} {row['lang']}" for row in rows], "answers": scored, "hardware": hardware(), "versions": versions("transformers")}
+        result = {
+            "kinds": [f"{row['kind']} {row['lang']}" for row in rows],
+            "answers": scored,
+            "hardware": hardware(),
+            "versions": versions("transformers"),
+        }
         arguments.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
