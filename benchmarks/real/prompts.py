@@ -4,8 +4,8 @@ Prompts for real models, made from real texts: titles of help pages, questions o
     python benchmarks/real/prompts.py --data D --out prompts
 
 `--data` is the folder that holds `help/<lang>.jsonl.gz` (`id`, `title`), `bigbench/tasks/<task>.jsonl.gz` (`input`)
-and `bigbench/multiemo/<domain>.<lang>.jsonl.gz` (`id`, `text`). Writes `train.jsonl` and `test.jsonl`: chat messages, the
-language of the answer and the kind of the prompt. No page, task or review of the one file is in the other.
+and `bigbench/multiemo/<domain>.<lang>.jsonl.gz` (`id`, `text`). Writes `train.jsonl` and `test.jsonl`: chat messages,
+the language of the answer and the kind of the prompt. No page, task or review of the one file is in the other.
 """
 
 import argparse
