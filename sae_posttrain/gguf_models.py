@@ -59,11 +59,12 @@ def load_gguf_model(source: GGUFSource, name: str, **kwargs: Any) -> Any:
         _require_fit(config, header, name)
         _say_unscaled_positions(config, header, name)
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=path.name, output_loading_info=True, **_dequantising(), **kwargs
             )
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"transformers cannot load the weights of {name}: {_first_line(error)}") from error
+    model, found = loaded
     missing = sorted(found.get("missing_keys", ()))
     if missing:
         raise ValueError(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -19,9 +20,8 @@ def folder(tokenizer, tmp_path, monkeypatch):
     tokenizer.save_pretrained("tiny")
     prompts = [{"prompt": f"the cat {word}", "lang": "en"} for word in ("sat", "ran", "hid")]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    texts = [
-        {"text": text * 5, "lang": lang} for lang, text in (("en", "the cat "), ("ko", "고양이 ")) for _ in range(4)
-    ]
+    pairs = [("en", "the cat "), ("ko", "고양이 ")]
+    texts = [{"text": text * times, "lang": lang} for lang, text in pairs for times in (3, 4, 5, 6)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     return tmp_path
 
@@ -29,12 +29,13 @@ def folder(tokenizer, tmp_path, monkeypatch):
 def evaluate(model: str, out: str) -> dict:
     given = ["--prompts", "prompts.jsonl", "--max-new-tokens", "8", "--temperature", "0", "--out", out]
     assert main(["evaluate", "--model", model, *given]) == 0
-    return json.loads(open(f"{out}/evaluation.json").read())
+    return json.loads(Path(out, "evaluation.json").read_text())
 
 
 def test_evaluate_answers_as_from_the_folder_and_records_the_file(folder):
     of_file, of_folder = evaluate("tiny.gguf", "a"), evaluate("tiny", "b")
-    answers = [[json.loads(line)["answer"] for line in open(f"{out}/answers.jsonl")] for out in ("a", "b")]
+    written = [Path(out, "answers.jsonl").read_text().splitlines() for out in ("a", "b")]
+    answers = [[json.loads(line)["answer"] for line in lines] for lines in written]
     assert answers[0] == answers[1]
     assert of_file["settings"]["model"] == "tiny.gguf (F32)"
     assert of_folder["settings"]["model"] == "tiny"
@@ -73,23 +74,14 @@ def test_damaged_file_is_one_line_for_every_command(folder, command, capsys):
     (folder / "tiny.gguf").write_bytes((folder / "tiny.gguf").read_bytes()[:3000])
     given = {
         "evaluate": ["--prompts", "prompts.jsonl", "--out", "a"],
-        "find-directions": [
-            "--texts",
-            "texts.jsonl",
-            "--blocks",
-            "0",
-            "--target-group",
-            "ko",
-            "--out",
-            "k.safetensors",
-        ],
-        "inspect": ["--sae", "none", "--block", "0", "--texts", "texts.jsonl"],
+        "find-directions": "--texts texts.jsonl --blocks 0 --target-group ko --method probe --out k.safetensors".split(),
+        "inspect": ["none", "--block", "0", "--texts", "texts.jsonl"],
         "train-sae": ["--texts", "texts.jsonl", "--blocks", "0", "--out", "saes"],
-        "calibrate": ["--features", "none.safetensors", "--prompts", "prompts.jsonl", "--out", "c"],
+        "calibrate": ["--features", "none.safetensors", "--prompts", "prompts.jsonl", "--out", "c.safetensors"],
         "sft": ["--dataset_name", "texts.jsonl", "--output_dir", "run"],
     }[command]
     model = "--model_name_or_path" if command == "sft" else "--model"
-    assert main([command, model, "tiny.gguf", *given]) != 0
+    assert main([command, *given, model, "tiny.gguf"]) != 0
     said = capsys.readouterr().err.strip()
     assert "tiny.gguf ends inside its header: it was cut" in said
     assert len(said.splitlines()) == 1
