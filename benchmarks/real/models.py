@@ -10,7 +10,7 @@ the check is known to fail on a wrong conversion. The README beside this file ha
 import argparse
 import gzip
 import hashlib
-import importlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -167,14 +167,13 @@ def join(source: Source, folder: Path) -> Path:
     whole, digest = folder / source.file, hashlib.sha256()
     with whole.open("wb") as file:
         for package, name in source.parts:
-            try:
-                place = Path(str(importlib.import_module(package).__file__)).parent
-            except ImportError as error:
+            spec = importlib.util.find_spec(package)  # found, not imported: nothing of the package has to run
+            if spec is None or spec.origin is None:
                 raise SystemExit(
                     f"The package with {source.file} is not installed: pip install {' '.join(source.distributions)} "
                     "(or name the site-packages that has it with --packages)."
-                ) from error
-            content = (place / name).read_bytes()
+                )
+            content = (Path(spec.origin).parent / name).read_bytes()
             digest.update(content)
             file.write(content)
     if digest.hexdigest() != source.sha256:

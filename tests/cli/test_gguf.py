@@ -72,9 +72,10 @@ def test_sft_and_estimate_take_the_file(folder, capsys):
 @pytest.mark.parametrize("command", ["evaluate", "find-directions", "inspect", "train-sae", "sft", "calibrate"])
 def test_damaged_file_is_one_line_for_every_command(folder, command, capsys):
     (folder / "tiny.gguf").write_bytes((folder / "tiny.gguf").read_bytes()[:3000])
+    directions = "--texts texts.jsonl --blocks 0 --target-group ko --method probe --out k.safetensors"
     given = {
         "evaluate": ["--prompts", "prompts.jsonl", "--out", "a"],
-        "find-directions": "--texts texts.jsonl --blocks 0 --target-group ko --method probe --out k.safetensors".split(),
+        "find-directions": directions.split(),
         "inspect": ["none", "--block", "0", "--texts", "texts.jsonl"],
         "train-sae": ["--texts", "texts.jsonl", "--blocks", "0", "--out", "saes"],
         "calibrate": ["--features", "none.safetensors", "--prompts", "prompts.jsonl", "--out", "c.safetensors"],
