@@ -1,8 +1,10 @@
-"""Check early, with a one-line error, that a model exists: as a folder or as a repository on the Hub."""
+"""Check early, with a one-line error, that a model exists: as a folder, a GGUF file or a repository on the Hub."""
 
 import os
 import re
 from pathlib import Path
+
+from .gguf_files import gguf_source, read_gguf_header, require_gguf_package
 
 _CONFIGS = ("config.json", "adapter_config.json")
 
@@ -15,15 +17,22 @@ def require_model(name: str | os.PathLike[str], revision: str | None = None) -> 
 
     Args:
         name (`str` or `os.PathLike`):
-            A folder, or the id of a Hub repository.
+            A folder, a GGUF file, the id of a Hub repository, or `repository:file.gguf`.
         revision (`str`, *optional*):
             Branch, tag or commit of the repository.
 
     Raises:
         FileNotFoundError: If there is no such folder and no such repository, the repository cannot be read, or the
             folder holds no model.
+        ImportError: If it is a GGUF file, and the package `gguf` is missing.
+        ValueError: If the GGUF file is damaged, or one part of several.
     """
     text = os.fspath(name)
+    source = gguf_source(name)
+    if source is not None:
+        require_gguf_package()
+        read_gguf_header(source.path(revision=revision))
+        return
     path = Path(text).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in _CONFIGS):
@@ -32,7 +41,9 @@ def require_model(name: str | os.PathLike[str], revision: str | None = None) -> 
             raise FileNotFoundError(f"The folder {text} holds no model: it has no {' or '.join(_CONFIGS)}.{hint}")
         return
     if path.is_file():
-        raise FileNotFoundError(f"{text} is a file; a model is a folder with a config.json, or a Hub id.")
+        raise FileNotFoundError(
+            f"{text} is a file; a model is a folder with a config.json, a file that ends in .gguf, or a Hub id."
+        )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", text):
         raise FileNotFoundError(f"There is no model folder {text}{_nearest_folder(path)}.")
     _require_repository(text, revision, _nearest_folder(path))

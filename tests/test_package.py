@@ -98,6 +98,8 @@ MAY_IMPORT = {
 """For each room, or part of one, the rooms (or single files of rooms) it may import."""
 
 OF_ALL_ROOMS = {
+    "gguf_files",
+    "gguf_models",
     "eval_mode",
     "model_records",
     "model_loading",

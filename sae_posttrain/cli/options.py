@@ -21,7 +21,8 @@ TEXT_OPTIONS: dict[str, tuple[type, str]] = {
 
 
 def add_model(parser: Any, required: bool = True, what: str = "causal language model") -> None:
-    parser.add_argument("--model", required=required, help=f"{what}: folder or Hub id")
+    forms = "folder, GGUF file, Hub id, or repository:file.gguf"
+    parser.add_argument("--model", required=required, help=f"{what}: {forms}")
 
 
 def add_blocks(parser: Any) -> None:

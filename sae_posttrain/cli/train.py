@@ -20,7 +20,7 @@ from ..training.gate import Check, PromptRows, TrainingRows, rows_of_rewards
 from .errors import MISTAKES, in_one_line, is_ours, mistake
 
 _FROM_TRL = {
-    "model_name_or_path": "the model to train: folder or Hub id",
+    "model_name_or_path": "the model to train: folder, Hub id or GGUF file",
     "dataset_name": "the data: JSON, JSONL, CSV or Parquet file, or Hub id",
     "output_dir": "folder for the model and its checkpoints",
     "learning_rate": "peak learning rate",
@@ -145,7 +145,7 @@ def check_command(command: str, arguments: Sequence[str]) -> None:
     if rows is not None and is_data_file(rows):
         _check_rows(rows, _check_of(command, settings))
     if not model:
-        raise ValueError("Name the model: `model_name_or_path` (a folder or a Hub id).")
+        raise ValueError("Name the model: `model_name_or_path` (a folder, a GGUF file or a Hub id).")
     require_model(str(model), settings.get("model_revision"))
     features = settings.get("features")
     if isinstance(features, str) and features.endswith(".safetensors") and not Path(features).expanduser().is_file():

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from transformers import AutoConfig, Trainer
+from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 from trl import TrlParser, get_peft_config
 
 from ..features.set.feature_set import FeatureSet
+from ..model_loading import config_of
 from ..tables import align
 from .step import PHASES, StepMemory, StepSettings, step_memory
 
@@ -116,7 +117,7 @@ def estimate_memory(
         raise ValueError("The memory of quantised models is not estimated: leave `load_in_4bit`, `load_in_8bit` out.")
     if not model_args.model_name_or_path:
         raise ValueError(f"{path} names no model: set `model_name_or_path`.")
-    model_config = AutoConfig.from_pretrained(
+    model_config = config_of(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         trust_remote_code=training_args.trust_remote_code,

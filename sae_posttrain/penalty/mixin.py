@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
+from ..gguf_models import with_trainable_model
 from ..precision import widest_float
 from ..unsloth import refuse_unsloth
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
@@ -125,6 +126,7 @@ class FeaturePenaltyMixin:
             kwargs["feature_set"] = feature_set
         if settings is not None and kwargs.get("formatting_func") is None:
             kwargs = datasets_with_messages(kwargs)
+        args, kwargs = with_trainable_model(args, kwargs)
         super().__init__(*args, **kwargs)
         if settings is not None and self._holds:
             refuse_wrong_model(features, settings, self.model, self.processing_class)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
 from ..measure.answers.end_of_turn import answer_end_ids
+from ..model_loading import generation_config_of, tokenizer_of
 from ..model_source import require_model
 from ..training.gate import require_prompt_rows, rows_of_rewards
 from ..training.script import (
@@ -114,7 +114,7 @@ def make_trainer(
         require_model(name, model_args.model_revision)
     reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
     options = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
-    require_template(AutoTokenizer.from_pretrained(name, **options), training_args, train_dataset, ("prompt",))
+    require_template(tokenizer_of(name, **options), training_args, train_dataset, ("prompt",))
     training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     return SteeredGRPOTrainer(
         name,
@@ -137,7 +137,7 @@ def load_rewards(
         ValueError: If there are none, or there is no reward of that name.
     """
     if not model_args.model_name_or_path:
-        raise ValueError("Name the model: `model_name_or_path` (a folder or a Hub id).")
+        raise ValueError("Name the model: `model_name_or_path` (a folder, a GGUF file or a Hub id).")
     if not names:
         raise ValueError(f"`reward_funcs` is empty. {_known()}")
     return [REWARDS[name](training_args, model_args) if name in REWARDS else _import_reward(name) for name in names]
@@ -153,12 +153,7 @@ def end_token_ids(training_args: SteeredGRPOConfig, model_args: ModelConfig) -> 
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
     }
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    try:
-        generation = GenerationConfig.from_pretrained(name, **options)
-    except OSError:  # no file of its own: then the model's configuration says it
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(name, **options))
-    return answer_end_ids(generation, tokenizer)
+    return answer_end_ids(generation_config_of(name, **options), tokenizer_of(name, **options))
 
 
 def _soft_overlong(max_completion_length: int | None) -> Callable:

@@ -1,5 +1,6 @@
 """Steered GRPO on TRL's `GRPOTrainer`: some rollouts of each prompt are pushed into the fault."""
 
+import re
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
+from ..gguf_models import with_trainable_model
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
@@ -113,7 +115,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         refuse_unsloth(type(self))
         if args is None and feature_set is not None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-            args = SteeredGRPOConfig(f"{str(name).split('/')[-1] or 'model'}-SteeredGRPO")
+            args = SteeredGRPOConfig(f"{re.split('[/:]', str(name))[-1] or 'model'}-SteeredGRPO")
         self._steering: SteeredGRPOConfig | None = args if isinstance(args, SteeredGRPOConfig) else None
         refuse_short_completions(reward_funcs, getattr(args, "max_completion_length", None))
         self._fault = fault or is_endless
@@ -143,6 +145,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
         if self._steering is not None:
             kwargs = datasets_with_messages(kwargs)
+        (model, _, args), kwargs = with_trainable_model((model, None, args), kwargs)
         super().__init__(model, reward_funcs, args, **kwargs)
 
         tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
-from transformers import AutoTokenizer
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
+from ..model_loading import tokenizer_of
 from ..model_source import require_model
 from ..penalty.groups import GroupTable
 from ..penalty.refusals import load_features
@@ -72,10 +72,10 @@ def make_trainer(
     eval_dataset = take_split(dataset, script_args, "dataset_test_split") if with_eval else None
     name: Any = model_args.model_name_or_path
     if not name:
-        raise ValueError("Name the model: `model_name_or_path` (a folder or a Hub id).")
+        raise ValueError("Name the model: `model_name_or_path` (a folder, a GGUF file or a Hub id).")
     require_model(name, model_args.model_revision)
     options = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    tokenizer = tokenizer_of(name, **options)
     require_template(tokenizer, training_args, train_dataset, ("messages", "prompt", "completion"))
     training_args.model_init_kwargs = loading_arguments(training_args, model_args)
     return SASFTTrainer(

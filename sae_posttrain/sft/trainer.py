@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
@@ -75,7 +76,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
     ):
         if args is None and feature_set is not None:
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-            args = SASFTConfig(f"{str(name).split('/')[-1] or 'model'}-SASFT")
+            args = SASFTConfig(f"{re.split('[/:]', str(name))[-1] or 'model'}-SASFT")
         try:
             super().__init__(model, args, feature_set=feature_set, **kwargs)
         except (ValueError, RuntimeError) as error:

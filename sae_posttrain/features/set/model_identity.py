@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ...gguf_files import gguf_source
 from ...hooks.blocks import unwrap
 
 COMPARED = {
@@ -18,6 +19,7 @@ COMPARED = {
     "vocab_size": "vocabulary size",
     "tie_word_embeddings": "tying of input and output embeddings",
     "tokenizer": "tokenizer (hash of its vocabulary)",
+    "gguf_quantization": "quantisation in its GGUF file",
 }
 """What is compared, by its name in a fingerprint, and what messages call it."""
 
@@ -56,6 +58,9 @@ def model_name(model: nn.Module) -> str:
     A folder whose own name says nothing (`checkpoint-100`) is recorded with the folder it lies in.
     """
     name = _stated_name(model)
+    source = gguf_source(name)
+    if source is not None and source.repository is None:
+        return _parts(name)[-1]
     if not os.path.isdir(name):
         return name
     if cached := _in_cache(os.path.abspath(name)):
@@ -75,7 +80,7 @@ def is_same_name(known: str, name: str) -> bool:
 
     Two Hub ids are compared whole, two paths as far as both go. A Hub id and a path agree if their last parts do.
     """
-    known, name = _in_cache(known) or known, _in_cache(name) or name
+    known, name = _in_cache(known) or _as_path(known), _in_cache(name) or _as_path(name)
     known_parts, parts = _parts(known), _parts(name)
     shared = min(len(known_parts), len(parts))
     if known_parts[-shared:] == parts[-shared:]:
@@ -152,7 +157,15 @@ def _parts(name: str) -> list[str]:
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [name]
 
 
+def _as_path(name: str) -> str:
+    """A file of a Hub repository without the colon, so that its parts are compared as those of a path."""
+    source = gguf_source(name)
+    return name if source is None or source.repository is None else f"hub:/{source.repository}/{source.file}"
+
+
 def _is_path(name: str) -> bool:
+    if name.startswith("hub:/"):
+        return False
     return name.startswith((".", "/", "~")) or "\\" in name or len(_parts(name)) != 2
 
 
