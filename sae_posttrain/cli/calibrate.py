@@ -60,6 +60,13 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         help="strengths to try, in median residual norms (default: 0 to 3 in steps of 0.25)",
     )
     parser.add_argument("--temperature", type=float, default=1.0, help="as in the later training (default: 1.0)")
+    parser.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        help="search the temperature of the steered answers too: try these in place of --temperature, and store the "
+        "best with the strength",
+    )
     parser.add_argument("--top-p", type=float, default=1.0, help="as in the later training (default: 1.0)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
     parser.add_argument("--num-prompts", type=int, default=64, help="prompts answered at each strength (default: 64)")
@@ -77,6 +84,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     require_model(arguments.model)
     from ..features.calibrate.calibrate import calibrate
     from ..features.calibrate.picture import draw_calibration
+    from ..features.calibrate.temperatures import calibrate_temperatures
     from ..features.controls.random_directions import random_directions
     from ..features.read.loading import load_model_and_tokenizer
     from ..features.read.texts import check_prompts
@@ -91,24 +99,46 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}
     options |= {"tokenizer": tokenizer, "chat_template_kwargs": arguments.chat_template_kwargs, **of_fault}
-    calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
-    sweeps = {}
+    sweeps: dict[str, Any] = {}
+    search = None
+    if arguments.temperatures is None:
+        calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
+    else:
+        search = calibrate_temperatures(
+            model,
+            feature_set,
+            arguments.prompts,
+            temperatures=arguments.temperatures,
+            strengths=arguments.strengths,
+            **{name: value for name, value in options.items() if name != "temperature"},
+        )
+        calibration = search.chosen or max(search.sweeps.values(), key=lambda sweep: sweep.best.hit_rate)
+        options["temperature"] = calibration.settings["temperature"]
+        others = [each for each in search.sweeps.values() if each is not calibration]
+        sweeps = {f"at temperature {each.settings['temperature']:g}": each for each in others}
     if arguments.control:
         strengths = [row.strength for row in calibration.rows]
         control = random_directions(feature_set, arguments.seed)
         sweeps["random direction"] = calibrate(model, control, arguments.prompts, strengths=strengths, **options)
-    parts = [str(calibration)]
-    parts += [f"Control, a {label} at the same strengths, for comparison only:\n\n{s}" for label, s in sweeps.items()]
+    parts = [] if search is None else [str(search)]
+    parts += [str(calibration)]
+    parts += [
+        f"Control, a {label} at the same strengths, for comparison only:\n\n{sweep}"
+        for label, sweep in sweeps.items()
+        if label == "random direction"
+    ]
     table = "\n\n".join(parts)
     print(table)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     files = {suffix: arguments.out.with_suffix(suffix) for suffix in (".txt", ".json", ".png")}
     files[".txt"].write_text(table + "\n", encoding="utf-8")
-    record = calibration.as_dict() | {"controls": {label: sweep.as_dict() for label, sweep in sweeps.items()}}
+    controls = {label: sweep.as_dict() for label, sweep in sweeps.items() if label == "random direction"}
+    record = (calibration if search is None else search).as_dict() | {"controls": controls}
     files[".json"].write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     written = [files[".txt"], files[".json"]]
     if calibration.strength is not None:
-        written.insert(0, calibration.feature_set.save(arguments.out, overwrite=True))
+        found = (calibration if search is None else search).feature_set
+        written.insert(0, found.save(arguments.out, overwrite=True))
     say_written(written, lambda: draw_calibration(calibration, files[".png"], others=sweeps))
     if calibration.strength is None:
         best = calibration.best

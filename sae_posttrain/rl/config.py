@@ -37,6 +37,22 @@ class SteeredGRPOConfig(GRPOConfig):
         steer_positions (`str`, *optional*, defaults to `"generated"`):
             `"generated"`: from the last position of the prompt on, which predicts the first generated token.
             `"all"`: the prompt too.
+        steer_temperature (`float`, *optional*):
+            Temperature that steered rollouts are sampled at; 0 is greedy. Defaults to the one that
+            `calibrate --temperatures` stored in the feature set, else to `temperature`. Log-probabilities stay those
+            of the policy at `temperature`.
+        steer_top_p (`float`, *optional*), steer_top_k (`int`, *optional*):
+            Nucleus and number of tokens that steered rollouts are sampled from. Default to `top_p` and `top_k`.
+
+        > Parameters that control the cold rollouts
+
+        num_cold (`int`, *optional*, defaults to `0`):
+            Number of cold rollouts of each prompt, in front of the steered ones: sampled at `cold_temperature` and not
+            steered. They are negatives too: what is said of steered rollouts below holds for them, except for the
+            strength. With `num_steered=0` no features are needed.
+        cold_temperature (`float`, *optional*, defaults to `0.0`):
+            Temperature of cold rollouts, with `top_p` and `top_k` of the policy. 0 is greedy: the model's own most
+            likely answer, of which there is only one.
 
         > Parameters that control rollouts that miss the fault
 
@@ -66,8 +82,9 @@ class SteeredGRPOConfig(GRPOConfig):
             Factor on the advantage of steered rollouts. The loss is still divided by all their tokens.
         off_policy_weight (`str`, *optional*, defaults to `"none"`):
             Weight of a steered rollout's tokens, which the policy did not sample. `"none"`: 1, as published.
-            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. The probability under steering, μ, takes one
-            more forward pass over the steered rollouts; it leaves out `top_p` and other truncation of the sampling.
+            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. μ is the probability that the token was drawn
+            with: under steering, at the rollout's own temperature and truncation (1 if it is greedy). It is recorded
+            while the rollout is sampled.
             `"floor"`: tokens whose `π_old` is below `off_policy_floor` are not trained on.
         off_policy_clip (`float`, *optional*, defaults to `1.0`):
             Largest weight for `"truncated"`.
@@ -124,6 +141,26 @@ class SteeredGRPOConfig(GRPOConfig):
             "help": "Positions that are pushed: from the last of the prompt on, or the prompt too.",
             "choices": ["generated", "all"],
         },
+    )
+    steer_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature that steered rollouts are sampled at; 0 is greedy. Default: the one stored by "
+            "`calibrate --temperatures`, else the policy's."
+        },
+    )
+    steer_top_p: float | None = field(
+        default=None, metadata={"help": "Nucleus of the steered rollouts. Default: the policy's."}
+    )
+    steer_top_k: int | None = field(
+        default=None, metadata={"help": "Tokens that steered rollouts choose from. Default: the policy's."}
+    )
+    num_cold: int = field(
+        default=0,
+        metadata={"help": "Rollouts of each prompt that are sampled at `cold_temperature`, without steering."},
+    )
+    cold_temperature: float = field(
+        default=0.0, metadata={"help": "Temperature of the cold rollouts; 0 is greedy, and takes `num_cold=1`."}
     )
     on_miss: str = field(
         default="keep",
@@ -198,6 +235,7 @@ class SteeredGRPOConfig(GRPOConfig):
         use_new_names(self)
         super().__post_init__()
         _require_integer("num_steered", self.num_steered, 0)
+        _require_integer("num_cold", self.num_cold, 0)
         _require_integer("max_resamples", self.max_resamples, 1)
         _require_integer("blind_reward_patience", self.blind_reward_patience, 0)
         if self.loop_cut is not None:
@@ -213,12 +251,33 @@ class SteeredGRPOConfig(GRPOConfig):
         _require_choice("on_miss", self.on_miss, ("keep", "drop", "resample"))
         _require_choice("steered_baseline", self.steered_baseline, ("all", "plain"))
         _require_choice("off_policy_weight", self.off_policy_weight, ("none", "truncated", "floor"))
+        if self.steer_temperature is not None:
+            _require_not_negative("steer_temperature", self.steer_temperature)
+        _require_not_negative("cold_temperature", self.cold_temperature)
+        if self.steer_top_p is not None and self.steer_top_p != 1:
+            _require_share("steer_top_p", self.steer_top_p)
+        if self.steer_top_k is not None:
+            _require_integer("steer_top_k", self.steer_top_k, 0)
         assert self.num_generations is not None
-        if self.num_steered >= self.num_generations:
+        if self.num_provoked >= self.num_generations:
+            cold = f" and `num_cold` {self.num_cold}" if self.num_cold else ""
             raise ValueError(
-                f"`num_steered` is {self.num_steered} of `num_generations={self.num_generations}`: no plain rollout "
-                "is left to compare with. Set `num_steered` lower."
+                f"`num_steered` is {self.num_steered}{cold} of `num_generations={self.num_generations}`: no plain "
+                f"rollout is left to compare with. Set `num_steered` {'or `num_cold` ' if cold else ''}lower."
             )
+        own = [name for name in ("steer_temperature", "steer_top_p", "steer_top_k") if getattr(self, name) is not None]
+        if own and not self.num_steered:
+            raise ValueError(f"`{own[0]}` does nothing with `num_steered=0`. Leave it out.")
+        if self.num_cold > 1 and self.cold_temperature == 0:
+            raise ValueError(
+                f"`num_cold={self.num_cold}` at `cold_temperature=0` are the same greedy answer again and again. Set "
+                "`num_cold=1`, or `cold_temperature` above 0."
+            )
+        if self.num_steered and self.steer_temperature == 0:
+            require_one_greedy_steered(self.num_steered)
+            refuse_resampling_greedy(self.on_miss, "steer_temperature")
+        if self.num_cold and self.cold_temperature == 0:
+            refuse_resampling_greedy(self.on_miss, "cold_temperature")
         _require_choice("dynamic_sampling", self.dynamic_sampling, ("none", "fresh", "same"))
         _require_integer("dynamic_sampling_max_rounds", self.dynamic_sampling_max_rounds, 2)
         if self.dynamic_sampling == "none" and self.dynamic_sampling_reward is not None:
@@ -226,17 +285,41 @@ class SteeredGRPOConfig(GRPOConfig):
                 f"`dynamic_sampling_reward={self.dynamic_sampling_reward!r}` does nothing without dynamic sampling. "
                 "Set `dynamic_sampling` to 'fresh' or 'same'."
             )
-        if self.dynamic_sampling != "none" and self.num_generations - self.num_steered < 2:
+        if self.dynamic_sampling != "none" and self.num_generations - self.num_provoked < 2:
+            cold = f" and `num_cold={self.num_cold}`" if self.num_cold else ""
             raise ValueError(
-                f"`num_steered={self.num_steered}` of `num_generations={self.num_generations}` leaves a single plain "
-                "rollout, and dynamic sampling looks for a difference between two. Set `num_generations` higher."
+                f"`num_steered={self.num_steered}`{cold} of `num_generations={self.num_generations}` leaves a single "
+                "plain rollout, and dynamic sampling looks for a difference between two. Set `num_generations` higher."
             )
-        regroups = self.num_steered > 0 and (self.steered_baseline == "plain" or self.on_miss == "drop")
+        regroups = self.num_provoked > 0 and (self.steered_baseline == "plain" or self.on_miss == "drop")
         if regroups and self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 "`steered_baseline='plain'` and `on_miss='drop'` need "
                 f"`multi_objective_aggregation='sum_then_normalize'`, got {self.multi_objective_aggregation!r}."
             )
+
+    @property
+    def num_provoked(self) -> int:
+        """Rollouts of each prompt that the policy's own sampling does not make: steered and cold ones."""
+        return self.num_steered + self.num_cold
+
+
+def require_one_greedy_steered(num_steered: int) -> None:
+    """Raise a `ValueError` if several rollouts of a prompt would be the same greedy answer."""
+    if num_steered > 1:
+        raise ValueError(
+            f"`num_steered={num_steered}` at `steer_temperature=0` are the same greedy answer again and again. Set "
+            "`num_steered=1`, or `steer_temperature` above 0."
+        )
+
+
+def refuse_resampling_greedy(on_miss: str, temperature: str) -> None:
+    """Raise a `ValueError` if greedy rollouts, whose setting is named `temperature`, would be sampled again."""
+    if on_miss == "resample":
+        raise ValueError(
+            f"`on_miss='resample'` with `{temperature}=0` would generate the same greedy answer again. Set "
+            f"`{temperature}` above 0, or `on_miss` to 'keep' or 'drop'."
+        )
 
 
 def _require_integer(name: str, value: Any, smallest: int) -> None:
@@ -247,6 +330,11 @@ def _require_integer(name: str, value: Any, smallest: int) -> None:
 def _require_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"`{name}` must be a number above 0, got {value!r}.")
+
+
+def _require_not_negative(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"`{name}` must be a number, 0 or more, got {value!r}.")
 
 
 def _require_share(name: str, value: Any) -> None:

@@ -20,7 +20,7 @@ from transformers.trainer_callback import ExportableState
 from .advantages import SMALLEST_SPREAD, spread, total_reward
 from .config import SteeredGRPOConfig
 from .refusals import refuse_images
-from .rollouts import Rollouts, steered_slots
+from .rollouts import Rollouts, cold_slots, steered_slots
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class _Rollout:
     logprobs: list[float] | None
     faulty: bool
     hit_at_first: bool
+    sampling_logps: list[float] | None
     extra: dict[str, Any]
 
 
@@ -179,10 +180,11 @@ class DynamicSampler:
         kept: list[Row] = []
         rows: list[_Rollout] = []
         rewards: list[Tensor] = []
-        num_asked = num_spread = num_right = num_wrong = num_resampled = 0
+        num_asked = num_spread = num_right = num_wrong = num_resampled = num_cold_resampled = 0
         for number in range(1, args.dynamic_sampling_max_rounds + 1):
             made, rewards_NK = self._sample(asked)
             num_resampled += made.num_resampled
+            num_cold_resampled += made.num_cold_resampled
             judged_MG = self._judged(rewards_NK)
             state.see(judged_MG)
             has_spread = spread(judged_MG) >= SMALLEST_SPREAD
@@ -208,7 +210,8 @@ class DynamicSampler:
         if num_full < num_prompts:
             self._warn_of_shortfall(num_prompts - num_full, num_prompts)
 
-        rollouts = self._joined(rows[first_row : first_row + num_local], torch.cat(rewards), num_resampled, made)
+        rollouts = self._joined(rows[first_row : first_row + num_local], torch.cat(rewards), made)
+        rollouts.num_resampled, rollouts.num_cold_resampled = num_resampled, num_cold_resampled
         sampled = {
             "rounds": float(number),
             "generated_per_kept": num_asked / num_full if num_full else math.nan,
@@ -247,6 +250,7 @@ class DynamicSampler:
                     logprobs=None if made.logprobs is None else made.logprobs[row],
                     faulty=bool(made.faulty[row]),
                     hit_at_first=bool(made.hit_at_first[row]),
+                    sampling_logps=None if made.sampling_logps is None else made.sampling_logps[row],
                     extra={column: values[row] for column, values in made.extra.items()},
                 ),
             )
@@ -256,29 +260,31 @@ class DynamicSampler:
         by_number = dict(gather_object(own))
         return [by_number[prompt * size + slot] for prompt in prompts for slot in range(size)]
 
-    def _joined(self, rows: list[_Rollout], rewards: Tensor, num_resampled: int, last: Rollouts) -> Rollouts:
+    def _joined(self, rows: list[_Rollout], rewards: Tensor, last: Rollouts) -> Rollouts:
         """The kept rollouts of this process, as if one generation had made them."""
         columns = sorted({column for row in rows for column in row.extra})
+        args, slots = self._args, (len(rows), self._accelerator.process_index, self._size)
         return Rollouts(
             completion_ids=[row.completion_ids for row in rows],
             logprobs=None if all(row.logprobs is None for row in rows) else [row.logprobs for row in rows],
-            steered=steered_slots(len(rows), self._accelerator.process_index, self._size, self._args.num_steered),
+            steered=steered_slots(*slots, args.num_steered),
+            cold=cold_slots(*slots, args.num_steered, args.num_cold),
+            sampling_logps=[row.sampling_logps for row in rows] if last.sampling_logps is not None else None,
             faulty=torch.tensor([row.faulty for row in rows], dtype=torch.bool),
             hit_at_first=torch.tensor([row.hit_at_first for row in rows], dtype=torch.bool),
-            num_resampled=num_resampled,
             strength=last.strength,
             rewards=rewards,
             extra={column: [row.extra.get(column) for row in rows] for column in columns},
         )
 
     def _judged(self, rewards_NK: Tensor) -> Tensor:
-        """The reward whose spread counts, `(M, G)`: NaN for steered rollouts and where there is none."""
+        """The reward whose spread counts, `(M, G)`: NaN for steered and cold rollouts and where there is none."""
         if self._judged_column is None:
             rewards_N = total_reward(rewards_NK, self._reward_weights)
         else:
             rewards_N = rewards_NK[:, self._judged_column]
         judged_MG = rewards_N.view(-1, self._size).clone()
-        judged_MG[:, self._size - self._args.num_steered :] = torch.nan
+        judged_MG[:, self._size - self._args.num_steered - self._args.num_cold :] = torch.nan
         return judged_MG
 
     def _fresh(self, num: int, like: Row, state: SamplingState) -> list[Row]:

@@ -16,10 +16,18 @@ from .advantages import SMALLEST_SPREAD, spread
 
 
 def rollout_metrics(
-    rewards: Tensor, lengths: Tensor, steered: Tensor, faulty: Tensor, hit_at_first: Tensor, num_generations: int
+    rewards: Tensor,
+    lengths: Tensor,
+    steered: Tensor,
+    faulty: Tensor,
+    hit_at_first: Tensor,
+    num_generations: int,
+    *,
+    cold: Tensor | None = None,
+    endless: Tensor | None = None,
 ) -> dict[str, float]:
     """
-    Rates and means of steered and of plain rollouts.
+    Rates and means of steered, of cold and of plain rollouts, by the names they are logged under.
 
     Args:
         rewards (`torch.Tensor` of shape `(N,)`):
@@ -30,63 +38,74 @@ def rollout_metrics(
             As in [`Rollouts`].
         num_generations (`int`):
             Number of rollouts of a prompt, G.
+        cold (`torch.Tensor` of shape `(N,)`, bool, *optional*):
+            As in [`Rollouts`]. By default none.
+        endless (`torch.Tensor` of shape `(N,)`, bool, *optional*):
+            Rollouts that [`find_loop`] calls endless. By default these are the faulty ones.
 
     Returns:
-        `dict[str, float]`: means over plain rollouts, `hit_rate_plain`, `reward_plain`, `length_plain`. If any rollout
-        was steered, also the means over steered rollouts, `hit_rate` (at the first attempt), `reward`, `length`, and
-        `only_signal`, the share of prompts whose plain rollouts all score the same while the steered ones differ.
+        `dict[str, float]`: means over plain rollouts, `steer/hit_rate_plain`, `steer/reward_plain`,
+        `steer/length_plain`. For steered rollouts, if there are any, means under `steer/`, for cold ones under
+        `cold/`: `hit_rate` (at the first attempt), `endless_rate`, `reward`, `length`; and with either
+        `steer/only_signal`, the share of prompts whose plain rollouts all score the same while the others differ.
     """
+    cold = torch.zeros_like(steered) if cold is None else cold
+    endless = faulty if endless is None else endless
+    provoked = steered | cold
     metrics = {
-        "hit_rate_plain": _mean(faulty[~steered].float()),
-        "reward_plain": _mean(rewards[~steered]),
-        "length_plain": _mean(lengths[~steered].float()),
+        "steer/hit_rate_plain": _mean(faulty[~provoked].float()),
+        "steer/reward_plain": _mean(rewards[~provoked]),
+        "steer/length_plain": _mean(lengths[~provoked].float()),
     }
-    if not bool(steered.any()):
+    if not bool(provoked.any()):
         return metrics
+    for prefix, rows in (("steer", steered), ("cold", cold)):
+        if bool(rows.any()):
+            metrics |= {
+                f"{prefix}/hit_rate": _mean(hit_at_first[rows].float()),
+                f"{prefix}/endless_rate": _mean(endless[rows].float()),
+                f"{prefix}/reward": _mean(rewards[rows]),
+                f"{prefix}/length": _mean(lengths[rows].float()),
+            }
     rewards_NG = rewards.view(-1, num_generations)
-    plain_NG = rewards_NG.masked_fill(steered.view(-1, num_generations), torch.nan)
+    plain_NG = rewards_NG.masked_fill(provoked.view(-1, num_generations), torch.nan)
     only_signal = (spread(plain_NG) < SMALLEST_SPREAD) & (spread(rewards_NG) >= SMALLEST_SPREAD)
-    return metrics | {
-        "hit_rate": _mean(hit_at_first[steered].float()),
-        "reward": _mean(rewards[steered]),
-        "length": _mean(lengths[steered].float()),
-        "only_signal": _mean(only_signal.float()),
-    }
+    return metrics | {"steer/only_signal": _mean(only_signal.float())}
 
 
-def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
+def loss_sums(mask: Tensor, advantages: Tensor, chosen: Tensor) -> Tensor:
     """
-    Tokens and `Σ |advantage · weight|` over them, of steered and of all rollouts of one process.
+    Tokens and `Σ |advantage · weight|` over them, of some and of all rollouts of one process.
 
     Args:
         mask (`torch.Tensor` of shape `(B, C)`):
             Tokens in the loss.
         advantages (`torch.Tensor` of shape `(B,)` or `(B, C)`):
             Advantages as they enter the loss, weights included.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
+        chosen (`torch.Tensor` of shape `(B,)`, bool):
+            Rollouts whose share is asked for: steered or cold ones.
 
     Returns:
-        `torch.Tensor` of shape `(4,)`: steered tokens, all tokens, steered advantage, all advantage; to be summed over
+        `torch.Tensor` of shape `(4,)`: their tokens, all tokens, their advantage, all advantage; to be summed over
         processes.
     """
     size_BC = (advantages if advantages.ndim == 2 else advantages[:, None]).abs() * mask
-    sums = [mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]
+    sums = [mask[chosen].sum(), mask.sum(), size_BC[chosen].sum(), size_BC.sum()]
     return torch.stack(sums).to(widest_float(mask.device))
 
 
 def loss_shares(sums: Tensor) -> dict[str, float]:
-    """`token_share` and `advantage_share` of the steered rollouts, from [`loss_sums`] summed over processes."""
-    tokens_steered, tokens, advantage_steered, advantage = sums.tolist()
+    """`token_share` and `advantage_share` of the chosen rollouts, from [`loss_sums`] summed over processes."""
+    tokens_chosen, tokens, advantage_chosen, advantage = sums.tolist()
     return {
-        "token_share": tokens_steered / max(tokens, 1),
-        "advantage_share": advantage_steered / advantage if advantage else 0.0,
+        "token_share": tokens_chosen / max(tokens, 1),
+        "advantage_share": advantage_chosen / advantage if advantage else 0.0,
     }
 
 
 class LossPasses:
     """
-    Log-probability of steered and entropy of plain rollouts, over the loss passes since the last log.
+    Log-probability of steered and cold and entropy of plain rollouts, over the loss passes since the last log.
 
     TRL computes both inside its loss and returns neither, so they are taken on their way: a loss pass is made inside
     [`LossPasses.recording`], and whatever computes them tells [`LossPasses.see`]. Sums stay tensors until the logging
@@ -95,20 +114,20 @@ class LossPasses:
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
-        self._rows: tuple[Tensor, Tensor] | None = None
+        self._rows: tuple[Tensor, Tensor, Tensor] | None = None
 
     @contextmanager
-    def recording(self, mask: Tensor, steered: Tensor) -> Iterator[None]:
+    def recording(self, mask: Tensor, steered: Tensor, cold: Tensor | None = None) -> Iterator[None]:
         """
         Record the loss pass that is made inside.
 
         Args:
             mask (`torch.Tensor` of shape `(B, C)`):
                 Tokens in the loss.
-            steered (`torch.Tensor` of shape `(B,)`, bool):
-                Rollouts that were steered.
+            steered, cold (`torch.Tensor` of shape `(B,)`, bool):
+                Rollouts that were steered, and cold ones; none of these by default.
         """
-        self._rows = (mask, steered)
+        self._rows = (mask, steered, torch.zeros_like(steered) if cold is None else cold)
         try:
             yield
             assert self._rows is None, "TRL's loss made no forward pass"
@@ -129,31 +148,34 @@ class LossPasses:
         return sums
 
 
-def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -> Tensor:
+def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor, cold: Tensor | None = None) -> Tensor:
     """
     Sums over the tokens of one loss pass: what [`pass_means`] divides once they are summed over passes and processes.
 
     Args:
         logps, entropies, mask (`torch.Tensor` of shape `(B, C)`):
             Log-probability and entropy of each token under the unsteered policy, and which tokens are in the loss.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
+        steered, cold (`torch.Tensor` of shape `(B,)`, bool):
+            Rollouts that were steered, and cold ones; none of these by default.
 
     Returns:
-        `torch.Tensor` of shape `(4,)`: log-probability and tokens of steered rollouts, then entropy and tokens of
-        plain ones.
+        `torch.Tensor` of shape `(6,)`: log-probability and tokens of steered rollouts, the same of cold ones, then
+        entropy and tokens of plain ones.
     """
     logp_BC, entropy_BC = logps * mask, entropies * mask
-    return torch.stack(
-        [logp_BC[steered].sum(), mask[steered].sum(), entropy_BC[~steered].sum(), mask[~steered].sum()]
-    ).to(widest_float(mask.device))
+    cold = torch.zeros_like(steered) if cold is None else cold
+    plain = ~(steered | cold)
+    sums = [logp_BC[steered], mask[steered], logp_BC[cold], mask[cold], entropy_BC[plain], mask[plain]]
+    return torch.stack([each.sum() for each in sums]).to(widest_float(mask.device))
 
 
 def pass_means(sums: Tensor) -> dict[str, float]:
-    """`logp` per token of the steered rollouts and `entropy_plain` per token of the others, where there are any."""
-    logp, num_steered, entropy, num_plain = sums.tolist()
-    metrics = {"logp": logp / num_steered} if num_steered else {}
-    return metrics | ({"entropy_plain": entropy / num_plain} if num_plain else {})
+    """
+    Mean log-probability per token of the steered rollouts (`steer/logp`) and of the cold ones (`cold/logp`), and
+    entropy per token of the others (`steer/entropy_plain`), where there are any.
+    """
+    names = ("steer/logp", "cold/logp", "steer/entropy_plain")
+    return {name: total / num for name, (total, num) in zip(names, sums.view(3, 2).tolist()) if num}
 
 
 def _mean(values: Tensor) -> float:

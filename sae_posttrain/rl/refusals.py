@@ -25,7 +25,7 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
 
     Args:
         args ([`SteeredGRPOConfig`]):
-            Settings with `num_steered` above 0.
+            Settings with `num_steered` or `num_cold` above 0.
         generation_config (`transformers.GenerationConfig`, *optional*):
             Generation settings of the model. `generate` falls back on them for whatever TRL leaves open.
         detects_loops (`bool`, *optional*, defaults to `True`):
@@ -71,6 +71,33 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             f"{MIN_TOKENS} tokens: no rollout would show the fault. Set it to {MIN_TOKENS} or more."
         )
     _refuse_generation(args, generation_config)
+
+
+def refuse_own_sampling(args: "SteeredGRPOConfig") -> None:
+    """
+    Refuse ways to generate in which rollouts cannot be sampled with settings of their own.
+
+    Raises:
+        ValueError: If vLLM or continuous batching generates, or the policy's rollouts are greedy.
+    """
+    own = "Rollouts with a temperature, top-p or top-k of their own (`num_cold`, `steer_temperature`, …)"
+    if args.use_vllm:
+        raise ValueError(f"{own} are not supported with vLLM yet. Set `use_vllm=False`.")
+    if args.use_transformers_continuous_batching:
+        raise ValueError(
+            f"{own} are not supported with continuous batching yet. Set `use_transformers_continuous_batching=False`."
+        )
+    if not samples(args):
+        raise ValueError(
+            f"{own} need sampling, and `generation_kwargs` has `do_sample=False`. Leave that out: then the policy "
+            "samples at `temperature`."
+        )
+
+
+def samples(args: "SteeredGRPOConfig") -> bool:
+    """Whether the policy's rollouts are sampled, as TRL has it unless told otherwise; not if they are greedy."""
+    given: Any = args.generation_kwargs or {}
+    return given.get("do_sample") is not False
 
 
 def refuse_short_completions(reward_funcs: Any, max_completion_length: int | None) -> None:

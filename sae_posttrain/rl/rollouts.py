@@ -14,8 +14,14 @@ from torch import Tensor
 from ..measure.faults.fault import Fault
 from ..measure.faults.loops import find_loop
 
-GenerateTurn = Callable[[list, Tensor], tuple[list[list[int]], list | None]]
-"""From prompts and the rows to steer, `(B,)`: completion ids, and their log-probabilities if the engine tells them."""
+Logps = list[list[float] | None]
+"""Log-probabilities of the tokens of each row; `None` for a row whose sampler did not tell them."""
+
+GenerateTurn = Callable[[list, Tensor, Tensor], tuple[list[list[int]], list | None, Logps | None]]
+"""
+From prompts, the rows to steer and the cold rows, `(B,)` each: completion ids, their log-probabilities for the trainer
+if the engine tells them, and those of steered and cold rows under the distribution they were drawn from, if recorded.
+"""
 
 
 @dataclass
@@ -30,18 +36,23 @@ class Rollouts:
             Log-probabilities of these tokens, if the engine that sampled them tells them.
         steered (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that were steered.
+        cold (`torch.Tensor` of shape `(B,)`, bool):
+            Rollouts that were sampled at the cold temperature, without steering. By default none.
         faulty (`torch.Tensor` of shape `(B,)`, bool):
             Rollouts that show the fault.
         hit_at_first (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that showed the fault before any steered rollout was generated again.
-        num_resampled (`int`):
-            Number of rollouts that were generated again, each attempt counted.
+            Rollouts that showed the fault before any rollout was generated again.
+        num_resampled, num_cold_resampled (`int`):
+            Number of steered and of cold rollouts that were generated again, each attempt counted.
         strength (`float`):
             Strength of the steered rollouts, in residual norms.
         rewards (`torch.Tensor` of shape `(N, K)`, *optional*):
             Rewards of all processes. `None` until the rollouts are scored.
         extra (`dict[str, list]`):
             Columns that reward functions put into the completions table.
+        sampling_logps (`list`, *optional*):
+            For each steered or cold rollout the log-probability of each token under the distribution that it was drawn
+            from, steering, temperature and truncation included; `None` for the others. `None` if nothing was recorded.
     """
 
     completion_ids: list[list[int]]
@@ -50,15 +61,28 @@ class Rollouts:
     faulty: Tensor
     hit_at_first: Tensor
     num_resampled: int = 0
+    num_cold_resampled: int = 0
     strength: float = 0.0
     rewards: Tensor | None = None
     extra: dict[str, list[Any]] = field(default_factory=dict)
+    cold: Tensor = None  # type: ignore[assignment]  # set below
+    sampling_logps: Logps | None = None
+
+    def __post_init__(self) -> None:
+        if self.cold is None:
+            self.cold = torch.zeros_like(self.steered)
+
+    @property
+    def provoked(self) -> Tensor:
+        """Rollouts that the policy's own sampling did not make: steered or cold ones, `(B,)`, bool."""
+        return self.steered | self.cold
 
 
 def roll_out(
     generate: GenerateTurn,
     prompt_ids: list,
     steered: Tensor,
+    cold: Tensor,
     *,
     fault: Fault,
     end_ids: Collection[int],
@@ -66,15 +90,15 @@ def roll_out(
     max_resamples: int = 0,
 ) -> Rollouts:
     """
-    Generate one answer for each prompt. Steered answers that miss the fault are generated again.
+    Generate one answer for each prompt. Steered and cold answers that miss the fault are generated again.
 
     Args:
         generate (`Callable`):
             Generates answers; see [`GenerateTurn`].
         prompt_ids (`list`):
             Token ids of the prompts.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rows to steer.
+        steered, cold (`torch.Tensor` of shape `(B,)`, bool):
+            Rows to steer, and rows to sample at the cold temperature.
         fault (`Fault`):
             Tells whether an answer shows the fault.
         end_ids (`Collection[int]`):
@@ -82,20 +106,32 @@ def roll_out(
         strength (`float`):
             Strength that `generate` steers with, for the record.
         max_resamples (`int`, *optional*, defaults to `0`):
-            Largest number of further attempts for a steered answer. The last attempt is kept.
+            Largest number of further attempts for a steered or cold answer. The last attempt is kept.
     """
-    completion_ids, logprobs = generate(prompt_ids, steered)
+    completion_ids, logprobs, sampling_logps = generate(prompt_ids, steered, cold)
     faulty = show_fault(fault, completion_ids, end_ids)
-    rollouts = Rollouts(completion_ids, logprobs, steered, faulty, faulty.clone(), strength=strength)
+    rollouts = Rollouts(
+        completion_ids,
+        logprobs,
+        steered,
+        faulty,
+        faulty.clone(),
+        strength=strength,
+        cold=cold,
+        sampling_logps=sampling_logps,
+    )
     for _ in range(max_resamples):
-        missed = (steered & ~faulty).nonzero().flatten().tolist()
+        missed = (rollouts.provoked & ~faulty).nonzero().flatten().tolist()
         if not missed:
             break
-        again, _ = generate([prompt_ids[row] for row in missed], torch.ones(len(missed), dtype=torch.bool))
-        for row, ids in zip(missed, again):
-            completion_ids[row] = ids
+        again, _, logps_again = generate([prompt_ids[row] for row in missed], steered[missed], cold[missed])
+        for number, row in enumerate(missed):
+            completion_ids[row] = again[number]
+            if sampling_logps is not None and logps_again is not None:
+                sampling_logps[row] = logps_again[number]
         faulty[missed] = show_fault(fault, again, end_ids)
-        rollouts.num_resampled += len(missed)
+        rollouts.num_resampled += int(steered[missed].sum())
+        rollouts.num_cold_resampled += int(cold[missed].sum())
     return rollouts
 
 
@@ -111,6 +147,12 @@ def steered_slots(num_rows: int, process_index: int, num_generations: int, num_s
     """
     slots = (process_index * num_rows + torch.arange(num_rows)) % num_generations
     return slots >= num_generations - num_steered
+
+
+def cold_slots(num_rows: int, process_index: int, num_generations: int, num_steered: int, num_cold: int) -> Tensor:
+    """Rows of one process that are cold: the `num_cold` of each prompt in front of the steered ones."""
+    provoked = steered_slots(num_rows, process_index, num_generations, num_steered + num_cold)
+    return provoked & ~steered_slots(num_rows, process_index, num_generations, num_steered)
 
 
 def without_end(completion_ids: Sequence[int], end_ids: Collection[int]) -> tuple[list[int], bool]:
@@ -176,20 +218,18 @@ def steered_positions(positions: str, num_prompt: int, attention_mask: Tensor) -
     return mask
 
 
-def rows_in_step(steered: Tensor, process_index: int, num_processes: int, num_generations: int, num_steered: int):
+def rows_in_step(chosen: Tensor, process_index: int, num_processes: int, num_generations: int, num_chosen: int):
     """
-    Rows for a forward pass over the steered ones, as many on every process.
+    Rows for a forward pass over the last `num_chosen` of each prompt, as many on every process.
 
     Sharded models (ZeRO-3, FSDP) hang if one process runs more forward passes than another, and a process that holds
-    only some rollouts of a prompt may have fewer steered rows. Such a process repeats its first row, for nothing.
+    only some rollouts of a prompt may have fewer of these rows. Such a process repeats its first row, for nothing.
 
     Returns:
-        `torch.Tensor` of shape `(R,)`: row numbers, the steered ones first.
+        `torch.Tensor` of shape `(R,)`: row numbers, the chosen ones first.
     """
-    num_rows = len(steered)
-    counts = [
-        int(steered_slots(num_rows, index, num_generations, num_steered).sum()) for index in range(num_processes)
-    ]
-    rows = steered.nonzero().flatten().cpu()
+    num_rows = len(chosen)
+    counts = [int(steered_slots(num_rows, index, num_generations, num_chosen).sum()) for index in range(num_processes)]
+    rows = chosen.nonzero().flatten().cpu()
     assert len(rows) == counts[process_index]
     return torch.cat([rows, torch.zeros(max(counts) - len(rows), dtype=torch.long)])

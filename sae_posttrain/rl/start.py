@@ -4,9 +4,10 @@ import logging
 from typing import Any
 
 from ..features.set.feature_set import FeatureSet
+from ..hooks.row_sampling import SAME_AS_CALL, RowSampling
 from ..measure.answers.end_of_turn import why_rollouts_run_on
 from .blind_reward import warn_of_blind_rewards
-from .config import SteeredGRPOConfig
+from .config import SteeredGRPOConfig, refuse_resampling_greedy, require_one_greedy_steered
 from .controller import StrengthController
 from .prompting import require_calibrated_prompts
 from .refusals import refuse_settings, refuse_sharded_resampling
@@ -25,6 +26,54 @@ def load_features(args: SteeredGRPOConfig, feature_set: FeatureSet | None) -> Fe
             "GRPO."
         )
     return FeatureSet.from_pretrained(args.features)
+
+
+def steered_sampling(args: SteeredGRPOConfig, feature_set: FeatureSet) -> RowSampling:
+    """
+    How steered rollouts are sampled: `steer_temperature`, or else the temperature that `calibrate` chose together with
+    the strength, which is said in the log; `steer_top_p` and `steer_top_k`. What none of these says is the policy's.
+
+    Raises:
+        ValueError: If the stored temperature is damaged, or is 0 and the rollouts would be the same greedy answer.
+    """
+    temperature = args.steer_temperature
+    if temperature is None:
+        temperature = _stored_temperature(feature_set, strength_is_set=args.steer_strength is not None)
+        if temperature is not None:
+            logger.info("Steered rollouts are sampled at temperature %g, as the feature set has it.", temperature)
+            if temperature == 0:
+                require_one_greedy_steered(args.num_steered)
+                refuse_resampling_greedy(args.on_miss, "steer_temperature")
+    return RowSampling(temperature, args.steer_top_p, args.steer_top_k)
+
+
+def cold_sampling(args: SteeredGRPOConfig) -> RowSampling:
+    """How cold rollouts are sampled."""
+    return RowSampling(float(args.cold_temperature)) if args.num_cold else SAME_AS_CALL
+
+
+def _stored_temperature(feature_set: FeatureSet, *, strength_is_set: bool) -> float | None:
+    """The temperature that `calibrate` searched together with the strength; `None` if it did not search one."""
+    if not feature_set.notes.get("calibration"):
+        return None
+    try:
+        temperature = feature_set.calibration.get("temperature")
+    except ValueError:
+        if not strength_is_set:
+            raise
+        return None  # measured for other features, and nothing else of it is used
+    if temperature is None:
+        return None
+    if (
+        isinstance(temperature, bool)
+        or not isinstance(temperature, int | float)
+        or not 0 <= temperature < float("inf")
+    ):
+        raise ValueError(
+            f"The calibration in the feature set holds the temperature {str(temperature)[:50]!r}: it is damaged. Run "
+            "`calibrate` again, or set `steer_temperature`."
+        )
+    return float(temperature)
 
 
 def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
@@ -47,12 +96,14 @@ def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
                 "it, or set `steer_strength` (in residual norms)."
             )
         overrides: Any = args.generation_kwargs or {}
-        sampled_at = overrides.get("temperature", args.temperature)
+        sampled_at = steered_sampling(args, feature_set).temperature
+        if sampled_at is None:
+            sampled_at = overrides.get("temperature", args.temperature)
         temperature = calibration.get("settings", {}).get("temperature", sampled_at)
         if temperature != sampled_at:
             logger.warning(
-                "The strength was calibrated at temperature %g, the rollouts are sampled at %g: the hit rate may be "
-                "different. Calibrate at that temperature, or set `target_hit_rate`.",
+                "The strength was calibrated at temperature %g, the steered rollouts are sampled at %g: the hit rate "
+                "may be different. Set `steer_temperature`, calibrate at that temperature, or set `target_hit_rate`.",
                 temperature,
                 sampled_at,
             )
@@ -64,31 +115,22 @@ def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
     return float(strength)
 
 
-def check_steering(trainer: Any, args: SteeredGRPOConfig, feature_set: FeatureSet, *, detects_loops: bool) -> None:
+def check_rollouts(trainer: Any, args: SteeredGRPOConfig, *, detects_loops: bool) -> None:
     """
-    Check what can only be checked on a trainer whose model and data are loaded.
+    Check what can only be checked on a trainer whose model and data are loaded, for steered and for cold rollouts.
 
     Args:
         trainer ([`SteeredGRPOTrainer`]):
             The trainer, before it is given any hook.
-        args ([`SteeredGRPOConfig`]), feature_set ([`FeatureSet`]):
-            Settings and features.
+        args ([`SteeredGRPOConfig`]):
+            Settings.
         detects_loops (`bool`):
             Whether the fault is the default one.
 
     Raises:
-        ValueError: If something would undo the steering, or the features or their strength do not fit.
+        ValueError: If something would undo the steering, or the rollouts cannot be made.
     """
-    processing = trainer.processing_class
-    feature_set.check_model(trainer.model, allow_base_model=args.allow_base_model, tokenizer=processing)
     refuse_settings(args, trainer.model.generation_config, detects_loops=detects_loops)
-    if args.steer_strength is None and trainer.train_dataset is not None:
-        require_calibrated_prompts(
-            feature_set.notes.get("calibration") or {},
-            trainer.train_dataset,
-            getattr(processing, "tokenizer", processing),
-            trainer.chat_template_kwargs,
-        )
     deepspeed = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     is_sharded = trainer.is_fsdp_enabled or (deepspeed is not None and deepspeed.zero_stage == 3)
     refuse_sharded_resampling(args, is_sharded=is_sharded)
@@ -96,6 +138,24 @@ def check_steering(trainer: Any, args: SteeredGRPOConfig, feature_set: FeatureSe
         raise ValueError("Steering works on text; vision-language models are not supported yet.")
     if detects_loops:
         warn_of_blind_rewards(trainer.reward_funcs, trainer.reward_func_names)
+
+
+def check_steering(trainer: Any, args: SteeredGRPOConfig, feature_set: FeatureSet) -> None:
+    """
+    Check that the features and their strength fit the loaded model and data; further arguments as [`check_rollouts`].
+
+    Raises:
+        ValueError: If they do not.
+    """
+    processing = trainer.processing_class
+    feature_set.check_model(trainer.model, allow_base_model=args.allow_base_model, tokenizer=processing)
+    if args.steer_strength is None and trainer.train_dataset is not None:
+        require_calibrated_prompts(
+            feature_set.notes.get("calibration") or {},
+            trainer.train_dataset,
+            getattr(processing, "tokenizer", processing),
+            trainer.chat_template_kwargs,
+        )
 
 
 def controller_of(args: SteeredGRPOConfig, strength: float) -> StrengthController:

@@ -14,6 +14,7 @@ from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
 from ..gguf_models import with_trainable_model
+from ..hooks.row_sampling import SAME_AS_CALL, sample_rows
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
@@ -24,15 +25,25 @@ from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampler, SamplingState
 from .metrics import LossPasses, loss_shares, loss_sums, pass_means, rollout_metrics
-from .refusals import refuse_arguments, refuse_settings, refuse_several_turns, refuse_short_completions
+from .refusals import (
+    refuse_arguments,
+    refuse_own_sampling,
+    refuse_settings,
+    refuse_several_turns,
+    refuse_short_completions,
+    samples,
+)
 from .resume import ResumableGRPO
 from .rewards import tell_template
-from .rollouts import Rollouts, roll_out, steered_positions, steered_slots
+from .rollouts import Rollouts, cold_slots, roll_out, show_fault, steered_positions, steered_slots
 from .start import (
+    check_rollouts,
     check_steering,
+    cold_sampling,
     controller_of,
     first_strength,
     load_features,
+    steered_sampling,
     warn_of_plain_config,
     warn_of_rollouts_that_run_on,
 )
@@ -48,16 +59,24 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
     Only rollouts in training are steered. Log-probabilities (current, old, reference) and evaluation never are.
 
+    Steered rollouts may be sampled at a temperature of their own (`steer_temperature`), and `num_cold` rollouts of
+    each prompt at `cold_temperature`, without steering. All rollouts are generated in one batch. The plain ones are
+    sampled as without these settings: in the first generation bit for bit, later from another place of the random
+    stream if a generation took another number of steps. Log-probabilities are those of the policy at `temperature`.
+
     Logged under `steer/`:
-    - `hit_rate` (at the first attempt), `reward` and `length`: means over steered rollouts. The same names with
-      `_plain`: means over the other rollouts.
+    - `hit_rate` (at the first attempt), `endless_rate` (share of answers that [`find_loop`] calls endless), `reward`
+      and `length`: means over steered rollouts. `hit_rate`, `reward` and `length` with `_plain`: over plain ones.
     - `strength`: strength of the steered rollouts.
     - `token_share` and `advantage_share`: share of the steered rollouts in the tokens of the loss, and in
       `Σ |advantage · weight|` over these tokens.
     - `logp`: log-probability per token of steered rollouts under the policy in training, at the sampling temperature.
     - `entropy_plain`: entropy per token of plain rollouts.
-    - `only_signal`: share of prompts for which only the steered rollouts make a difference in reward.
+    - `only_signal`: share of prompts for which only the steered and cold rollouts make a difference in reward.
     - `dropped`, `resampled`, `hit_rate_resampled`: with `on_miss="drop"` or `"resample"`.
+
+    Logged under `cold/`, with `num_cold`: `hit_rate`, `endless_rate`, `reward`, `length`, `token_share`,
+    `advantage_share`, `logp`, `dropped`, `resampled` and `hit_rate_resampled` of cold rollouts, as under `steer/`.
 
     With `dynamic_sampling` (with `num_steered=0` too), prompts whose plain rollouts all score the same are replaced
     before anything is computed from their rollouts. Every other figure then counts kept rollouts only, with two
@@ -122,6 +141,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._steerer: Steerer | None = None
         self._sampler: DynamicSampler | None = None
         self._strength = 0.0
+        self._steered_sampling = self._cold_sampling = SAME_AS_CALL
         self._loss_passes = LossPasses()
         # The rollouts of the generation that is under way; `None` outside of one and in evaluation. `GRPOTrainer`
         # calls `_generate_single_turn`, `_calculate_rewards` and `_generate_and_score_completions` without a way to
@@ -130,13 +150,21 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._rollouts: Rollouts | None = None
 
         steers = self._steering is not None and self._steering.num_steered > 0
+        provokes = self._steering is not None and self._steering.num_provoked > 0
         other_rollouts = [kwargs.get(name) for name in ("rollout_func", "tools", "environment_factory")]
         if self._steering is not None and self._steering.dynamic_sampling != "none":
             refuse_several_turns(*other_rollouts)
-        if self._steering is not None and steers:
-            feature_set = load_features(self._steering, feature_set)
+        if self._steering is not None and provokes:
+            if steers:
+                feature_set = load_features(self._steering, feature_set)
+                self._steered_sampling = steered_sampling(self._steering, feature_set)
+            self._cold_sampling = cold_sampling(self._steering)
+            if {self._steered_sampling, self._cold_sampling} != {SAME_AS_CALL}:
+                refuse_own_sampling(self._steering)
             refuse_arguments(*other_rollouts)
             refuse_settings(self._steering, getattr(model, "generation_config", None), detects_loops=fault is None)
+        if self._steering is not None and steers:
+            assert feature_set is not None
             self._strength = first_strength(self._steering, feature_set)
             if isinstance(model, nn.Module):  # before any work; a name is checked once it is loaded
                 feature_set.check_model(model, allow_base_model=self._steering.allow_base_model)
@@ -163,9 +191,11 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                     reward_weights=self.reward_weights,
                 )
                 self.add_callback(SamplingState())
+        if self._steering is not None and provokes:
+            check_rollouts(self, self._steering, detects_loops=fault is None)
         if self._steering is not None and steers:
             assert feature_set is not None
-            check_steering(self, self._steering, feature_set, detects_loops=fault is None)
+            check_steering(self, self._steering, feature_set)
             self.feature_set = feature_set
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
             if self._steering.target_hit_rate is not None:
@@ -189,18 +219,20 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         if settings is None or not self.model.training:
             return generate_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
-        def generate(prompts: list, steered: Tensor):
+        def generate(prompts: list, steered: Tensor, cold: Tensor):
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
-            with steering:
-                return generate_turn(prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+            with steering, self._sampling(steered, cold) as recorded:
+                ids, logprobs = generate_turn(prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+            return ids, logprobs, None if recorded is None else recorded.logps(ids)
 
         if self._rollouts is None or self._rollouts.rewards is None:
             self._rollouts = roll_out(
                 generate,
                 prompt_ids,
                 self._slots(len(prompt_ids)),
+                self._cold_slots(len(prompt_ids)),
                 fault=self._fault,
                 end_ids=self.eos_token_ids,
                 strength=self.steer_strength,
@@ -214,6 +246,28 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             num_rows, self.accelerator.process_index, self.num_generations, self._steering.num_steered
         )
 
+    def _cold_slots(self, num_rows: int) -> Tensor:
+        args = self._steering
+        assert args is not None
+        return cold_slots(
+            num_rows, self.accelerator.process_index, self.num_generations, args.num_steered, args.num_cold
+        )
+
+    def _sampling(self, steered: Tensor, cold: Tensor) -> Any:
+        """Context in which `generate` samples each row with its own settings, and records what μ is needed of."""
+        args = self._steering
+        assert args is not None
+        rows = [
+            self._steered_sampling if is_steered else self._cold_sampling if is_cold else SAME_AS_CALL
+            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
+        ]
+        by_generate = not (args.use_vllm or args.use_transformers_continuous_batching) and samples(args)
+        records = by_generate and args.num_provoked > 0 and args.off_policy_weight == "truncated"
+        if not records and set(rows) == {SAME_AS_CALL}:
+            return nullcontext()
+        record = (steered | cold).nonzero().flatten().tolist() if records else []
+        return sample_rows(self.model, rows, record=record)
+
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rollouts = self._rollouts
         if rollouts is not None and rollouts.rewards is not None:
@@ -224,9 +278,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             if rollouts is not None:
                 rollouts.rewards = rewards
-        if self._steerer is not None:  # a column of the completions table, which needs a value in evaluation too
-            steered = rollouts.steered.tolist() if rollouts is not None else [False] * len(prompts)
-            self._log_completion_extra("steered", steered)
+        settings = self._steering
+        if settings is not None:  # columns of the completions table, which need a value in evaluation too
+            for column, number in (("steered", settings.num_steered), ("cold", settings.num_cold)):
+                if number:
+                    flags = getattr(rollouts, column).tolist() if rollouts is not None else [False] * len(prompts)
+                    self._log_completion_extra(column, flags)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -258,7 +315,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         inputs[:] = kept  # whoever passed the rows, such as a penalty by their language, knows those of the batch
         self.state.num_input_tokens_seen = num_tokens  # each generated token once, those of kept rows among them
         self._metrics["train"]["num_tokens"] = [num_tokens]
-        self._log_all("dynamic", sampled)
+        self._log_all({f"dynamic/{name}": value for name, value in sampled.items()})
         return batch
 
     def _roll_out(self, inputs: list[dict[str, Any]]) -> Rollouts:
@@ -272,9 +329,9 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._pending_extra_logs.clear()
         return rollouts
 
-    def _log_all(self, prefix: str, metrics: dict[str, float]) -> None:
+    def _log_all(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            self._metrics["train"][f"{prefix}/{name}"].append(value)
+            self._metrics["train"][name].append(value)
 
     # Weight of the steered rollouts in the loss
 
@@ -283,34 +340,48 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         args, gather = self._steering, self.accelerator.gather
         assert args is not None and rollouts.rewards is not None
         num_tokens = batch["completion_mask"].sum(dim=1)
-        flags = [rollouts.steered, rollouts.faulty, rollouts.hit_at_first]
+        endless = rollouts.faulty
+        if self._fault is not is_endless:
+            endless = show_fault(is_endless, rollouts.completion_ids, self.eos_token_ids)
+        flags = [rollouts.steered, rollouts.cold, rollouts.faulty, rollouts.hit_at_first, endless]
         everyone = gather(torch.stack([*(flag.to(num_tokens) for flag in flags), num_tokens], dim=1))
-        steered_N, faulty_N, hit_at_first_N = everyone[:, :3].bool().unbind(dim=1)
+        steered_N, cold_N, faulty_N, hit_at_first_N, endless_N = everyone[:, :5].bool().unbind(dim=1)
         rewards_N = total_reward(rollouts.rewards, self.reward_weights)
-        metrics = rollout_metrics(rewards_N, everyone[:, 3], steered_N, faulty_N, hit_at_first_N, self.num_generations)
-        if self._steerer is not None:
-            self._blind_reward.update(rewards_N, steered_N, faulty_N, self.num_generations)
-            if args.on_miss == "drop":
-                metrics["dropped"] = float((steered_N & ~faulty_N).sum())
-            if args.on_miss == "resample":
-                metrics["resampled"] = float(gather(num_tokens.new_tensor([rollouts.num_resampled])).sum())
-                metrics["hit_rate_resampled"] = faulty_N[steered_N].float().mean().item()
-            advantages_N = new_advantages(args, rewards_N, steered_N, faulty_N, self.scale_rewards)
+        rates = (rewards_N, everyone[:, 5], steered_N, faulty_N, hit_at_first_N, self.num_generations)
+        metrics = rollout_metrics(*rates, cold=cold_N, endless=endless_N)
+        if args.num_provoked:
+            provoked_N = steered_N | cold_N
+            kinds = []
+            if args.num_steered:
+                kinds.append(("steer", "steered", steered_N, rollouts.num_resampled))
+            if args.num_cold:
+                kinds.append(("cold", "cold", cold_N, rollouts.num_cold_resampled))
+            self._blind_reward.update(rewards_N, provoked_N, faulty_N, self.num_generations)
+            for prefix, _, rows_N, num_resampled in kinds:
+                if args.on_miss == "drop":
+                    metrics[f"{prefix}/dropped"] = float((rows_N & ~faulty_N).sum())
+                if args.on_miss == "resample":
+                    metrics[f"{prefix}/resampled"] = float(gather(num_tokens.new_tensor([num_resampled])).sum())
+                    metrics[f"{prefix}/hit_rate_resampled"] = faulty_N[rows_N].float().mean().item()
+            advantages_N = new_advantages(args, rewards_N, provoked_N, faulty_N, self.scale_rewards)
             if advantages_N is not None:
                 self._logs["advantages"].extend(advantages_N.tolist())  # its length is one generation: TRL's go out
             logps = partial(self._logps, batch)
             weigh(args, batch, rollouts, advantages_N, logps, accelerator=self.accelerator, end_ids=self.eos_token_ids)
-            sums = loss_sums(batch["completion_mask"], batch["advantages"], batch["steered"])
-            metrics |= loss_shares(self.accelerator.reduce(sums, reduction="sum"))
-            metrics["strength"] = rollouts.strength
+            for prefix, column, _, _ in kinds:
+                sums = loss_sums(batch["completion_mask"], batch["advantages"], batch[column])
+                shares = loss_shares(self.accelerator.reduce(sums, reduction="sum"))
+                metrics |= {f"{prefix}/{name}": value for name, value in shares.items()}
+            if args.num_steered:
+                metrics["steer/strength"] = rollouts.strength
             controller = self._callback(StrengthController)
             if controller is not None:
-                controller.update(metrics["hit_rate"])
-        self._log_all("steer", metrics)
+                controller.update(metrics["steer/hit_rate"])
+        self._log_all(metrics)
 
     def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
         """Log-probabilities `(R, C)` of the completions of some rows, under steering if a strength is given."""
-        assert self._steering is not None and self._steerer is not None
+        assert self._steering is not None
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         num_prompt, num_completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
@@ -323,6 +394,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                     logps, *_ = self._get_per_token_logps_and_entropies(*inputs)
                 else:
                     positions = steered_positions(self._steering.steer_positions, num_prompt, attention_mask[chunk])
+                    assert self._steerer is not None
                     with self._steerer.armed(strength, positions=positions):
                         logps, *_ = self._get_per_token_logps_and_entropies(*inputs)
                 chunks.append(logps)
@@ -338,15 +410,17 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if "steered" not in inputs:
             return super()._compute_loss(model, inputs)
-        with self._loss_passes.recording(inputs["completion_mask"], inputs["steered"]):
+        with self._loss_passes.recording(inputs["completion_mask"], inputs["steered"], inputs.get("cold")):
             return super()._compute_loss(model, inputs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         sums = self._loss_passes.take() if self.model.training else None
         if sums is not None:
-            self._log_all("steer", pass_means(self.accelerator.reduce(sums, reduction="sum")))
+            self._log_all(pass_means(self.accelerator.reduce(sums, reduction="sum")))
         super().log(logs, start_time)
 
     def _moved_settings(self) -> dict[str, Any]:
-        moved = {"steer_strength": self._strength}
+        moved: dict[str, Any] = {"steer_strength": self._strength}
+        if self._steered_sampling.temperature is not None:
+            moved["steer_temperature"] = self._steered_sampling.temperature
         return moved | ({"strength in the end": self.steer_strength} if self._callback(StrengthController) else {})

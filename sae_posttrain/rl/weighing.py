@@ -19,7 +19,7 @@ LogProbabilities = Callable[..., Tensor]
 
 
 def new_advantages(
-    args: SteeredGRPOConfig, rewards: Tensor, steered: Tensor, faulty: Tensor, scale_rewards: str
+    args: SteeredGRPOConfig, rewards: Tensor, provoked: Tensor, faulty: Tensor, scale_rewards: str
 ) -> Tensor | None:
     """
     Advantages with the baseline and the rollouts that the settings ask for.
@@ -29,7 +29,7 @@ def new_advantages(
             Settings.
         rewards (`torch.Tensor` of shape `(N,)`):
             Total rewards; NaN where there is none.
-        steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
+        provoked, faulty (`torch.Tensor` of shape `(N,)`, bool):
             As in [`Rollouts`].
         scale_rewards (`str`):
             The trainer's, as in [`group_advantages`].
@@ -39,14 +39,14 @@ def new_advantages(
     """
     if args.steered_baseline != "plain" and args.on_miss != "drop":
         return None
-    everyone = torch.ones_like(steered)
+    everyone = torch.ones_like(provoked)
     assert args.num_generations is not None
     return group_advantages(
         rewards,
         args.num_generations,
         scale_rewards=scale_rewards,
-        in_baseline=~steered if args.steered_baseline == "plain" else everyone,
-        in_group=~(steered & ~faulty) if args.on_miss == "drop" else everyone,
+        in_baseline=~provoked if args.steered_baseline == "plain" else everyone,
+        in_group=~(provoked & ~faulty) if args.on_miss == "drop" else everyone,
     )
 
 
@@ -61,7 +61,8 @@ def weigh(
     end_ids: Collection[int],
 ) -> None:
     """
-    Apply the settings to the batch of this process, in place, and add its column `steered`.
+    Apply the settings to the batch of this process, in place. Adds its column `steered`, and `cold` if there are cold
+    rollouts.
 
     Args:
         args ([`SteeredGRPOConfig`]):
@@ -90,7 +91,9 @@ def weigh(
         start = accelerator.process_index * len(own)
         own = advantages[start : start + len(own)]
     batch["steered"] = rollouts.steered.to(own.device)
-    batch["advantages"] = weighted_advantages(args, own, batch["steered"], token_weights)
+    if args.num_cold:
+        batch["cold"] = rollouts.cold.to(own.device)
+    batch["advantages"] = weighted_advantages(args, own, rollouts.provoked.to(own.device), token_weights)
 
 
 def loss_mask(
@@ -98,27 +101,27 @@ def loss_mask(
 ) -> Tensor | None:
     """The completion mask `(B, C)` without cut loops and dropped rollouts; `None` if it stays as it is."""
     whole = mask = batch["completion_mask"]
-    steered, faulty = rollouts.steered.to(mask.device), rollouts.faulty.to(mask.device)
+    provoked, faulty = rollouts.provoked.to(mask.device), rollouts.faulty.to(mask.device)
     if args.loop_cut is not None:
-        mask = cut_loops(batch["completion_ids"], mask, steered, args.loop_cut, end_ids)
+        mask = cut_loops(batch["completion_ids"], mask, provoked, args.loop_cut, end_ids)
     if args.on_miss == "drop":
-        mask = mask * ~(steered & ~faulty)[:, None]
+        mask = mask * ~(provoked & ~faulty)[:, None]
     return None if mask is whole else mask
 
 
 def weighted_advantages(
-    args: SteeredGRPOConfig, advantages: Tensor, steered: Tensor, token_weights: Tensor | None
+    args: SteeredGRPOConfig, advantages: Tensor, provoked: Tensor, token_weights: Tensor | None
 ) -> Tensor:
     """
-    Advantages of steered rollouts, capped and weighed as the settings ask.
+    Advantages of steered and cold rollouts, capped and weighed as the settings ask.
 
     Args:
         args ([`SteeredGRPOConfig`]):
             Settings.
         advantages (`torch.Tensor` of shape `(B,)`):
             Before any weight.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
+        provoked (`torch.Tensor` of shape `(B,)`, bool):
+            Rollouts that were steered or cold.
         token_weights (`torch.Tensor` of shape `(B, C)`, *optional*):
             Weight of each token.
 
@@ -126,9 +129,9 @@ def weighted_advantages(
         `torch.Tensor` of shape `(B,)`, or `(B, C)` with token weights, which TRL's loss takes as well.
     """
     if args.cap_steered_advantage:
-        advantages = torch.where(steered, advantages.clamp(max=0), advantages)
+        advantages = torch.where(provoked, advantages.clamp(max=0), advantages)
     if args.steered_weight != 1:
-        advantages = torch.where(steered, advantages * args.steered_weight, advantages)
+        advantages = torch.where(provoked, advantages * args.steered_weight, advantages)
     return advantages if token_weights is None else advantages[:, None] * token_weights
 
 
@@ -147,20 +150,35 @@ def off_policy_weights(
     if args.off_policy_weight == "none":
         return None
     assert args.num_generations is not None
+    provoked = rollouts.provoked
     rows = rows_in_step(
-        rollouts.steered,
+        provoked,
         accelerator.process_index,
         accelerator.num_processes,
         args.num_generations,
-        args.num_steered,
+        args.num_steered + args.num_cold,
     )
-    asked = rollouts.steered[rows]  # not the rows that only keep in step
+    asked = provoked[rows]  # not the rows that only keep in step
     old = batch.get("old_per_token_logps")
     logps = old[rows] if old is not None else log_probabilities(rows)
     if args.off_policy_weight == "floor":
         weights_RC = floor_weights(logps, args.off_policy_floor)
     else:
-        weights_RC = truncated_weights(logps, log_probabilities(rows, rollouts.strength), args.off_policy_clip)
+        sampling_logps = _sampling_logps(rollouts, rows, logps)
+        if sampling_logps is None:  # rollouts whose sampler did not tell: steered, at the policy's temperature
+            sampling_logps = log_probabilities(rows, rollouts.strength)
+        weights_RC = truncated_weights(logps, sampling_logps, args.off_policy_clip)
     weights = torch.ones_like(batch["completion_mask"], dtype=torch.float32)
     weights[rows[asked]] = weights_RC[asked.to(weights_RC.device)]
     return weights
+
+
+def _sampling_logps(rollouts: Rollouts, rows: Tensor, like: Tensor) -> Tensor | None:
+    """What the sampler recorded of some rows, `(R, C)`, 0 on padding; `None` if it recorded nothing."""
+    if rollouts.sampling_logps is None:
+        return None
+    logps_RC = torch.zeros_like(like)
+    for number, row in enumerate(rows.tolist()):
+        told = rollouts.sampling_logps[row] or []
+        logps_RC[number, : len(told)] = torch.tensor(told, dtype=like.dtype)
+    return logps_RC

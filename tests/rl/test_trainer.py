@@ -299,7 +299,7 @@ def test_strength_comes_from_the_calibration(train, make_model, make_loop_featur
         assert train(**(settings | {"steer_strength": 3.0}), temperature=0.7).steer_strength == 3.0
         assert "calibrated at temperature" not in caplog.text
         train(**settings, temperature=0.7)
-    assert "calibrated at temperature 0.5, the rollouts are sampled at 0.7" in caplog.text
+    assert "calibrated at temperature 0.5, the steered rollouts are sampled at 0.7" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # the rollouts have a temperature of their own
         train(**settings, temperature=0.7, generation_kwargs={"temperature": 0.5})

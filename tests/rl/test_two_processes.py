@@ -32,26 +32,29 @@ def reward(prompts, completion_ids, **kwargs):
 
 args = SteeredGRPOConfig(
     out, features=folder + "/features", steer_strength=10.0, per_device_train_batch_size=batch, num_generations=4,
-    max_completion_length=12, max_steps=2, temperature=0.5, generation_kwargs={"do_sample": False}, learning_rate=0.1,
+    max_completion_length=12, max_steps=2, temperature=0.5, learning_rate=0.1,
     optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, bf16=False,
     gradient_checkpointing=False, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True,
-    shuffle_dataset=False, **options,
+    shuffle_dataset=False, **{"generation_kwargs": {"do_sample": False}, **options},
 )
 trainer = SteeredGRPOTrainer(
     AutoModelForCausalLM.from_pretrained(folder + "/model"), reward, args, fault=faulty,
     train_dataset=load_from_disk(folder + "/data"), processing_class=AutoTokenizer.from_pretrained(folder + "/model"),
 )
 compute_loss = trainer._compute_loss
-kept = []
+kept, num_cold = [], []
 def check(model, inputs):
     kept.extend(inputs["prompt_ids"][:, -1].tolist())
     looping = (inputs["completion_ids"][:, -4:] == LOOPING).all(dim=1)
     assert torch.equal(inputs["steered"], looping), (inputs["steered"], looping)
+    assert ("cold" in inputs) == (args.num_cold > 0)
+    num_cold.append(int(inputs["cold"].sum()) if args.num_cold else 0)
     return compute_loss(model, inputs)
 trainer._compute_loss = check
 trainer.train()
 trainer.save_model(out)
 kept = sorted(gather_object(kept))
+assert sum(gather_object(num_cold)) == 2 * args.num_cold
 if trainer.accelerator.is_main_process:
     print("KEPT", json.dumps(kept))
     print("LOGGED", json.dumps([
@@ -78,8 +81,16 @@ os._exit(0)  # on a busy machine gloo's threads now and then abort an interprete
         },
         {"dynamic_sampling": "fresh"},
         {"dynamic_sampling": "same", "dynamic_sampling_max_rounds": 2},
+        {
+            "num_cold": 1,
+            "top_k": 1,  # sampled, and yet the same on any number of processes
+            "generation_kwargs": {},
+            "off_policy_weight": "truncated",
+            "dynamic_sampling": "same",
+            "dynamic_sampling_max_rounds": 2,
+        },
     ],
-    ids=["default", "weighted and controlled", "fresh prompts", "the same prompts"],
+    ids=["default", "weighted and controlled", "fresh prompts", "the same prompts", "cold"],
 )
 def test_a_group_across_two_processes_makes_the_same_update_as_on_one(
     tmp_path, make_model, make_loop_feature, tokenizer, options

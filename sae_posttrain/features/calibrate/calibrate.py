@@ -197,6 +197,10 @@ def _nearest(best: CalibrationRow) -> str:
     return f"The best is {100 * best.hit_rate:.1f} %, at {best.strength:g}."
 
 
+class FaultyWithoutSteering(ValueError):
+    """Without steering the answers show the fault as often as wanted already."""
+
+
 def calibrate(
     model: nn.Module | str,
     feature_set: FeatureSet,
@@ -307,7 +311,7 @@ def calibrate(
     reached: float | None = None
     with eval_mode(network):
         if measure(0.0).hit_rate >= target:
-            raise ValueError(
+            raise FaultyWithoutSteering(
                 f"Without steering {100 * rows[0].hit_rate:.0f} % of the answers are faulty already, "
                 f"{100 * target:g} % were wanted: there is nothing to provoke. Sample as the training does; greedy "
                 "answers loop most."
