@@ -56,6 +56,7 @@ def test_what_is_left_out_keeps_the_default_of_the_function():
 def test_every_option_is_one_of_the_function():
     names = ["--site=attn_z", "--architecture=gated", "--num-features=9", "--l1=1", "--batch-size=9", "--held-out=0.1"]
     names += ["--text-column=body", "--split=test", "--max-length=9", "--texts-per-pass=9", "--buffer-tokens=9"]
+    names += ["--save-every=5", "--restart"]
     renamed = {"out": "output_dir", "l1": "l1_coefficient"}
     options = {renamed.get(name, name) for name in vars(parse(*names, "--seed=1"))} - {"run"}
     assert options <= set(trainer.train_sae.__kwdefaults__) | {"model", "texts", "blocks", "output_dir"}
