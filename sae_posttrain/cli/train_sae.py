@@ -74,13 +74,15 @@ def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
     """A table with one row for each SAE of a report."""
     tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
     lines = [
-        f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token):",
+        f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token; loss: nats "
+        "a token of the whole model; recovered: share of the loss that zeros, or the mean, in place of the SAE cost):",
     ]
-    rows = [("", "FVU", "L0", "dead features", "loss recovered")]
+    rows = [("", "FVU", "L0", "dead features", "loss", "with SAE", "recovered: zeros", "mean")]
     for name, entry in report.items():
         fit = entry["measured"]
-        recovered = "-" if fit["loss_recovered"] is None else f"{fit['loss_recovered']:.3f}"
-        rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", f"{fit['dead_features']:.3f}", recovered))
+        names = ("dead_features", "loss", "loss_with_sae", "loss_recovered", "loss_recovered_from_mean")
+        figures = ("-" if fit[figure] is None else f"{fit[figure]:.3f}" for figure in names)
+        rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", *figures))
     return "\n".join([*lines, *align(rows, num_left=1)])
 
 

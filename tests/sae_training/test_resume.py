@@ -30,12 +30,12 @@ class Stopped(Exception):
     pass
 
 
-def train(make_model, tokenizer, out, **options):
+def train(make_model, tokenizer, out, rows=ROWS, **options):
     small = {"num_tokens": 64 * 40, "batch_size": 64, "buffer_tokens": 500, "num_features": 96, "k": 6, "held_out": 0.2}
     if options.get("architecture") in ("standard", "gated"):
         del small["k"]
     defaults = {**small, "blocks": [0, 1], "save_every": 0}
-    return train_sae(make_model(), ROWS, output_dir=out, tokenizer=tokenizer, **{**defaults, **options})
+    return train_sae(make_model(), rows, output_dir=out, tokenizer=tokenizer, **{**defaults, **options})
 
 
 def weights(folders):
@@ -99,9 +99,7 @@ def test_another_recipe_model_or_texts_are_refused_and_named(interrupted, make_m
     with pytest.raises(ValueError, match="fingerprint of the model's weights was"):
         train(lambda: make_model(seed=1), tokenizer, interrupted)
     with pytest.raises(ValueError, match="fingerprint of the texts was"):
-        train_sae(
-            make_model(), ROWS[1:], output_dir=interrupted, tokenizer=tokenizer, blocks=[0, 1], num_features=96, k=6
-        )
+        train(make_model, tokenizer, interrupted, rows=ROWS[1:])
 
 
 def test_restart_begins_anew(interrupted, make_model, tokenizer, caplog):
@@ -148,7 +146,7 @@ os._exit(code)  # on a busy machine gloo's threads now and then abort an interpr
 @pytest.fixture
 def command(tmp_path):
     """The arguments of a training of the lab's model that takes a few seconds, and of its start with a launcher."""
-    rows = [{"text": row["answer"]} for row in read_texts("train")][:400]
+    rows = [{"text": row["messages"][-1]["content"]} for row in read_texts("train")[:400]]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "train.py").write_text(TRAIN)
 
