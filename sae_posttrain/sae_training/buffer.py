@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..features.read.texts import Text
 from ..hooks.sites import Place
 from .activations import num_counted, recorded_passes, texts_of_passes
-from .processes import Processes
+from .processes import ALONE, Processes
 
 
 class ActivationBuffer(Iterator[dict[Place, Tensor]]):
@@ -61,7 +61,7 @@ class ActivationBuffer(Iterator[dict[Place, Tensor]]):
         buffer_tokens: int,
         texts_per_pass: int,
         seed: int,
-        processes: Processes = Processes(),
+        processes: Processes = ALONE,
     ):
         num_tokens = num_counted(texts)
         if num_tokens < batch_size:

@@ -32,7 +32,8 @@ class Processes:
     @classmethod
     def current(cls) -> "Processes":
         """The processes that `accelerate launch` or `torchrun` started, or this one alone."""
-        state = PartialState()
+        # Without `cpu`, each process of `torchrun` on a machine without accelerators takes itself for the only one.
+        state = PartialState(cpu=not torch.accelerator.is_available())
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -86,3 +87,7 @@ class Processes:
         """Wait until all processes are here."""
         if self.count > 1:
             PartialState().wait_for_everyone()
+
+
+ALONE = Processes()
+"""This process is the only one."""

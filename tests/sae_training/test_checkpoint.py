@@ -60,10 +60,13 @@ def test_a_process_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path, mo
     if child == 0:  # dies without any clean-up, as under SIGKILL
         if at == "write":
             open_checkpoints(out).save_step(100, {}, lambda folder: put("half")(folder) and os._exit(1))
-        monkeypatch.setattr(checkpoint.os if at == "rename" else checkpoint.shutil, *{
-            "rename": ("rename", lambda *_: os._exit(1)),
-            "removal": ("rmtree", lambda path, **_: os._exit(1) if ".removed" in path.name else None),
-        }[at])
+        monkeypatch.setattr(
+            checkpoint.os if at == "rename" else checkpoint.shutil,
+            *{
+                "rename": ("rename", lambda *_: os._exit(1)),
+                "removal": ("rmtree", lambda path, **_: os._exit(1) if ".removed" in path.name else None),
+            }[at],
+        )
         open_checkpoints(out).save_step(100, {}, put("newer"))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

@@ -31,7 +31,14 @@ class Stopped(Exception):
 
 
 def train(make_model, tokenizer, out, rows=ROWS, **options):
-    small = {"num_tokens": 64 * 40, "batch_size": 64, "buffer_tokens": 500, "num_features": 96, "k": 6, "held_out": 0.2}
+    small = {
+        "num_tokens": 64 * 40,
+        "batch_size": 64,
+        "buffer_tokens": 500,
+        "num_features": 96,
+        "k": 6,
+        "held_out": 0.2,
+    }
     if options.get("architecture") in ("standard", "gated"):
         del small["k"]
     defaults = {**small, "blocks": [0, 1], "save_every": 0}
@@ -42,8 +49,8 @@ def weights(folders):
     return [(folder / "sae_weights.safetensors").read_bytes() for folder in folders]
 
 
-def stop_at(monkeypatch, last):
-    """Let the training die when it has done this many steps."""
+def stopped_after(last, monkeypatch, *given, **options):
+    """A training that dies when it has done this many steps."""
     add = saelens.TrainingBar.add
     steps = itertools.count(1)
 
@@ -52,7 +59,10 @@ def stop_at(monkeypatch, last):
         if next(steps) == last:
             raise Stopped
 
-    monkeypatch.setattr(saelens.TrainingBar, "add", add_or_die)
+    with monkeypatch.context() as patch:
+        patch.setattr(saelens.TrainingBar, "add", add_or_die)
+        with pytest.raises(Stopped):
+            train(*given, **options)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu", "gated"])
@@ -62,9 +72,7 @@ def test_an_interrupted_training_gives_the_weights_of_an_uninterrupted_one(
     whole = weights(train(make_model, tokenizer, tmp_path / "whole", architecture=architecture))
     options = {"architecture": architecture, "save_every": EVERY_STEP}
     for last in (2, 6, 11):  # before the first checkpoint, during the warm-up's end, in the middle
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            stop_at(patch, last)
-            train(make_model, tokenizer, tmp_path / "saes", **options)
+        stopped_after(last, monkeypatch, make_model, tokenizer, tmp_path / "saes", **options)
         torch.rand(3)  # what else draws random numbers does not matter
     assert (tmp_path / "saes.checkpoint").is_dir()
     folders = train(make_model, tokenizer, tmp_path / "saes", **options)
@@ -76,18 +84,15 @@ def test_an_interrupted_training_gives_the_weights_of_an_uninterrupted_one(
 
 def test_texts_that_fit_into_the_buffer_are_gone_on_with_too(tmp_path, make_model, tokenizer, monkeypatch):
     whole = weights(train(make_model, tokenizer, tmp_path / "whole", buffer_tokens=10_000))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, 30)
-        train(make_model, tokenizer, tmp_path / "saes", buffer_tokens=10_000, save_every=EVERY_STEP)
+    options = {"buffer_tokens": 10_000, "save_every": EVERY_STEP}
+    stopped_after(30, monkeypatch, make_model, tokenizer, tmp_path / "saes", **options)
     assert weights(train(make_model, tokenizer, tmp_path / "saes", buffer_tokens=10_000)) == whole
 
 
 @pytest.fixture
 def interrupted(tmp_path, make_model, tokenizer, monkeypatch):
     """The output folder of a training that stopped after 8 of 40 steps."""
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, 8)
-        train(make_model, tokenizer, tmp_path / "saes", save_every=EVERY_STEP)
+    stopped_after(8, monkeypatch, make_model, tokenizer, tmp_path / "saes", save_every=EVERY_STEP)
     return tmp_path / "saes"
 
 
@@ -135,6 +140,8 @@ def test_a_damaged_checkpoint_says_what_to_delete(interrupted, make_model, token
 
 TRAIN = """
 import os, sys, torch
+with open(os.environ.get("PIDS", os.devnull), "a") as file:
+    print(os.getpid(), file=file)
 from sae_posttrain.cli import main
 torch.set_num_threads(1)
 code = main(["train-sae", *sys.argv[1:]])
@@ -152,7 +159,7 @@ def command(tmp_path):
 
     def build(out, *options, launcher=()):
         arguments = ["--model", str(MODEL), "--texts", str(tmp_path / "texts.jsonl"), "--blocks", "1", "2"]
-        arguments += ["--out", str(out), "--num-features", "256", "--k", "8", "--num-tokens", "60000"]
+        arguments += ["--out", str(out), "--num-features", "256", "--k", "8", "--num-tokens", "25600"]
         arguments += ["--batch-size", "256", "--buffer-tokens", "3000", *options]
         return [sys.executable, *launcher, str(tmp_path / "train.py"), *arguments]
 
@@ -174,7 +181,7 @@ def test_a_training_killed_again_and_again_gives_the_same_weights(tmp_path, comm
     run(command(tmp_path / "whole"))
     draw, stages = random.Random(0), []
     path = tmp_path / "saes.checkpoint"
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(
             command(tmp_path / "saes", "--save-every", "1e-9"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -182,7 +189,7 @@ def test_a_training_killed_again_and_again_gives_the_same_weights(tmp_path, comm
         # a random time after this run's first checkpoint; they are written after each step, so often within one
         while process.poll() is None and {each.name for each in path.glob("step-*")} <= before:
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.8))
+        time.sleep(draw.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -205,12 +212,17 @@ def test_two_processes_train_the_same_saes_as_one_and_go_on_for_each_other(tmp_p
 
     path = tmp_path / "saes.checkpoint"
     process = subprocess.Popen(
-        command(tmp_path / "saes", "--save-every", "1e-9", launcher=two), start_new_session=True, stderr=subprocess.PIPE
+        command(tmp_path / "saes", "--save-every", "1e-9", launcher=two),
+        env={**os.environ, "PIDS": str(tmp_path / "pids")},
+        stderr=subprocess.DEVNULL,
     )
     while process.poll() is None and not list(path.glob("step-2*")):
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    for pid in (process.pid, *pids):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
     done = run(command(tmp_path / "saes"))  # by one process
     assert "Going on from step" in done.stderr
     assert weights_of(tmp_path / "saes") == weights_of(tmp_path / "alone")

@@ -89,8 +89,8 @@ def test_the_state_of_another_trainer_is_refused(file):
         set_state(new_trainer(width=5), tensors, numbers)
     with pytest.raises(ValueError, match="adam.0.exp_avg has the shape"):
         set_state(new_trainer(), tensors | {"adam.0.exp_avg": torch.zeros(1)}, numbers)
+    without = {name: tensor for name, tensor in tensors.items() if not name.startswith("adam.1.")}
     with pytest.raises(ValueError, match="the state of 1 of 2 parameters"):
-        without = {name: tensor for name, tensor in tensors.items() if not name.startswith("adam.1.")}
         set_state(new_trainer(), without, numbers)
     with pytest.raises(ValueError, match="act_freq_scores has the shape"):
         set_state(new_trainer(), tensors | {"act_freq_scores": torch.zeros(1)}, numbers)
@@ -100,7 +100,7 @@ def test_a_file_cut_short_or_without_numbers_is_an_error(file):
     tensors = load_file(file)
     for numbers in (None, {"numbers": "{"}, {"numbers": "[" * 100_000}):
         save_file(tensors, file, metadata=numbers)
-        with pytest.raises(ValueError, match=""):
+        with pytest.raises(ValueError, match="Expecting|nested too deep"):
             read_state(file, torch.device("cpu"))
     save_file(tensors, file, metadata={"numbers": json.dumps({})})
     file.write_bytes(file.read_bytes()[:-1])
