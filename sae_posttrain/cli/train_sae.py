@@ -73,17 +73,22 @@ def _train_sae(arguments: argparse.Namespace) -> None:
 def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
     """A table with one row for each SAE of a report."""
     tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
-    lines = [
-        f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token; loss: nats "
-        "a token of the whole model; recovered: share of the loss that zeros, or the mean, in place of the SAE cost):",
+    rows: list[tuple[str, ...]] = [
+        ("", "FVU", "L0", "dead features", "loss", "with SAE", "recovered: zeros", "mean"),
     ]
-    rows = [("", "FVU", "L0", "dead features", "loss", "with SAE", "recovered: zeros", "mean")]
     for name, entry in report.items():
         fit = entry["measured"]
         names = ("dead_features", "loss", "loss_with_sae", "loss_recovered", "loss_recovered_from_mean")
         figures = ("-" if fit[figure] is None else f"{fit[figure]:.3f}" for figure in names)
         rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", *figures))
-    return "\n".join([*lines, *align(rows, num_left=1)])
+    return "\n".join(
+        [
+            f"On {tokens} held-out tokens:",
+            *align(rows, num_left=1),
+            "FVU: fraction of variance unexplained; L0: active features a token; loss: nats a token of the model;",
+            "recovered: share of the loss that zeros, or the mean, cost in the place of what the SAE reads.",
+        ]
+    )
 
 
 def _count(text: str) -> int:

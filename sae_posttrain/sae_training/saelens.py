@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -186,7 +186,8 @@ def fit(
         if found is None:
             first = list(islice(batches, BATCHES_FOR_SCALE))
             trainers = {place: _begin(recipe, first, place, hook, metadata, device) for place, hook in hooks.items()}
-            stream, step = chain(first, batches), 0
+            stream: Iterator[dict[Place, Tensor]] = chain(first, batches)
+            step = 0
         else:
             trainers, step, seconds = _go_on(recipe, batches, hooks, metadata, found)
             stream, started = batches, started - seconds

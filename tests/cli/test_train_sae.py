@@ -80,7 +80,7 @@ def test_features_are_given_as_a_number_or_a_multiple():
 def test_the_table_has_a_row_for_each_sae():
     undefined = {**FIGURES, "loss_recovered": None}
     table = format_figures({"blocks.2.attn.hook_z": {"measured": FIGURES}, "blocks.9.x": {"measured": undefined}})
-    assert [line.split() for line in table.splitlines()[2:]] == [
+    assert [line.split() for line in table.splitlines()[2:4]] == [
         ["blocks.2.attn.hook_z", "0.123", "32.0", "0.250", "2.500", "2.625", "0.988", "0.975"],
         ["blocks.9.x", "0.123", "32.0", "0.250", "2.500", "2.625", "-", "0.975"],
     ]
