@@ -14,7 +14,8 @@ _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
 def add_train_sae(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one sparse autoencoder for each of the named blocks of a model, with SAELens' trainer "
-        "(pip install 'sae_posttrain[train]'), and measure it on held-out texts."
+        "(pip install 'sae_posttrain[train]'), and measure it on held-out texts. The same command goes on with a "
+        "training that was interrupted."
     )
     add_model(parser)
     add_texts(parser)
@@ -42,6 +43,13 @@ def add_train_sae(parser: argparse.ArgumentParser) -> None:
     option("--buffer-tokens", _count, "tokens whose activations are shuffled in memory (default: 131072)")
     option("--held-out", float, "share of the texts to measure on, not to train on (default: 0.05)")
     option("--seed", int, "seed of the first weights and of the order (default: 0)")
+    option("--save-every", float, "minutes between two checkpoints; 0 for none (default: 10)")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="remove the checkpoint of an interrupted training and begin anew; without this it goes on",
+    )
     parser.set_defaults(run=_train_sae)
 
 
@@ -49,11 +57,14 @@ def _train_sae(arguments: argparse.Namespace) -> None:
     """Train, and print how well the SAEs do on held-out tokens."""
     require_model(arguments.model)
     from ..sae_training.folder import REPORT, read_report
+    from ..sae_training.processes import Processes
     from ..sae_training.trainer import train_sae
 
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "run")}
     options = {_RENAMED.get(name, name): value for name, value in given.items()}
     folders = train_sae(options.pop("model"), options.pop("texts"), **options)
+    if not Processes.current().is_main:
+        return
     report = read_report(arguments.out)
     print(format_figures({folder.name: report[folder.name] for folder in folders}))
     print("Written: " + ", ".join(map(str, [*folders, arguments.out / REPORT])))
@@ -62,15 +73,22 @@ def _train_sae(arguments: argparse.Namespace) -> None:
 def format_figures(report: Mapping[str, Mapping[str, Any]]) -> str:
     """A table with one row for each SAE of a report."""
     tokens = ", ".join(sorted({f"{entry['measured']['num_tokens']:,}" for entry in report.values()}))
-    lines = [
-        f"On {tokens} held-out tokens (FVU: fraction of variance unexplained; L0: active features a token):",
+    rows: list[tuple[str, ...]] = [
+        ("", "FVU", "L0", "dead features", "loss", "with SAE", "recovered: zeros", "mean"),
     ]
-    rows = [("", "FVU", "L0", "dead features", "loss recovered")]
     for name, entry in report.items():
         fit = entry["measured"]
-        recovered = "-" if fit["loss_recovered"] is None else f"{fit['loss_recovered']:.3f}"
-        rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", f"{fit['dead_features']:.3f}", recovered))
-    return "\n".join([*lines, *align(rows, num_left=1)])
+        names = ("dead_features", "loss", "loss_with_sae", "loss_recovered", "loss_recovered_from_mean")
+        figures = ("-" if fit[figure] is None else f"{fit[figure]:.3f}" for figure in names)
+        rows.append((name, f"{fit['fvu']:.3f}", f"{fit['l0']:.1f}", *figures))
+    return "\n".join(
+        [
+            f"On {tokens} held-out tokens:",
+            *align(rows, num_left=1),
+            "FVU: fraction of variance unexplained; L0: active features a token; loss: nats a token of the model;",
+            "recovered: share of the loss that zeros, or the mean, cost in the place of what the SAE reads.",
+        ]
+    )
 
 
 def _count(text: str) -> int:

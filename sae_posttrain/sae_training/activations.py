@@ -1,19 +1,21 @@
 """
-Activations at sites of a model on many texts: recorded in one pass for all sites, shuffled, and returned in batches.
+Activations at sites of a model on many texts, recorded one forward pass after the other, for all sites at once.
 
 Shape suffixes: N tokens, D width of the site.
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..features.read.texts import Text, batches
 from ..hooks.sites import Place, describe_place
 from ..hooks.truncated import read_sites
+from .processes import Processes
 
 _PASSES_SORTED = 8  # texts of this many forward passes are sorted by length, to reduce padding
 
@@ -70,110 +72,67 @@ def _record(
             yield {place: values[place][batch.counted] for place in places}
 
 
-def activation_batches(
-    model: nn.Module,
-    texts: Sequence[Text],
-    places: Sequence[Place],
-    *,
-    batch_size: int,
-    buffer_tokens: int,
-    texts_per_pass: int,
-    seed: int,
-) -> Iterator[dict[Place, Tensor]]:
+def texts_of_passes(texts: Sequence[Text], texts_per_pass: int, seed: int, first: int = 0) -> Iterator[list[Text]]:
     """
-    Endless batches of activations of tokens, drawn from a buffer with the tokens of many texts.
-
-    The texts are read repeatedly, each time in a new order. Whenever half of the buffer has been used, the model fills
-    that half again. If all texts fit into the buffer, they are read once. Their tokens stay in the buffer and are
-    drawn in a new order each time.
-
-    Memory: `buffer_tokens` times the widths of all sites, in the model's dtype, on its device.
+    The texts of each forward pass, without end: all texts are read repeatedly, each time in a new order.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model.
         texts (`Sequence[Text]`):
             The texts.
-        places (`Sequence[Place]`):
-            Blocks and sites to record.
-        batch_size (`int`):
-            Tokens in a batch.
-        buffer_tokens (`int`):
-            Tokens in the buffer.
         texts_per_pass (`int`):
             Texts in one forward pass.
         seed (`int`):
             Seed of the random orders.
+        first (`int`, *optional*, defaults to `0`):
+            Number of the forward pass to begin with.
 
     Yields:
-        `dict[Place, torch.Tensor]`: `(batch_size, D)` for each place, float32, on the model's device; a row is the
-        same token at all places.
-
-    Raises:
-        ValueError: If the texts hold fewer tokens than a batch, or the buffer fewer than two batches.
+        `list[Text]`: texts of about one length, the longest first.
     """
-    num_tokens = num_counted(texts)
-    if num_tokens < batch_size:
-        raise ValueError(
-            f"The texts to train on hold {num_tokens} tokens that count, fewer than a batch of {batch_size}. Give "
-            "more texts or a smaller `batch_size`."
-        )
-    if buffer_tokens < 2 * batch_size:
-        raise ValueError(f"`buffer_tokens` must hold two batches of {batch_size} or more, got {buffer_tokens}.")
-    capacity = min(buffer_tokens, num_tokens)
-    all_fit = capacity == num_tokens
-    handed_out = capacity if all_fit else capacity // 2
-    handed_out -= handed_out % batch_size
-    return _mixed(
-        _over_and_over(model, texts, places, texts_per_pass, seed),
-        capacity,
-        handed_out,
-        batch_size,
-        refill=not all_fit,
-        generator=torch.Generator().manual_seed(seed),
-    )
-
-
-def _over_and_over(
-    model: nn.Module, texts: Sequence[Text], places: Sequence[Place], texts_per_pass: int, seed: int
-) -> Iterator[dict[Place, Tensor]]:
     draw = random.Random(seed)
-    while True:
+    first_round, num_skipped = divmod(first, math.ceil(len(texts) / texts_per_pass))
+    for number in count():
         shuffled = draw.sample(texts, len(texts))
-        yield from _record(model, shuffled, places, texts_per_pass)
+        if number >= first_round:
+            yield from islice(_in_passes(shuffled, texts_per_pass), num_skipped if number == first_round else 0, None)
 
 
-def _mixed(
-    passes: Iterator[dict[Place, Tensor]],
-    capacity: int,
-    handed_out: int,
-    batch_size: int,
-    *,
-    refill: bool,
-    generator: torch.Generator,
-) -> Iterator[dict[Place, Tensor]]:
-    """Batches from a buffer of `capacity` tokens. With `refill`, it is filled again after `handed_out` tokens."""
-    unread = next(passes)
-    buffer = {place: values.new_empty(capacity, values.shape[1]) for place, values in unread.items()}
-    device = next(iter(buffer.values())).device
-    free_N = torch.arange(capacity, device=device)
-    filling = tqdm(total=capacity, unit="tok", unit_scale=True, desc="Filling the buffer")
+def _in_passes(texts: Sequence[Text], texts_per_pass: int) -> Iterator[list[Text]]:
+    window = _PASSES_SORTED * texts_per_pass
+    for start in range(0, len(texts), window):
+        ordered = sorted(texts[start : start + window], key=lambda text: -len(text.ids))
+        for begin in range(0, len(ordered), texts_per_pass):
+            yield ordered[begin : begin + texts_per_pass]
+
+
+def recorded_passes(
+    model: nn.Module, passes: Iterator[list[Text]], owners: Mapping[Place, int], processes: Processes
+) -> Iterator[tuple[int, dict[Place, Tensor]]]:
+    """
+    Activations of one forward pass after the other. Several processes do them in turn, at the same time.
+
+    The result does not depend on the number of processes.
+
+    Args:
+        model (`torch.nn.Module`):
+            A causal language model; every process has it as a whole.
+        passes (`Iterator[list[Text]]`):
+            Texts of each forward pass, the same in every process.
+        owners (`Mapping[Place, int]`):
+            Blocks and sites to record, and the process that needs the activations of each.
+        processes ([`Processes`]):
+            This process and the others.
+
+    Yields:
+        `tuple[int, dict[Place, torch.Tensor]]`: number of tokens N, and `(N, D)` for each place of this process.
+    """
     while True:
-        while len(free_N):
-            num_new = min(len(free_N), len(next(iter(unread.values()))))
-            for place, values in unread.items():
-                buffer[place][free_N[:num_new]] = values[:num_new]
-            free_N = free_N[num_new:]
-            filling.update(num_new)
-            unread = {place: values[num_new:] for place, values in unread.items()}
-            if len(free_N):
-                unread = next(passes)
-        filling.close()  # shown only the first time; later refills are part of the training
-        order_N = torch.randperm(capacity, generator=generator).to(device)
-        for chosen in order_N[:handed_out].split(batch_size):
-            yield {place: values[chosen].float() for place, values in buffer.items()}
-        if refill:
-            free_N = order_N[:handed_out]
+        together = list(islice(passes, processes.count))
+        members = together[processes.index]
+        [mine] = _record(model, members, list(owners), len(members))
+        for producer, texts in enumerate(together):
+            num_tokens = num_counted(texts)
+            yield num_tokens, processes.deliver(mine, num_tokens, producer, owners)
 
 
 def mean_and_scale(batches: Sequence[Mapping[Place, Tensor]], place: Place) -> tuple[Tensor, float]:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +45,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-@contextmanager
-def folder_beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk, for files that are not complete yet."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        yield Path(temporary)
-
-
 def publish(finished: Path, folder: Path, names: Collection[str]) -> list[Path]:
     """
-    Move finished SAEs to their final folder, each as a whole.
+    Move finished SAEs to their final folder, each as a whole. Those that an interrupted call has moved stay.
 
     Args:
         finished (`pathlib.Path`):
@@ -72,7 +62,8 @@ def publish(finished: Path, folder: Path, names: Collection[str]) -> list[Path]:
     """
     folder.mkdir(exist_ok=True)
     for name in names:
-        os.rename(finished / name, folder / name)
+        if (finished / name).exists() or not (folder / name).exists():
+            os.rename(finished / name, folder / name)
     return [folder / name for name in names]
 
 

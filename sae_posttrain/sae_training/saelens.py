@@ -1,17 +1,29 @@
 """SAELens (https://github.com/jbloomAus/SAELens) as the trainer. The only file that imports it."""
 
-from collections.abc import Iterator, Mapping
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..hooks.sites import Place
 from .activations import mean_and_scale
+from .buffer import ActivationBuffer
+from .checkpoint import Checkpoints, damaged, read_record
+from .processes import Processes
+from .progress import TrainingBar
+from .trainer_state import read_state, set_state, write_state
+
+logger = logging.getLogger(__name__)
 
 SPARSITY_OF = {
     "topk": "k",
@@ -25,7 +37,10 @@ SPARSITY_OF = {
 
 DEFAULT_SPARSITY: dict[str, float] = {"k": 32, "l1_coefficient": 5.0}
 
-_BATCHES_FOR_SCALE = 4
+BATCHES_FOR_SCALE = 4
+"""Batches that give the scale and the mean; the first checkpoint comes after them."""
+
+_SHARED = "shared.safetensors"
 
 
 def require_saelens() -> None:
@@ -127,12 +142,15 @@ class Recipe:
 
 def fit(
     recipe: Recipe,
-    batches: Iterator[dict[Place, Tensor]],
+    batches: ActivationBuffer,
     hook_names: Mapping[Place, str],
     metadata: Mapping[str, Any],
-) -> dict[Place, Any]:
+    checkpoints: Checkpoints,
+    processes: Processes,
+) -> tuple[dict[Place, Any], float]:
     """
-    Train an SAE of each place, all on the same tokens, with SAELens' trainer.
+    Train an SAE of each place, all on the same tokens, with SAELens' trainer; go on from the last checkpoint if there
+    is one.
 
     SAELens trains on scaled activations and folds the scale in at the end (`expected_average_only_in`), so the saved
     SAE reads raw activations. The scale brings the variance of a dimension to 1, so that the learning rate has the
@@ -142,30 +160,125 @@ def fit(
     Args:
         recipe ([`Recipe`]):
             What to train.
-        batches (`Iterator[dict[Place, torch.Tensor]]`):
-            Activations in raw units, `(recipe.batch_size, D)` for each place, on the device to train on; endless.
+        batches ([`ActivationBuffer`]):
+            Activations in raw units, on the device to train on. Each process trains the SAEs of its places.
         hook_names (`Mapping[Place, str]`):
             SAELens' name for each place.
         metadata (`Mapping`):
             Metadata that is saved with the SAEs.
+        checkpoints ([`Checkpoints`]):
+            Where checkpoints are kept.
+        processes ([`Processes`]):
+            This process and the others.
 
     Returns:
-        `dict[Place, sae_lens.TrainingSAE]`: the trained SAEs; [`save`] writes them.
-    """
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.multi_sae_trainer import MultiSAETrainer
+        `tuple[dict[Place, sae_lens.TrainingSAE], float]`: the trained SAEs of this process, for [`save`]; and the
+        seconds that the training took, with those of earlier runs.
 
-    first = list(islice(batches, _BATCHES_FOR_SCALE))
-    device = next(iter(first[0].values())).device
-    statistics = {place: mean_and_scale(first, place) for place in hook_names}
-    saes = {}
+    Raises:
+        ValueError: If a checkpoint cannot be read.
+    """
+    device = batches.device
+    hooks = {place: hook_names[place] for place in batches.places}
+    found = checkpoints.newest()
+    started = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed)
-        for place, (mean_D, scale) in statistics.items():
-            about = {**metadata, "hook_name": hook_names[place]}
-            saes[place] = _new_sae(recipe, len(mean_D), about, device)
-            saes[place].b_dec.data.copy_(mean_D * scale)
-    trainer = MultiSAETrainer(
+        if found is None:
+            first = list(islice(batches, BATCHES_FOR_SCALE))
+            trainers = {place: _begin(recipe, first, place, hook, metadata, device) for place, hook in hooks.items()}
+            stream: Iterator[dict[Place, Tensor]] = chain(first, batches)
+            step = 0
+        else:
+            trainers, step, seconds = _go_on(recipe, batches, hooks, metadata, found)
+            stream, started = batches, started - seconds
+            if processes.is_main:
+                logger.warning("Going on from step %d of %d: %s", step, recipe.num_steps, found)
+        tokens = recipe.num_steps * recipe.batch_size, step * recipe.batch_size
+        with TrainingBar(*tokens, show=processes.is_main) as progress:
+            while step < recipe.num_steps:
+                batch = next(stream)
+                outputs = []
+                for place, trainer in trainers.items():
+                    trainer.maybe_reset_sparsity()
+                    outputs.append(trainer.step(batch[place]))
+                    trainer.n_training_steps += 1
+                step += 1
+                progress.add(recipe.batch_size, outputs)
+                if BATCHES_FOR_SCALE <= step < recipe.num_steps and checkpoints.due():
+                    record = {"seconds": time.perf_counter() - started, "position": batches.position()}
+                    write = partial(_write_state, batches, trainers, hooks, processes)
+                    checkpoints.save_step(step, record, write)
+    for trainer in trainers.values():
+        trainer.sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+        trainer.set_final_sae_metadata()
+    return {place: trainer.sae for place, trainer in trainers.items()}, time.perf_counter() - started
+
+
+def _begin(
+    recipe: Recipe,
+    first: Sequence[Mapping[Place, Tensor]],
+    place: Place,
+    hook: str,
+    metadata: Mapping[str, Any],
+    device: torch.device,
+) -> Any:
+    mean_D, scale = mean_and_scale(first, place)
+    torch.manual_seed(recipe.seed)  # for each SAE: the same, whichever others are trained with it
+    trainer = _new_trainer(recipe, len(mean_D), {**metadata, "hook_name": hook}, device)
+    trainer.sae.b_dec.data.copy_(mean_D * scale)
+    # SAELens' own scale would take the mean for variance.
+    trainer.activation_scaler.scaling_factor = scale
+    return trainer
+
+
+def _go_on(
+    recipe: Recipe, batches: ActivationBuffer, hooks: Mapping[Place, str], metadata: Mapping[str, Any], found: Path
+) -> tuple[dict[Place, Any], int, float]:
+    """The trainers of a checkpoint, its step, and the seconds up to it."""
+    record = read_record(found)
+    trainers, values = {}, {}
+    try:
+        shared = load_file(found / _SHARED)
+        for place, hook in hooks.items():
+            tensors, numbers = read_state(found / f"{hook}.safetensors", batches.device)
+            values[place] = {name: tensors.pop(name) for name in ("buffer", "unread")}
+            width = values[place]["buffer"].shape[1]
+            trainers[place] = _new_trainer(recipe, width, {**metadata, "hook_name": hook}, batches.device)
+            set_state(trainers[place], tensors, numbers)
+        random_states = {name: shared.pop(name) for name in list(shared) if name.startswith("random.")}
+        batches.restore(record["position"], shared, values)
+        torch.set_rng_state(random_states["random.cpu"])
+        if batches.device.type == "cuda" and "random.cuda" in random_states:
+            torch.cuda.set_rng_state(random_states["random.cuda"], batches.device)
+        return trainers, int(record["step"]), float(record["seconds"])
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise damaged(found, f"{error}" if str(error) else type(error).__name__) from error
+
+
+def _write_state(
+    batches: ActivationBuffer,
+    trainers: Mapping[Place, Any],
+    hooks: Mapping[Place, str],
+    processes: Processes,
+    folder: Path,
+) -> None:
+    for place, trainer in trainers.items():
+        write_state(folder / f"{hooks[place]}.safetensors", trainer, batches.values(place))
+    if processes.is_main:
+        shared = batches.order() | {"random.cpu": torch.get_rng_state()}
+        if batches.device.type == "cuda":
+            shared["random.cuda"] = torch.cuda.get_rng_state(batches.device)
+        save_file(shared, folder / _SHARED)
+
+
+def _new_trainer(recipe: Recipe, width: int, metadata: dict[str, Any], device: torch.device) -> Any:
+    """SAELens' trainer of one SAE; [`fit`] takes its steps one by one."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    return SAETrainer(
         cfg=SAETrainerConfig(
             total_training_samples=recipe.num_steps * recipe.batch_size,
             train_batch_size_samples=recipe.batch_size,
@@ -177,15 +290,9 @@ def fit(
             device=str(device),
             logger=LoggingConfig(log_to_wandb=False),
         ),
-        saes={hook_names[place]: sae for place, sae in saes.items()},
-        hook_names={hook: hook for hook in hook_names.values()},
-        data_provider=({hook_names[place]: x for place, x in batch.items()} for batch in chain(first, batches)),
+        sae=_new_sae(recipe, width, metadata, device),
+        data_provider=iter(()),  # batches are handed to its steps
     )
-    for place, (_, scale) in statistics.items():
-        # SAELens keeps a scale that is there, and folds it in at the end; its own would take the mean for variance.
-        trainer.trainers[hook_names[place]].activation_scaler.scaling_factor = scale
-    trainer.fit()
-    return saes
 
 
 def save(sae: Any, folder: Path) -> None:

@@ -1,14 +1,12 @@
 """[`train_sae`]: an SAE of any site of a model, trained by SAELens on what our recorder hears."""
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 
 from ..eval_mode import eval_mode
@@ -20,8 +18,12 @@ from ..features.set.model_identity import model_name
 from ..hooks.sites import Place, describe_place, find_site
 from ..saes.loading import load_sae
 from ..sites import SITES, is_site, parse_hook, transformer_lens_hook
-from .activations import activation_batches, num_counted, split_texts
-from .folder import add_to_report, folder_beside, publish, require_new
+from .activations import num_counted, split_texts
+from .buffer import ActivationBuffer
+from .checkpoint import Checkpoints, checkpoint_path, is_trained, read_record, remove_checkpoints
+from .fingerprints import texts_fingerprint, weights_fingerprint
+from .folder import add_to_report, publish, require_new
+from .processes import Processes
 from .saelens import SPARSITY_OF, Recipe, fit, require_saelens, save
 
 _MAX_HELD_OUT = 200  # texts
@@ -52,6 +54,8 @@ def train_sae(
     buffer_tokens: int = 131_072,
     held_out: float = 0.05,
     seed: int = 0,
+    save_every: float = 10.0,
+    restart: bool = False,
 ) -> list[Path]:
     """
     Train a sparse autoencoder of one or more blocks, and measure it on tokens that it was not trained on.
@@ -62,6 +66,15 @@ def train_sae(
 
     First positions and special tokens are left out, because their activations are outliers in most models. Prompts are
     left out too. Activations are scaled to variance 1 for the training; the saved SAEs read raw activations.
+
+    A training that was interrupted goes on from its last checkpoint when it is started again with the same arguments.
+    Its weights are those of a training that was never interrupted, bit for bit on the same machine if the kernels of
+    the accelerator are deterministic; those of a CPU are. The checkpoints are in `<output_dir>.checkpoint`, which is
+    removed at the end. They hold the activation buffer too: `buffer_tokens` times the widths of all sites.
+
+    Under `accelerate launch` or `torchrun`, the processes divide the forward passes between them, and the SAEs: each
+    one trains the SAEs of some blocks on all tokens. The weights do not depend on the number of processes. With one
+    block, one process trains while the others wait for the next forward passes. All processes must see `output_dir`.
 
     Args:
         model (`torch.nn.Module` or `str`):
@@ -111,6 +124,10 @@ def train_sae(
             Share of the texts that the SAEs are measured on and not trained on; at most 200 texts.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the initial weights, of the choice of held-out texts and of the order of the other texts.
+        save_every (`float`, *optional*, defaults to `10.0`):
+            Minutes between two checkpoints; 0 for none.
+        restart (`bool`, *optional*, defaults to `False`):
+            Whether to remove the checkpoint of an interrupted training and to begin anew.
 
     Returns:
         `list[pathlib.Path]`: a folder for each block, in SAELens' layout, for `load_sae(output_dir, block=...)`.
@@ -120,7 +137,8 @@ def train_sae(
     Raises:
         ImportError: If SAELens is missing.
         ValueError: If a setting is out of range or does not belong to the architecture, the model has no such block
-            or site, the texts are too few, or there is an SAE of this block and site already.
+            or site, the texts are too few, there is an SAE of this block and site already, or there is a checkpoint
+            of a training with other settings or one that cannot be read.
     """
     recipe = Recipe(
         architecture, num_features, expansion, k, l1_coefficient, num_tokens, batch_size, learning_rate, seed
@@ -130,11 +148,17 @@ def train_sae(
     for name, value in {"max_length": max_length, "texts_per_pass": texts_per_pass}.items():
         if value < 1:
             raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+    if not 0 <= save_every < float("inf"):
+        raise ValueError(f"`save_every` must be 0 or more minutes, got {save_every}.")
     hook_names = _hook_names(blocks, site)
-    require_new(Path(output_dir), hook_names.values())
+    output = Path(output_dir)
+    processes = Processes.current()
+    if restart:
+        if processes.is_main:
+            remove_checkpoints(checkpoint_path(output))
+        processes.wait()
+    require_new(output, [] if is_trained(output) else hook_names.values())
     require_saelens()
-    if PartialState().num_processes > 1:
-        raise ValueError("An SAE is trained in one process: start this without `accelerate launch`.")
 
     rows = check_texts(texts, split, group_column=None, text_column=text_column)
     network, tokenizer = load_model_and_tokenizer(model, tokenizer)
@@ -151,7 +175,7 @@ def train_sae(
             "or a larger `held_out`."
         )
     kept_texts = [tokenized[number] for number in kept]
-    batches = activation_batches(
+    batches = ActivationBuffer(
         network,
         kept_texts,
         list(hook_names),
@@ -159,6 +183,7 @@ def train_sae(
         buffer_tokens=buffer_tokens,
         texts_per_pass=texts_per_pass,
         seed=seed,
+        processes=processes,
     )
     about = {
         "model_name": model_name(network),
@@ -166,14 +191,33 @@ def train_sae(
         "prepend_bos": tokenized[kept[0]].ids[0] == tokenizer.bos_token_id,
         "exclude_special_tokens": True,
     }
-    started = time.perf_counter()
-    with eval_mode(network):
-        trained = fit(recipe, batches, hook_names, about)
-    seconds = time.perf_counter() - started
-    with folder_beside(Path(output_dir)) as unfinished:
-        for place, hook in hook_names.items():
-            save(trained[place], unfinished / hook)
-        folders = publish(unfinished, Path(output_dir), hook_names.values())
+    settings = asdict(recipe) | {"max_length": max_length, "held_out": held_out, "buffer_tokens": buffer_tokens}
+    settings[SPARSITY_OF[architecture]] = recipe.sparsity
+    must_agree = {
+        "blocks": list(blocks),
+        "site": site,
+        **settings,
+        "texts_per_pass": texts_per_pass,
+        "fingerprint of the texts": texts_fingerprint(tokenized),
+        "fingerprint of the model's weights": weights_fingerprint(network),
+    }
+    checkpoints = Checkpoints(output, must_agree, save_every, processes)
+    finished = checkpoints.trained()
+    processes.wait()  # all have looked, before one of them changes anything
+    if finished is None:
+        with eval_mode(network):
+            trained, seconds = fit(recipe, batches, hook_names, about, checkpoints, processes)
+
+        def write(folder: Path) -> None:
+            for place, sae in trained.items():
+                save(sae, folder / hook_names[place])
+
+        finished = checkpoints.save_trained({"seconds": seconds}, write)
+    if not processes.is_main:
+        processes.wait()  # for process 0, which does the rest
+        return [output / name for name in hook_names.values()]
+    seconds = float(read_record(finished).get("seconds", 0.0))
+    folders = publish(finished, output, hook_names.values())
     # The SAEs are saved first, so that an error in measuring does not lose a long training.
     saes = [load_sae(folder, block=block, site=site) for folder, (block, _) in zip(folders, hook_names)]
     fits = measure_fit(
@@ -184,8 +228,6 @@ def train_sae(
         text_options=TextOptions(text_column=text_column, max_length=max_length, batch_size=8),
         seed=seed,
     )
-    settings = asdict(recipe) | {"max_length": max_length, "held_out": held_out, "buffer_tokens": buffer_tokens}
-    settings[SPARSITY_OF[architecture]] = recipe.sparsity
     settings.pop("expansion")  # the number of features says it
     about_run = {
         "data": {"num_texts": len(kept_texts), "num_tokens": num_counted(kept_texts)},
@@ -194,7 +236,7 @@ def train_sae(
         "versions": {name: version(name) for name in ("torch", "transformers", "sae-lens")},
     }
     add_to_report(
-        Path(output_dir),
+        output,
         {
             hook: {
                 "measured": measured.as_dict(),
@@ -204,6 +246,8 @@ def train_sae(
             for hook, sae, measured in zip(hook_names.values(), saes, fits)
         },
     )
+    checkpoints.remove()
+    processes.wait()
     return folders
 
 

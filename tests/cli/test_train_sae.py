@@ -7,7 +7,10 @@ from sae_posttrain.cli import train_sae as command
 from sae_posttrain.cli.train_sae import add_train_sae, format_figures
 from sae_posttrain.sae_training import trainer
 
-FIGURES = {"fvu": 0.123, "l0": 31.96, "dead_features": 0.25, "loss_recovered": 0.98765, "num_tokens": 5000}
+FIGURES = {
+    **{"fvu": 0.123, "l0": 31.96, "dead_features": 0.25, "num_tokens": 5000, "loss": 2.5, "loss_with_sae": 2.625},
+    **{"loss_recovered": 0.98765, "loss_recovered_from_mean": 0.975},
+}
 NEEDED = ["--model", "tiny", "--texts", "texts.jsonl", "--blocks", "2", "4", "--out", "saes"]
 
 
@@ -56,6 +59,7 @@ def test_what_is_left_out_keeps_the_default_of_the_function():
 def test_every_option_is_one_of_the_function():
     names = ["--site=attn_z", "--architecture=gated", "--num-features=9", "--l1=1", "--batch-size=9", "--held-out=0.1"]
     names += ["--text-column=body", "--split=test", "--max-length=9", "--texts-per-pass=9", "--buffer-tokens=9"]
+    names += ["--save-every=5", "--restart"]
     renamed = {"out": "output_dir", "l1": "l1_coefficient"}
     options = {renamed.get(name, name) for name in vars(parse(*names, "--seed=1"))} - {"run"}
     assert options <= set(trainer.train_sae.__kwdefaults__) | {"model", "texts", "blocks", "output_dir"}
@@ -76,7 +80,7 @@ def test_features_are_given_as_a_number_or_a_multiple():
 def test_the_table_has_a_row_for_each_sae():
     undefined = {**FIGURES, "loss_recovered": None}
     table = format_figures({"blocks.2.attn.hook_z": {"measured": FIGURES}, "blocks.9.x": {"measured": undefined}})
-    assert [line.split() for line in table.splitlines()[2:]] == [
-        ["blocks.2.attn.hook_z", "0.123", "32.0", "0.250", "0.988"],
-        ["blocks.9.x", "0.123", "32.0", "0.250", "-"],
+    assert [line.split() for line in table.splitlines()[2:4]] == [
+        ["blocks.2.attn.hook_z", "0.123", "32.0", "0.250", "2.500", "2.625", "0.988", "0.975"],
+        ["blocks.9.x", "0.123", "32.0", "0.250", "2.500", "2.625", "-", "0.975"],
     ]

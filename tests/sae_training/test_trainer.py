@@ -26,12 +26,13 @@ def stand_in(monkeypatch):
     """
     given = {}
 
-    def fit(recipe, batches, hook_names, metadata):
+    def fit(recipe, batches, hook_names, metadata, checkpoints, processes):
         given.update(recipe=recipe, batches=list(itertools.islice(batches, 8)))
         widths = {place: values.shape[1] for place, values in given["batches"][0].items()}
-        return {
+        saes = {
             place: (recipe.k, widths[place], {**metadata, "hook_name": hook}) for place, hook in hook_names.items()
         }
+        return saes, 1.5
 
     def save(sae, folder):
         k, width, metadata = sae
@@ -107,10 +108,16 @@ def test_a_measurement_that_fails_does_not_lose_the_saes(tmp_path, make_model, t
     def fail(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(trainer, "measure_fit", fail)
-    with pytest.raises(RuntimeError, match="no memory"):
-        train(make_model(), tokenizer, tmp_path / "saes")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "measure_fit", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            train(make_model(), tokenizer, tmp_path / "saes")
     assert load_sae(tmp_path / "saes", block=1).num_features == 64
+    stand_in.clear()
+    train(make_model(), tokenizer, tmp_path / "saes")  # measures, and trains nothing
+    assert not stand_in
+    assert read_report(tmp_path / "saes")["blocks.1.hook_resid_post"]["seconds"] == 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["saes"]
 
 
 def test_the_model_is_left_as_it_was(tmp_path, make_model, tokenizer, stand_in):
@@ -141,6 +148,7 @@ def test_without_saelens_it_says_what_to_install(tmp_path, make_model, tokenizer
         ({"site": "mlp.nothing.output"}, "has no module 'nothing'"),
         ({"k": 65}, "`k` is 65, but an SAE has only 64 features"),
         ({"held_out": 0.0}, "`held_out` must be in \\(0, 1\\), got 0.0"),
+        ({"save_every": -1.0}, "`save_every` must be 0 or more minutes, got -1.0"),
         ({"max_length": 0}, "`max_length` must be 1 or more"),
         ({"text_column": "body"}, "no text in the column `body`"),
         ({"max_length": 20}, "The held-out texts hold 38 tokens that count, too few"),

@@ -63,8 +63,9 @@ class SAEFit:
             Cosine between `x̂` and `x`, and the ratio `‖x̂‖ / ‖x‖`; means over tokens.
         residual_norm (`float`):
             Median `‖x‖`.
-        loss, loss_with_sae, loss_with_zero (`float`):
-            Nats per token: of the model as it is, with `x̂` in the place of `x`, and with 0 there.
+        loss, loss_with_sae, loss_with_mean, loss_with_zero (`float`):
+            Nats per token: of the model as it is, with `x̂` in the place of `x`, with the mean of `x` over these
+            tokens there, and with 0 there.
     """
 
     block: int
@@ -84,6 +85,7 @@ class SAEFit:
     residual_norm: float
     loss: float
     loss_with_sae: float
+    loss_with_mean: float
     loss_with_zero: float
 
     @property
@@ -94,12 +96,24 @@ class SAEFit:
         SAELens' `ce_loss_score` (https://github.com/decoderesearch/SAELens, `evals.py`), with one difference: there
         the first and special tokens are set to zero too.
         """
-        hurt = self.loss_with_zero - self.loss
-        return (self.loss_with_zero - self.loss_with_sae) / hurt if hurt > 0 else math.nan
+        return self._recovered(self.loss_with_zero)
+
+    @property
+    def loss_recovered_from_mean(self) -> float:
+        """
+        `(loss_with_mean - loss_with_sae) / (loss_with_mean - loss)`, 1 at best; not a number where the mean does not
+        hurt. Stricter than [`loss_recovered`]: zeros hurt a model more than the mean does.
+        """
+        return self._recovered(self.loss_with_mean)
+
+    def _recovered(self, loss_without: float) -> float:
+        hurt = loss_without - self.loss
+        return (loss_without - self.loss_with_sae) / hurt if hurt > 0 else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values for JSON; what is not a number is `None`."""
-        values = asdict(self) | {"loss_recovered": self.loss_recovered}
+        values = asdict(self)
+        values |= {name: getattr(self, name) for name in ("loss_recovered", "loss_recovered_from_mean")}
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
         }
@@ -164,7 +178,9 @@ def measure_fit(
     sums = [_Sums(sae.to(device), len(groups), places, device=device) for sae, places in zip(saes, next_door)]
     places = list(dict.fromkeys([*map(place_of, saes), *(place for each in next_door for place in each)]))
     clean = _Loss()
-    progress = tqdm(total=sum(len(text.ids) for text in chosen), unit="tok", unit_scale=True, desc="Measuring")
+    # A second time for the loss with the mean, which is known at the end of the first.
+    num_read = 2 * sum(len(text.ids) for text in chosen)
+    progress = tqdm(total=num_read, unit="tok", unit_scale=True, desc="Measuring")
     with torch.inference_mode(), eval_mode(loaded), progress:
         for batch in batches(chosen, groups, text_options.batch_size):
             batch = batch.to(device)
@@ -176,6 +192,13 @@ def measure_fit(
                 made_ND = each.add(held, batch.counted, groups_N)
                 each.with_sae.add(loaded, batch, {each.place: _replace(batch.counted, made_ND)})
                 each.with_zero.add(loaded, batch, {each.place: _replace(batch.counted, torch.zeros_like(made_ND))})
+            progress.update(int(batch.attention_mask.sum()))
+        means = [each.mean() for each in sums] if clean.num_tokens else []
+        for batch in batches(chosen, groups, text_options.batch_size) if means else ():
+            batch = batch.to(device)
+            for each, mean_D in zip(sums, means):
+                made_ND = mean_D.expand(int(batch.counted.sum()), -1)
+                each.with_mean.add(loaded, batch, {each.place: _replace(batch.counted, made_ND)})
             progress.update(int(batch.attention_mask.sum()))
     if not clean.num_tokens:
         raise ValueError(
@@ -260,7 +283,7 @@ class _Sums:
 
     def __init__(self, sae: FrozenSAE, num_groups: int, next_door: Sequence[Place], *, device: torch.device):
         self.place = place_of(sae)
-        self.with_sae, self.with_zero = _Loss(), _Loss()
+        self.with_sae, self.with_mean, self.with_zero = _Loss(), _Loss(), _Loss()
         self._sae = sae
         self._variance = {
             place: UnexplainedVariance(num_groups, sae.d_model, device) for place in (self.place, *next_door)
@@ -285,6 +308,10 @@ class _Sums:
             self._norms.append(norms_N.cpu())
         self._num_tokens += len(x_ND)
         return made_ND
+
+    def mean(self) -> Tensor:
+        """Mean of what was added, `(D,)`."""
+        return self._variance[self.place].mean().float()
 
     def _reconstruct(self, x_ND: Tensor, *, own: bool) -> Tensor:
         """A tile of tokens at a time."""
@@ -323,6 +350,7 @@ class _Sums:
             residual_norm=float(torch.cat(self._norms).median()),
             loss=clean.mean,
             loss_with_sae=self.with_sae.mean,
+            loss_with_mean=self.with_mean.mean,
             loss_with_zero=self.with_zero.mean,
         )
 

@@ -46,6 +46,9 @@ AS_WELL = 1.02
 """Up to this times another FVU, one is as good as that one."""
 
 
+_LOSSES = ("loss", "SAE", "mean", "zero", "rec.", "rec. mean")
+
+
 class Verdict(NamedTuple):
     """
     Whether an SAE belongs to a model.
@@ -130,7 +133,7 @@ def _names(fit: SAEFit) -> str:
 
 def format_fits(fits: Sequence[SAEFit], on_base: Sequence[SAEFit] = ()) -> str:
     """Figures and verdicts of [`measure_fit`]'s results, for a terminal."""
-    header = ("block", "site", "FVU", "before/after", "L0", "dead", "cosine", "norm", "loss", "SAE", "zero", "rec.")
+    header = ("block", "site", "FVU", "before/after", "L0", "dead", "cosine", "norm", *_LOSSES)
     rows = [header, *(_row(fit) for fit in fits)]
     lines = [f"On {fits[0].model or 'the model'}, {fits[0].num_tokens} tokens", *align(rows)]
     if on_base:
@@ -151,15 +154,17 @@ def format_fits(fits: Sequence[SAEFit], on_base: Sequence[SAEFit] = ()) -> str:
         "",
         "FVU: fraction of variance unexplained, 0 to 1 (the mean); before/after: the same in the blocks next door; "
         "L0: active features a token; dead: share never active here; cosine and norm: of the reconstruction to what "
-        "is there; loss: nats a token as it is, with the reconstruction, with zeros; rec.: share of it recovered.",
+        "is there; loss: nats a token as it is, with the reconstruction, with the mean, with zeros; rec.: share that "
+        "the reconstruction recovers of what zeros cost, rec. mean: of what the mean costs.",
     ]
     return "\n".join(printable(line) for line in lines)
 
 
 def _row(fit: SAEFit) -> tuple[str, ...]:
     next_door = "/".join(_number(fit.fvu_next_door.get(block, math.nan)) for block in (fit.block - 1, fit.block + 1))
-    losses = (fit.loss, fit.loss_with_sae, fit.loss_with_zero, fit.loss_recovered)
-    figures = (fit.dead_features, fit.cosine, fit.norm_ratio, *losses)
+    losses = (fit.loss, fit.loss_with_sae, fit.loss_with_mean, fit.loss_with_zero)
+    shares = (fit.loss_recovered, fit.loss_recovered_from_mean)
+    figures = (fit.dead_features, fit.cosine, fit.norm_ratio, *losses, *shares)
     return (str(fit.block), fit.site, _number(fit.fvu), next_door, f"{fit.l0:.1f}", *map(_number, figures))
 
 

@@ -41,9 +41,13 @@ class UnexplainedVariance:
         self._squared_G.index_add_(0, groups_N, x_ND.square().sum(dim=1, dtype=wide))
         self._sum_GD.index_add_(0, groups_N, x_ND.to(wide))
 
+    def mean(self) -> Tensor:
+        """Mean of all tokens `(D,)`."""
+        return self._sum_GD.sum(dim=0) / self._num_tokens_G.sum()
+
     def fractions(self) -> tuple[float, Tensor]:
         """Fraction of variance unexplained over all tokens, and over those of each group `(G,)`."""
-        mean_D = self._sum_GD.sum(dim=0) / self._num_tokens_G.sum()
+        mean_D = self.mean()
         variance_G = self._squared_G - 2 * self._sum_GD @ mean_D + self._num_tokens_G * mean_D.square().sum()
         error, variance = float(self._squared_error_G.sum()), float(variance_G.sum())
         return error / variance if variance > 0 else math.nan, self._squared_error_G / variance_G

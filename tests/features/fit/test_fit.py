@@ -111,6 +111,8 @@ def test_losses_are_those_of_a_model_with_the_counted_tokens_replaced(make_model
     assert fit.loss == pytest.approx(loss(lambda value: value), rel=1e-5)
     assert fit.loss_with_sae == pytest.approx(loss(lambda v: behind_the_first(v, sae.reconstruct(v))), rel=1e-5)
     assert fit.loss_with_zero == pytest.approx(loss(lambda v: behind_the_first(v, torch.zeros_like(v))), rel=1e-5)
+    mean = counted_values(model, tokenizer, block=1).mean(dim=0)
+    assert fit.loss_with_mean == pytest.approx(loss(lambda v: behind_the_first(v, mean.expand_as(v))), rel=1e-5)
 
 
 def test_loss_recovered_is_1_for_a_perfect_sae_and_0_for_one_as_bad_as_zeros(make_model, tokenizer):
@@ -118,6 +120,7 @@ def test_loss_recovered_is_1_for_a_perfect_sae_and_0_for_one_as_bad_as_zeros(mak
     assert dataclasses.replace(fit, loss=2, loss_with_sae=2, loss_with_zero=10).loss_recovered == 1
     assert dataclasses.replace(fit, loss=2, loss_with_sae=10, loss_with_zero=10).loss_recovered == 0
     assert dataclasses.replace(fit, loss=2, loss_with_sae=4, loss_with_zero=10).loss_recovered == 0.75
+    assert dataclasses.replace(fit, loss=2, loss_with_sae=4, loss_with_mean=6).loss_recovered_from_mean == 0.5
     no_share = dataclasses.replace(fit, loss=2, loss_with_zero=2)  # zeros do not raise the loss
     assert math.isnan(no_share.loss_recovered)
     assert no_share.as_dict()["loss_recovered"] is None
@@ -131,7 +134,7 @@ def test_figures_do_not_depend_on_the_batches(make_model, tokenizer):
         for size in (1, 5)
     )
     for name, value in together.as_dict().items():
-        assert getattr(alone, name) == (pytest.approx(value, rel=1e-4) if isinstance(value, float | dict) else value)
+        assert alone.as_dict()[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float | dict) else value)
 
 
 def test_fvu_next_door_is_that_of_the_same_site_one_block_away(make_model, tokenizer):

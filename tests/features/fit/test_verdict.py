@@ -32,6 +32,7 @@ def fit() -> SAEFit:
         residual_norm=100.0,
         loss=3.0,
         loss_with_sae=3.1,
+        loss_with_mean=8.0,
         loss_with_zero=13.0,
     )
 
