@@ -128,18 +128,13 @@ _MOVED = {
     "bootstrap_ratio": "measure.statistics",
     "drop_switched": "baselines",
     "format_tasks": "measure.capability.task_summary",
-    "holm": "measure.statistics",
     "last_complete_checkpoint": "checkpoints",
     "line_languages": "measure.faults.line_language",
     "line_pass": "measure.faults.line_language",
-    "non_inferiority": "measure.statistics",
     "sample_size": "measure.statistics",
     "sample_unlikely_rows": "baselines",
     "scale_lm_head": "baselines",
-    "scale_probabilities": "baselines",
     "script_tokens": "measure.faults.script_tokens",
-    "smoothie_factors": "baselines",
-    "switch_probability": "measure.answers.switch_probability",
 }
 """Names that version 0.1.0 had here, and where they are now."""
 

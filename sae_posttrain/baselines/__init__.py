@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .ablation import ablate
     from .data_filter import drop_switched
-    from .lm_head_scaling import scale_lm_head, scale_probabilities, smoothie_factors
+    from .lm_head_scaling import scale_lm_head
     from .unlikelihood.config import UnlikelihoodConfig
     from .unlikelihood.rows import sample_unlikely_rows
     from .unlikelihood.trainer import UnlikelihoodTrainer
@@ -18,8 +18,6 @@ __all__ = [
     "drop_switched",
     "sample_unlikely_rows",
     "scale_lm_head",
-    "scale_probabilities",
-    "smoothie_factors",
 ]
 
 _MODULES = {
@@ -29,8 +27,6 @@ _MODULES = {
     "drop_switched": "data_filter",
     "sample_unlikely_rows": "unlikelihood.rows",
     "scale_lm_head": "lm_head_scaling",
-    "scale_probabilities": "lm_head_scaling",
-    "smoothie_factors": "lm_head_scaling",
 }
 
 

@@ -75,18 +75,9 @@ HARMLESS = frozenset(
 """Settings that do not change answers. A test compares these four lists with the installed transformers."""
 
 
-SCALED = "scaled_probabilities"
-"""Field of the model's config in which [`scale_probabilities`] notes that it wrote `sequence_bias`. Then this bias is
-part of the model."""
-
-
 @contextmanager
 def own_settings_aside(model: Any) -> Iterator[None]:
-    """
-    Hide all of the model's own generation settings from `generate`; they are restored when the context exits.
-
-    The bias that [`scale_probabilities`] writes stays, because it is part of the model.
-    """
+    """Hide all of the model's own generation settings from `generate`; they are restored when the context exits."""
     from transformers import GenerationConfig
 
     holders = [
@@ -95,8 +86,7 @@ def own_settings_aside(model: Any) -> Iterator[None]:
     own = [module.generation_config for module in holders]
     try:
         for module in holders:
-            bias = module.generation_config.sequence_bias if _is_scaled(module) else None
-            module.generation_config = GenerationConfig(sequence_bias=bias)
+            module.generation_config = GenerationConfig()
         yield
     finally:
         for module, config in zip(holders, own):
@@ -118,18 +108,12 @@ def unused_settings(model: Any) -> dict[str, Any]:
     config = getattr(model, "generation_config", None)
     values = config.to_dict() if config is not None else {}
     skipped = HARMLESS | {"eos_token_id", "pad_token_id", "use_cache"}
-    if _is_scaled(model):
-        skipped |= {"sequence_bias"}
     defaults = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, **NEUTRAL}
     return {
         name: value
         for name, value in sorted(values.items())
         if name not in skipped and value is not None and value != [] and value != defaults.get(name)
     }
-
-
-def _is_scaled(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), SCALED, None) is True
 
 
 def describe_unused(unused: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
-"""Intervals, tests and sample sizes for claims about rates. The names load on first use."""
+"""Intervals and sample sizes for claims about rates. The names load on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .claims import holm, non_inferiority
     from .power import sample_size
     from .resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
@@ -12,8 +11,6 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_mean",
     "bootstrap_ratio",
-    "holm",
-    "non_inferiority",
     "sample_size",
 ]
 
@@ -21,8 +18,6 @@ _MODULES = {
     "bootstrap_difference": "resampling",
     "bootstrap_mean": "resampling",
     "bootstrap_ratio": "resampling",
-    "holm": "claims",
-    "non_inferiority": "claims",
     "sample_size": "power",
 }
 
