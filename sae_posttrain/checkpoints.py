@@ -82,12 +82,7 @@ class CompleteCheckpoints:
     accelerator: Any
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """
-        As the trainer's own.
-
-        Raises:
-            ValueError: If `resume_from_checkpoint=True` and there are checkpoints, but no complete one.
-        """
+        """As the trainer's own."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = _checkpoint_to_resume(self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]

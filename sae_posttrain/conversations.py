@@ -47,16 +47,10 @@ def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     JSON in a `messages` column (as CSV holds it) is read.
 
     Args:
-        row (`Mapping[str, Any]`):
-            Any row. Texts and columns without a conversation are not changed.
-        where (`str`):
-            Name of the row in errors, e.g. `"Row 3 of train.jsonl"`.
+        row: Any row. Texts and columns without a conversation are not changed.
+        where: Name of the row in errors, e.g. `"Row 3 of train.jsonl"`.
 
-    Returns:
-        `Mapping[str, Any]`: the converted row; the same object if nothing had to be changed.
-
-    Raises:
-        ValueError: If a conversation holds something that is not a text, or an unknown role.
+    Returns the converted row; the same object if nothing had to be changed.
     """
     changed: dict[str, Any] = {}
     if row.get("conversations") is not None and row.get("messages") is None:
@@ -88,16 +82,9 @@ def read_messages(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     A message of the assistant that calls a tool may lack its `content`, as in TRL.
 
     Args:
-        value (`Sequence`):
-            The messages.
-        where (`str`):
-            Text in front of an error.
-        column (`str`):
-            Column they come from, for the error.
-
-    Raises:
-        ValueError: If there is no message, or a message has no text, no role or an unknown role. The error names the
-            message, counted from 1.
+        value (`Sequence`): The messages.
+        where: Text in front of an error.
+        column: Column they come from, for the error.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"{where}`{column}`")
@@ -199,17 +186,12 @@ def with_messages(dataset: Any, name: str) -> Any:
     If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read.
 
     Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Dataset of a trainer. A list or another kind of dataset is returned unchanged if no row needs a change.
-            Tokenized rows are not changed, and neither are rows with images, whose parts the trainer reads itself.
-        name (`str`):
-            Name of the dataset in errors, e.g. `"the train dataset"`.
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Dataset of a trainer. A list or another kind of
+            dataset is returned unchanged if no row needs a change. Tokenized rows are not changed, and neither are
+            rows with images, whose parts the trainer reads itself.
+        name: Name of the dataset in errors, e.g. `"the train dataset"`.
 
-    Returns:
-        The converted dataset; the same object if nothing had to be changed.
-
-    Raises:
-        ValueError: If a row cannot be read as messages (see [`read_row`]), or the dataset cannot be changed.
+    Returns the converted dataset; the same object if nothing had to be changed.
     """
     first = next(iter(dataset), None)
     if not isinstance(first, Mapping) or {"input_ids", "image", "images"} & set(first) or not has_conversation(first):

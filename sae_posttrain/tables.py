@@ -8,10 +8,9 @@ def align(rows: Sequence[Sequence[str]], num_left: int = 0) -> list[str]:
     One line of text for each row, with the columns below one another.
 
     Args:
-        rows (`Sequence[Sequence[str]]`):
-            Cells of each row. All rows have the same number of cells.
-        num_left (`int`, *optional*, defaults to `0`):
-            Number of columns, from the first on, that are aligned to the left. The others are aligned to the right.
+        rows: Cells of each row. All rows have the same number of cells.
+        num_left: Number of columns, from the first on, that are aligned to the left. The others are aligned to the
+            right.
     """
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [

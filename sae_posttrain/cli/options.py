@@ -103,15 +103,7 @@ def require_new(out: Path, overwrite: bool, suffixes: Sequence[str] = (".txt", "
     Refuse to replace files, before any work is done.
 
     Args:
-        out (`Path`):
-            File that the command writes.
-        overwrite (`bool`):
-            Whether files may be replaced.
-        suffixes (`Sequence[str]`, *optional*):
-            Endings of the files that the command writes beside `out`.
-
-    Raises:
-        FileExistsError: If one of the files exists and `overwrite` is not set.
+        suffixes: Endings of the files that the command writes beside `out`.
     """
     taken = [str(file) for file in (out, *map(out.with_suffix, suffixes)) if file.exists()]
     if taken and not overwrite:

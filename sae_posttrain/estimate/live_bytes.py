@@ -16,10 +16,8 @@ class LiveBytes(TorchDispatchMode):
     (`FakeTensorMode`) count as if they were real.
 
     Attributes:
-        now (`int`):
-            Bytes alive.
-        peak (`int`):
-            The most there were at once; set it to `now` to count anew.
+        now (`int`): Bytes alive.
+        peak (`int`): The most there were at once; set it to `now` to count anew.
     """
 
     def __init__(self):

@@ -85,23 +85,12 @@ def estimate_memory(
     read.
 
     Args:
-        config (`str` or `os.PathLike`):
-            YAML file of `sae-posttrain sft` or `grpo`.
-        overrides (`Sequence[str]`, *optional*):
-            Fields over those of the file, as on the command line: `["--max_length", "4096"]`.
-        num_processes (`int`, *optional*, defaults to 1):
-            Devices. More than one, each with the whole model, keep their gradients a second time (DDP's buckets).
-        sharded (`bool`, *optional*, defaults to `False`):
-            Whether weights, gradients and state are divided over the devices (FSDP2, ZeRO-3).
-        prompt_length (`int`, *optional*, defaults to 512):
-            Tokens of a prompt in RL, which no setting limits.
-
-    Returns:
-        [`MemoryEstimate`].
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file names no model, the model is quantised, or its blocks are not alike.
+        config: YAML file of `sae-posttrain sft` or `grpo`.
+        overrides: Fields over those of the file, as on the command line: `["--max_length", "4096"]`.
+        num_processes: Devices. More than one, each with the whole model, keep their gradients a second time (DDP's
+            buckets).
+        sharded: Whether weights, gradients and state are divided over the devices (FSDP2, ZeRO-3).
+        prompt_length: Tokens of a prompt in RL, which no setting limits.
     """
     path = Path(config)
     if not path.is_file():

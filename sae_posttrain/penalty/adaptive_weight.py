@@ -216,8 +216,7 @@ class KeepWeightInCheckpoints(TrainerCallback):
     step lacks that step.
 
     Args:
-        adaptive_weight ([`AdaptiveWeight`]):
-            The weight that the trainer uses.
+        adaptive_weight: The weight that the trainer uses.
     """
 
     _KEY = "AdaptiveWeight"

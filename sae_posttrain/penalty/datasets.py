@@ -35,27 +35,13 @@ def prepare_row_groups(
     Check the datasets of a trainer, and refuse what the penalty could not use.
 
     Args:
-        datasets (`Mapping[str, Any]`):
-            Prepared datasets by name, the one to train on as `"train"`; `None` where there is none.
-        table ([`GroupTable`]):
-            The groups.
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        decode (`Callable`, *optional*):
-            Function from token ids to their text, to tell a group from its script; `None` without a tokenizer.
-        generates (`bool`):
-            Whether the rows are prompts that the model answers in training.
-        charges (`bool`):
-            Whether a weight is above 0. Then some row must have a token to penalise.
-        penalised_tokens (`Collection[int]`, *optional*):
-            Set of tokens whose probability is penalised where the answer's own token is not in the set.
+        datasets: Prepared datasets by name, the one to train on as `"train"`; `None` where there is none.
+        decode: Function from token ids to their text, to tell a group from its script; `None` without a tokenizer.
+        generates: Whether the rows are prompts that the model answers in training.
+        charges: Whether a weight is above 0. Then some row must have a token to penalise.
+        penalised_tokens: Set of tokens whose probability is penalised where the answer's own token is not in the set.
 
-    Returns:
-        [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
-
-    Raises:
-        ValueError: If a row does not tell its group or its group has no statistics, no row has a token to penalise,
-            the data is not text, or `penalty_rows` asks for rejected answers that it does not have.
+    Returns: [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
     """
     answer = partial(_answer_text, decode) if decode is not None and not generates else None
     firsts = {name: next(_rows(dataset), {}) for name, dataset in datasets.items() if dataset is not None}
@@ -96,13 +82,8 @@ def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> 
     The groups where no features are penalised: the target groups, and the rest.
 
     Args:
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        dataset:
-            Any dataset of the trainer; `None` if there is none. If it is a stream, its first thousand rows are read.
-
-    Raises:
-        ValueError: If `target_group` is not set, and the data have no group of the language in `penalised_tokens`.
+        dataset: Any dataset of the trainer; `None` if there is none. If it is a stream, its first thousand rows are
+            read.
     """
     if settings.target_group:
         return GroupTable.for_tokens(settings.target_group)

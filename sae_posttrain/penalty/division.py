@@ -18,16 +18,12 @@ def divide(
     and the penalty is the mean of the micro-batch.
 
     Args:
-        trainer (`transformers.Trainer`):
-            The trainer.
-        total (`torch.Tensor` of shape `()`):
-            Sum over the tokens of the micro-batch: of excesses, or of probabilities.
-        num_tokens (`torch.Tensor` of shape `()`):
-            Tokens of the micro-batch that count.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Labels of the accumulation window, over all processes if `average_tokens_across_devices`.
-        num_generated (`torch.Tensor`, *optional*):
-            Tokens that were generated at once over all processes. Trainers that generate put this number in the batch.
+        total (`()`): Sum over the tokens of the micro-batch: of excesses, or of probabilities.
+        num_tokens (`()`): Tokens of the micro-batch that count.
+        num_items_in_batch (`torch.Tensor` or `int`): Labels of the accumulation window, over all processes if
+            `average_tokens_across_devices`.
+        num_generated: Tokens that were generated at once over all processes. Trainers that generate put this number in
+            the batch.
     """
     if trainer_divides(trainer, num_items_in_batch):
         return total / num_tokens.to(total.device).clamp(min=1)

@@ -28,14 +28,11 @@ class FeatureFigures:
     One feature, now and before training.
 
     Attributes:
-        correlation (`float`):
-            Correlation of its pre-activations now with those before, token by token.
-        auroc, auroc_before (`float`):
-            How well its mean pre-activation tells a text of the target from another.
-        refitted_auroc, refitted_auroc_before (`float`):
-            The same for the difference of means at its site, fitted anew on the model as it is.
-        fall (`float`):
-            How far its mean pre-activation on the other groups fell, in standard deviations before.
+        correlation: Correlation of its pre-activations now with those before, token by token.
+        auroc, auroc_before: How well its mean pre-activation tells a text of the target from another.
+        refitted_auroc, refitted_auroc_before: The same for the difference of means at its site, fitted anew on the
+            model as it is.
+        fall: How far its mean pre-activation on the other groups fell, in standard deviations before.
     """
 
     correlation: float
@@ -58,14 +55,12 @@ class Drift:
     How the features of a set read now, compared with before training.
 
     Attributes:
-        features (`dict[str, FeatureFigures]`):
-            Figures of each feature, by name.
-        variance_explained (`dict[str, tuple[float, float]]`):
-            Share of the variance that the SAE of a place reconstructs, now and before. Only places with an SAE occur.
-        target_probability (`tuple[float, float]`):
-            Mean next-token probability of all target tokens together in the texts of the other groups, now and before.
-        probability_ratio (`tuple[float, float, float]`, *optional*):
-            Ratio of these two and its 95 % interval; `None` if the groups do not differ in their tokens.
+        variance_explained: Share of the variance that the SAE of a place reconstructs, now and before. Only places
+            with an SAE occur.
+        target_probability: Mean next-token probability of all target tokens together in the texts of the other groups,
+            now and before.
+        probability_ratio: Ratio of these two and its 95 % interval; `None` if the groups do not differ in their
+            tokens.
     """
 
     features: dict[str, FeatureFigures]
@@ -109,10 +104,7 @@ def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeRe
     Compare two readings of one probe set, feature by feature.
 
     Args:
-        feature_set ([`FeatureSet`]):
-            The features.
-        before, now ([`ProbeReading`]):
-            Readings by [`read_probe`].
+        before, now: Readings by [`read_probe`].
     """
     features: dict[str, FeatureFigures] = {}
     for place in feature_set.places:
@@ -157,11 +149,9 @@ def correlation(before: Tensor, now: Tensor) -> Tensor:
     Pearson correlation of each column.
 
     Args:
-        before, now (`torch.Tensor` of shape `(N, F)`):
-            Readings of the same tokens.
+        before, now (`(N, F)`): Readings of the same tokens.
 
-    Returns:
-        `torch.Tensor` of shape `(F,)`: 0 where a column is constant.
+    Returns `(F,)`: 0 where a column is constant.
     """
     before, now = (values.double() - values.double().mean(dim=0) for values in (before, now))
     lengths = before.norm(dim=0) * now.norm(dim=0)
@@ -176,10 +166,8 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     mean of the two.
 
     Args:
-        mean_values (`torch.Tensor` of shape `(P, D)`):
-            Mean of what the site holds, for each text.
-        positive (`torch.Tensor` of shape `(P,)`, bool):
-            Which texts belong to the target. At least two do, and at least two do not.
+        mean_values (`(P, D)`): Mean of what the site holds, for each text.
+        positive (`(P,)`, bool): Which texts belong to the target. At least two do, and at least two do not.
     """
     half = torch.zeros_like(positive)
     for side in (positive, ~positive):
@@ -193,11 +181,9 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
 
 def probability_ratio(before: ProbeReading, now: ProbeReading) -> tuple[float, float, float] | None:
     """
-    How much more probable target tokens have become in the texts of other groups: now / before.
-
-    Returns:
-        `tuple[float, float, float]` or `None`: the ratio and its 95 % interval, from 1,000 draws of the texts with
-        replacement (percentiles); `None` if there are no target tokens, or they had no probability.
+    How much more probable target tokens have become in the texts of other groups: now / before. Returns the ratio and
+    its 95 % interval, from 1,000 draws of the texts with replacement (percentiles); `None` if there are no target
+    tokens, or they had no probability.
     """
     others = ~before.text_is_target
     a, b = before.target_probability[others], now.target_probability[others]

@@ -24,12 +24,7 @@ class OutputHead:
     stores them, and is registered once by `listen`, before the first forward.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model, wrapped by PEFT or not; not sharded.
-
-    Raises:
-        ValueError: If the model has no LM head, there is dropout in it, or the logits computed here differ from the
-            model's own.
+        model: A causal language model, wrapped by PEFT or not; not sharded.
     """
 
     def __init__(self, model: nn.Module):
@@ -87,9 +82,6 @@ class OutputHead:
         """
         The head's input in the forward of the loss: with gradients enabled the first that requires grad, else the
         first.
-
-        Raises:
-            ValueError: If there is none, or with gradients enabled nothing depends on a trainable parameter.
         """
         if not captures:
             raise ValueError(
@@ -109,11 +101,9 @@ class OutputHead:
         The model's logits, in the type of the head's weight.
 
         Args:
-            hidden (`torch.Tensor` of shape `(N, D)`):
-                Input of the head.
+            hidden (`(N, D)`): Input of the head.
 
-        Returns:
-            `torch.Tensor` of shape `(N, V)`.
+        Returns `(N, V)`.
         """
         head = self._find()
         if head.weight.is_floating_point():

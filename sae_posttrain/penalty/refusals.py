@@ -22,18 +22,10 @@ def load_features(
     Find the features that are to be held.
 
     Args:
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        feature_set ([`FeatureSet`], *optional*):
-            Features that were passed; they come before `settings.features`.
-        terms (`Sequence` of [`PenaltyTerm`], *optional*):
-            Penalties of the user's own, which need no features.
+        feature_set: Features that were passed; they come before `settings.features`.
+        terms: Penalties of the user's own, which need no features.
 
-    Returns:
-        [`FeatureSet`] or `None`: `None` where there are no features to hold.
-
-    Raises:
-        ValueError: If there are no features, and a setting asks for some.
+    Returns `None` where there are no features to hold.
     """
     if feature_set is None and settings.features is not None:
         return FeatureSet.from_pretrained(settings.features)
@@ -63,12 +55,7 @@ def _require_no_feature_settings(settings: FeaturePenaltyArguments) -> None:
 
 
 def refuse_old_method(trainer: type) -> None:
-    """
-    Refuse a subclass that overrides `penalised_tokens`, the earlier name of `penalised_positions`.
-
-    Raises:
-        TypeError: If the class has a method of the earlier name, which nothing would call.
-    """
+    """Refuse a subclass that overrides `penalised_tokens`, the earlier name of `penalised_positions`."""
     if hasattr(trainer, "penalised_tokens"):
         raise TypeError(
             f"{trainer.__name__} overrides `penalised_tokens`. The method is called `penalised_positions` now, and "
@@ -83,17 +70,7 @@ def refuse_wrong_model(
     Refuse features of another model. A model that is given by its name is checked once it is loaded.
 
     Args:
-        features ([`FeatureSet`], *optional*):
-            The features.
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        model:
-            The model, or its name.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model's tokenizer, to be checked too.
-
-    Raises:
-        ValueError: If the features were found on another model.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer, to be checked too.
     """
     if features is not None and isinstance(model, nn.Module):
         features.check_model(model, allow_base_model=settings.allow_base_model, tokenizer=tokenizer)
@@ -110,15 +87,8 @@ def warn_of_plain_training(
     Warn that a trainer with a plain config trains plainly.
 
     Args:
-        trainer (`type`), mixin (`type`):
-            The class of the trainer, and the mixin in its bases.
-        given (`Iterable[Any]`):
-            Arguments of the trainer, its config among them.
-        feature_set ([`FeatureSet`], *optional*), terms (`Sequence` of [`PenaltyTerm`], *optional*):
-            What was passed to be penalised.
-
-    Raises:
-        ValueError: If there is something to penalise.
+        trainer: The class of the trainer, and the mixin in its bases.
+        given: Arguments of the trainer, its config among them.
     """
     config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
     plain = f"a plain `{config}`" if config else "no config"
@@ -142,18 +112,7 @@ def warn_of_plain_training(
 def refuse_environment_without_rows(
     trainer: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """
-    Refuse an environment that brings prompts of its own: those tell no group.
-
-    Args:
-        trainer (`Callable`):
-            Function that builds the trainer.
-        args (`Sequence`), kwargs (`Mapping`):
-            Its arguments.
-
-    Raises:
-        ValueError: If there is an environment and no dataset to train on.
-    """
+    """Refuse an environment that brings prompts of its own: those tell no group."""
     if kwargs.get("environment_factory") is None:
         return
     named = dict(inspect.signature(trainer).bind_partial(*args, **kwargs).arguments)
@@ -168,18 +127,7 @@ def refuse_environment_without_rows(
 
 
 def refuse_what_cannot_work(trainer: Any, settings: FeaturePenaltyArguments) -> None:
-    """
-    Refuse settings of a trainer that the penalties do not support.
-
-    Args:
-        trainer (`transformers.Trainer`):
-            The trainer.
-        settings ([`FeaturePenaltyArguments`]):
-            Its settings.
-
-    Raises:
-        ValueError: If there is such a setting.
-    """
+    """Refuse settings of a trainer that the penalties do not support."""
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ValueError(

@@ -45,10 +45,8 @@ class BlindRewardCheck:
     steered rollout scores below the mean of the plain ones.
 
     Args:
-        patience (`int`):
-            Number of such prompts after which [`BlindRewardCheck.update`] raises. 0: it never raises.
-        reward_names (`Sequence[str]`):
-            Names of the rewards, for the message.
+        patience: Number of such prompts after which [`BlindRewardCheck.update`] raises. 0: it never raises.
+        reward_names: Names of the rewards, for the message.
     """
 
     def __init__(self, patience: int, reward_names: Sequence[str]):
@@ -61,15 +59,9 @@ class BlindRewardCheck:
         Take in the prompts of one generation, in their order.
 
         Args:
-            rewards (`torch.Tensor` of shape `(N,)`):
-                Total rewards; NaN where there is none.
-            steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
-                Rollouts that were steered, and rollouts that show the fault.
-            num_generations (`int`):
-                Number of rollouts of a prompt.
-
-        Raises:
-            ValueError: If `patience` prompts in a row were blind.
+            rewards (`(N,)`): Total rewards; NaN where there is none.
+            steered, faulty (`(N,)`, bool): Rollouts that were steered, and rollouts that show the fault.
+            num_generations: Number of rollouts of a prompt.
         """
         rewards_NG, steered_NG, faulty_NG = (x.view(-1, num_generations) for x in (rewards, steered, faulty))
         plain_mean_N1 = rewards_NG.masked_fill(steered_NG, torch.nan).nanmean(dim=1, keepdim=True)

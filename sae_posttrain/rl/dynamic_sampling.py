@@ -47,10 +47,8 @@ class SamplingState(TrainerCallback, ExportableState):
     What dynamic sampling keeps in checkpoints.
 
     Attributes:
-        num_drawn (`int`):
-            Number of further prompts drawn so far.
-        lowest, highest (`float`, *optional*):
-            Lowest and highest reward of a plain rollout so far. `None` before there is one.
+        num_drawn (`int`): Number of further prompts drawn so far.
+        lowest, highest (`float`): Lowest and highest reward of a plain rollout so far. `None` before there is one.
     """
 
     def __init__(self) -> None:
@@ -105,22 +103,10 @@ class DynamicSampler:
     decide alike.
 
     Args:
-        generate (`Callable[[list[dict]], Rollouts]`):
-            Generates and scores one rollout for each row of this process. All processes call it together.
-        args ([`SteeredGRPOConfig`]):
-            Settings.
-        accelerator (`accelerate.Accelerator`):
-            Tells the number of processes and which one this is.
-        dataset (`Dataset`):
-            Where fresh prompts are drawn from.
-        reward_names (`Sequence[str]`):
-            Names of the rewards, as they are logged.
-        reward_weights (`torch.Tensor` of shape `(K,)`):
-            Weights of the rewards.
-
-    Raises:
-        ValueError: If there is no reward of the name that is judged by, or the dataset is a stream and fresh prompts
-            are wanted.
+        generate: Generates and scores one rollout for each row of this process. All processes call it together.
+        accelerator (`accelerate.Accelerator`): Tells the number of processes and which one this is.
+        reward_names: Names of the rewards, as they are logged.
+        reward_weights (`(K,)`): Weights of the rewards.
     """
 
     def __init__(
@@ -159,17 +145,10 @@ class DynamicSampler:
         Sample until the batch is full.
 
         Args:
-            inputs (`list[dict]`):
-                Rows of this process, as the trainer drew them.
-            state ([`SamplingState`]):
-                What checkpoints keep; moved on.
+            inputs: Rows of this process, as the trainer drew them.
 
-        Returns:
-            The rows of this process that were kept, their rollouts with the rewards of all processes, and what is
-            logged.
-
-        Raises:
-            ValueError: If the rows hold images.
+        Returns the rows of this process that were kept, their rollouts with the rewards of all processes, and what is
+        logged.
         """
         refuse_images(inputs[0])
         args, size, num_local = self._args, self._size, len(inputs)
@@ -324,14 +303,8 @@ def fresh_indices(num_drawn: int, num: int, num_prompts: int, seed: int) -> list
     Numbers of the next prompts, drawn without replacement until every prompt of the dataset was drawn once.
 
     Args:
-        num_drawn (`int`):
-            Number of prompts drawn before. Nothing else must be remembered.
-        num (`int`):
-            Number of prompts to draw.
-        num_prompts (`int`):
-            Size of the dataset.
-        seed (`int`):
-            Seed of the random order, which changes each time the dataset is through.
+        num_drawn: Number of prompts drawn before. Nothing else must be remembered.
+        seed: Seed of the random order, which changes each time the dataset is through.
     """
     chosen: list[int] = []
     while len(chosen) < num:

@@ -22,19 +22,14 @@ def rollout_metrics(
     Rates and means of steered and of plain rollouts.
 
     Args:
-        rewards (`torch.Tensor` of shape `(N,)`):
-            Total rewards; NaN where there is none.
-        lengths (`torch.Tensor` of shape `(N,)`):
-            Number of tokens of each rollout.
-        steered, faulty, hit_at_first (`torch.Tensor` of shape `(N,)`, bool):
-            As in [`Rollouts`].
-        num_generations (`int`):
-            Number of rollouts of a prompt, G.
+        rewards (`(N,)`): Total rewards; NaN where there is none.
+        lengths (`(N,)`): Number of tokens of each rollout.
+        steered, faulty, hit_at_first (`(N,)`, bool): As in [`Rollouts`].
+        num_generations: Number of rollouts of a prompt, G.
 
-    Returns:
-        `dict[str, float]`: means over plain rollouts, `hit_rate_plain`, `reward_plain`, `length_plain`. If any rollout
-        was steered, also the means over steered rollouts, `hit_rate` (at the first attempt), `reward`, `length`, and
-        `only_signal`, the share of prompts whose plain rollouts all score the same while the steered ones differ.
+    Returns the means over plain rollouts, `hit_rate_plain`, `reward_plain`, `length_plain`. If any rollout was
+    steered, also the means over steered rollouts, `hit_rate` (at the first attempt), `reward`, `length`, and
+    `only_signal`, the share of prompts whose plain rollouts all score the same while the steered ones differ.
     """
     metrics = {
         "hit_rate_plain": _mean(faulty[~steered].float()),
@@ -59,16 +54,11 @@ def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
     Tokens and `Σ |advantage · weight|` over them, of steered and of all rollouts of one process.
 
     Args:
-        mask (`torch.Tensor` of shape `(B, C)`):
-            Tokens in the loss.
-        advantages (`torch.Tensor` of shape `(B,)` or `(B, C)`):
-            Advantages as they enter the loss, weights included.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
+        mask (`(B, C)`): Tokens in the loss.
+        advantages (`(B,)` or `(B, C)`): Advantages as they enter the loss, weights included.
+        steered (`(B,)`, bool): Rollouts that were steered.
 
-    Returns:
-        `torch.Tensor` of shape `(4,)`: steered tokens, all tokens, steered advantage, all advantage; to be summed over
-        processes.
+    Returns `(4,)`: steered tokens, all tokens, steered advantage, all advantage; to be summed over processes.
     """
     size_BC = (advantages if advantages.ndim == 2 else advantages[:, None]).abs() * mask
     sums = [mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]
@@ -103,10 +93,8 @@ class LossPasses:
         Record the loss pass that is made inside.
 
         Args:
-            mask (`torch.Tensor` of shape `(B, C)`):
-                Tokens in the loss.
-            steered (`torch.Tensor` of shape `(B,)`, bool):
-                Rollouts that were steered.
+            mask (`(B, C)`): Tokens in the loss.
+            steered (`(B,)`, bool): Rollouts that were steered.
         """
         self._rows = (mask, steered)
         try:
@@ -134,14 +122,11 @@ def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -
     Sums over the tokens of one loss pass: what [`pass_means`] divides once they are summed over passes and processes.
 
     Args:
-        logps, entropies, mask (`torch.Tensor` of shape `(B, C)`):
-            Log-probability and entropy of each token under the unsteered policy, and which tokens are in the loss.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
+        logps, entropies, mask (`(B, C)`): Log-probability and entropy of each token under the unsteered policy, and
+            which tokens are in the loss.
+        steered (`(B,)`, bool): Rollouts that were steered.
 
-    Returns:
-        `torch.Tensor` of shape `(4,)`: log-probability and tokens of steered rollouts, then entropy and tokens of
-        plain ones.
+    Returns `(4,)`: log-probability and tokens of steered rollouts, then entropy and tokens of plain ones.
     """
     logp_BC, entropy_BC = logps * mask, entropies * mask
     return torch.stack(

@@ -20,17 +20,9 @@ def require_calibrated_prompts(
     did not record, and no prompts that it got as token ids.
 
     Args:
-        calibration (`Mapping`):
-            `notes["calibration"]` of the feature set.
-        rows (`Iterable[Mapping]`):
-            Training prompts. Only the first one is looked at.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Tokenizer of the trainer.
-        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Variables that the trainer renders prompts with.
-
-    Raises:
-        ValueError: If the two differ. The message says what to do.
+        calibration: `notes["calibration"]` of the feature set.
+        rows: Training prompts. Only the first one is looked at.
+        chat_template_kwargs: Variables that the trainer renders prompts with.
     """
     settings = calibration.get("settings") or {}
     form = settings.get("prompt_form")

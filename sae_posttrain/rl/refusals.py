@@ -24,15 +24,10 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
     Refuse what would undo steering, or take the steered rollouts out of the loss.
 
     Args:
-        args ([`SteeredGRPOConfig`]):
-            Settings with `num_steered` above 0.
-        generation_config (`transformers.GenerationConfig`, *optional*):
-            Generation settings of the model. `generate` falls back on them for whatever TRL leaves open.
-        detects_loops (`bool`, *optional*, defaults to `True`):
-            Whether `find_loop` tells the fault. It needs answers of `MIN_TOKENS` tokens or more.
-
-    Raises:
-        ValueError: At the first such setting. The message says what to set instead.
+        args: Settings with `num_steered` above 0.
+        generation_config (`transformers.GenerationConfig`): Generation settings of the model. `generate` falls back on
+            them for whatever TRL leaves open.
+        detects_loops: Whether `find_loop` tells the fault. It needs answers of `MIN_TOKENS` tokens or more.
     """
     if args.use_vllm:
         mode = args.vllm_importance_sampling_mode
@@ -78,13 +73,8 @@ def refuse_short_completions(reward_funcs: Any, max_completion_length: int | Non
     Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does.
 
     Args:
-        reward_funcs (`Any`):
-            The rewards as the trainer got them: one, or a list.
-        max_completion_length (`int`, *optional*):
-            Longest completion, in tokens. `None` has no limit.
-
-    Raises:
-        ValueError: If such a reward needs longer loops.
+        reward_funcs: The rewards as the trainer got them: one, or a list.
+        max_completion_length: Longest completion, in tokens. `None` has no limit.
     """
     for reward in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
         least = reward.min_tokens if isinstance(reward, EndlessRepetitionReward) else 0
@@ -97,12 +87,7 @@ def refuse_short_completions(reward_funcs: Any, max_completion_length: int | Non
 
 
 def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
-    """
-    Refuse arguments of the trainer whose way to generate cannot be steered.
-
-    Raises:
-        ValueError: If one of them is given.
-    """
+    """Refuse arguments of the trainer whose way to generate cannot be steered."""
     if rollout_func is not None:
         raise ValueError(
             "`rollout_func` generates by itself, so its rollouts would not be steered. Leave it out, or set "
@@ -117,12 +102,7 @@ def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) ->
 
 
 def refuse_several_turns(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
-    """
-    Refuse arguments of the trainer whose rollouts dynamic sampling cannot replace.
-
-    Raises:
-        ValueError: If one of them is given.
-    """
+    """Refuse arguments of the trainer whose rollouts dynamic sampling cannot replace."""
     given = {"rollout_func": rollout_func, "tools": tools, "environment_factory": environment_factory}
     for name, value in given.items():
         if value:
@@ -133,12 +113,7 @@ def refuse_several_turns(rollout_func: Any, tools: Any, environment_factory: Any
 
 
 def refuse_images(row: dict[str, Any]) -> None:
-    """
-    Refuse rows with images, which dynamic sampling cannot sample again.
-
-    Raises:
-        ValueError: If there is a column `image` or `images`.
-    """
+    """Refuse rows with images, which dynamic sampling cannot sample again."""
     for column in ("image", "images"):
         if column in row:
             raise ValueError(
@@ -148,12 +123,7 @@ def refuse_images(row: dict[str, Any]) -> None:
 
 
 def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) -> None:
-    """
-    Refuse to generate some rollouts again if all processes must make the same forward passes.
-
-    Raises:
-        ValueError: For `on_miss="resample"` with a sharded model.
-    """
+    """Refuse to generate some rollouts again if all processes must make the same forward passes."""
     if is_sharded and args.on_miss == "resample":
         raise ValueError(
             "`on_miss='resample'` lets processes generate a different number of times, and a model sharded by "

@@ -78,12 +78,7 @@ def make_trainer(
 def load_rewards(
     names: Sequence[str], training_args: SteeredGRPOConfig, model_args: ModelConfig
 ) -> list[Callable[..., list[float | None]]]:
-    """
-    The rewards of a recipe, as [`SteeredGRPOScriptArguments`] names them.
-
-    Raises:
-        ValueError: If there are none, or there is no reward of that name.
-    """
+    """The rewards of a recipe, as [`SteeredGRPOScriptArguments`] names them."""
     if not model_args.model_name_or_path:
         raise ValueError("Name the model: `model_name_or_path` (a folder or a Hub id).")
     if not names:

@@ -32,9 +32,6 @@ def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
     The strength that a run starts with, in residual norms: `steer_strength`, or else the calibrated one.
 
     Warns if the strength was calibrated at another sampling temperature.
-
-    Raises:
-        ValueError: If there is no strength, or it is above the largest one that the controller may set.
     """
     strength: float | None = args.steer_strength
     if strength is None:
@@ -69,15 +66,8 @@ def check_steering(trainer: Any, args: SteeredGRPOConfig, feature_set: FeatureSe
     Check what can only be checked on a trainer whose model and data are loaded.
 
     Args:
-        trainer ([`SteeredGRPOTrainer`]):
-            The trainer, before it is given any hook.
-        args ([`SteeredGRPOConfig`]), feature_set ([`FeatureSet`]):
-            Settings and features.
-        detects_loops (`bool`):
-            Whether the fault is the default one.
-
-    Raises:
-        ValueError: If something would undo the steering, or the features or their strength do not fit.
+        trainer ([`SteeredGRPOTrainer`]): The trainer, before it is given any hook.
+        detects_loops: Whether the fault is the default one.
     """
     processing = trainer.processing_class
     feature_set.check_model(trainer.model, allow_base_model=args.allow_base_model, tokenizer=processing)
@@ -107,12 +97,7 @@ def controller_of(args: SteeredGRPOConfig, strength: float) -> StrengthControlle
 
 
 def warn_of_plain_config(args: Any, feature_set: FeatureSet | None) -> None:
-    """
-    Warn that a run with a plain `GRPOConfig` steers nothing.
-
-    Raises:
-        ValueError: If a feature set was passed all the same.
-    """
+    """Warn that a run with a plain `GRPOConfig` steers nothing."""
     if feature_set is not None:
         raise ValueError(
             f"A `feature_set` was passed with a plain `{type(args).__name__}`, which steers nothing. Use "

@@ -25,17 +25,11 @@ def new_advantages(
     Advantages with the baseline and the rollouts that the settings ask for.
 
     Args:
-        args ([`SteeredGRPOConfig`]):
-            Settings.
-        rewards (`torch.Tensor` of shape `(N,)`):
-            Total rewards; NaN where there is none.
-        steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
-            As in [`Rollouts`].
-        scale_rewards (`str`):
-            The trainer's, as in [`group_advantages`].
+        rewards (`(N,)`): Total rewards; NaN where there is none.
+        steered, faulty (`(N,)`, bool): As in [`Rollouts`].
+        scale_rewards: The trainer's, as in [`group_advantages`].
 
-    Returns:
-        `torch.Tensor` of shape `(N,)`, or `None` if TRL's own advantages are the ones asked for.
+    Returns `(N,)`, or `None` if TRL's own advantages are the ones asked for.
     """
     if args.steered_baseline != "plain" and args.on_miss != "drop":
         return None
@@ -64,20 +58,11 @@ def weigh(
     Apply the settings to the batch of this process, in place, and add its column `steered`.
 
     Args:
-        args ([`SteeredGRPOConfig`]):
-            Settings.
-        batch (`dict[str, Any]`):
-            What `GRPOTrainer` made of the rollouts.
-        rollouts ([`Rollouts`]):
-            The rollouts of this process.
-        advantages (`torch.Tensor` of shape `(N,)`, *optional*):
-            [`new_advantages`] of all processes.
-        log_probabilities (`Callable`):
-            Computes log-probabilities; see [`LogProbabilities`].
-        accelerator (`accelerate.Accelerator`):
-            The trainer's.
-        end_ids (`Collection[int]`):
-            Token ids that end an answer.
+        batch: What `GRPOTrainer` made of the rollouts.
+        advantages (`(N,)`): [`new_advantages`] of all processes.
+        log_probabilities: Computes log-probabilities; see [`LogProbabilities`].
+        accelerator (`accelerate.Accelerator`): The trainer's.
+        end_ids: Token ids that end an answer.
     """
     # The weights need the whole rollout as the policy saw it, so they come before any token is masked.
     token_weights = off_policy_weights(args, batch, rollouts, log_probabilities, accelerator)
@@ -113,17 +98,11 @@ def weighted_advantages(
     Advantages of steered rollouts, capped and weighed as the settings ask.
 
     Args:
-        args ([`SteeredGRPOConfig`]):
-            Settings.
-        advantages (`torch.Tensor` of shape `(B,)`):
-            Before any weight.
-        steered (`torch.Tensor` of shape `(B,)`, bool):
-            Rollouts that were steered.
-        token_weights (`torch.Tensor` of shape `(B, C)`, *optional*):
-            Weight of each token.
+        advantages (`(B,)`): Before any weight.
+        steered (`(B,)`, bool): Rollouts that were steered.
+        token_weights (`(B, C)`): Weight of each token.
 
-    Returns:
-        `torch.Tensor` of shape `(B,)`, or `(B, C)` with token weights, which TRL's loss takes as well.
+    Returns `(B,)`, or `(B, C)` with token weights, which TRL's loss takes as well.
     """
     if args.cap_steered_advantage:
         advantages = torch.where(steered, advantages.clamp(max=0), advantages)

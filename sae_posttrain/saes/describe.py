@@ -36,16 +36,9 @@ def list_place(
     The SAEs in a local folder or Hub repository, ordered by block.
 
     Args:
-        path_or_repo (`str` or `os.PathLike`):
-            As in [`load_sae`].
-        format (`str`, *optional*):
-            List only the SAEs of this format.
-        revision (`str`, *optional*):
-            Branch, tag or commit of the Hub repository.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or repository.
-        ValueError: If it holds no SAE, or the format is unknown.
+        path_or_repo: As in [`load_sae`].
+        format: List only the SAEs of this format.
+        revision: Branch, tag or commit of the Hub repository.
     """
     found = list_saes(find_files(path_or_repo, revision), format)
     listed = [ListedSAE(name, *sae) for name, saes in found.items() for sae in saes]
@@ -86,9 +79,8 @@ class DescribedTensor:
     A tensor as it lies in the file.
 
     Attributes:
-        reads_alone (`bool` or `None`):
-            Whether the values of one feature are stored together, so that a few features can be read without the
-            rest; `None` if the tensor is not a matrix over features, or if its shape does not tell.
+        reads_alone: Whether the values of one feature are stored together, so that a few features can be read without
+            the rest; `None` if the tensor is not a matrix over features, or if its shape does not tell.
     """
 
     name: str

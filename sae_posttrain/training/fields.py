@@ -41,12 +41,8 @@ class Field(NamedTuple):
     A field of a dataclass.
 
     Attributes:
-        name, type, help (`str`):
-            Name, type and help text, as written in the source.
-        default (`Any`):
-            Default value, or the source of a default that is computed.
-        owner (`str`):
-            The dataclass that declares it.
+        name, type, help: Name, type and help text, as written in the source.
+        default: Default value, or the source of a default that is computed.
     """
 
     name: str
@@ -66,12 +62,10 @@ def fields_of(command: str) -> dict[str, Field] | None:
     Fields that a YAML file of a command may hold, by name.
 
     Args:
-        command (`str`):
-            `"sft"` or `"grpo"`.
+        command: `"sft"` or `"grpo"`.
 
-    Returns:
-        `dict[str, Field]`, or `None` if the installed libraries keep their settings in other files than those known
-        here.
+    Returns `None` if the installed libraries keep their settings in other files than those
+    known here.
     """
     try:
         return {field.name: field for kind in SETTINGS[command] for field in _fields_of_class(kind)}

@@ -32,12 +32,7 @@ class SettingsParser(TrlParser):
 
 
 def parse_settings(kinds: Sequence[Any], prog: str, arguments: Sequence[str] | None) -> tuple[Any, ...]:
-    """
-    The settings of a YAML file and a command line.
-
-    Raises:
-        ValueError: If a setting does not fit, or the settings ask for bf16 on a GPU and the machine has none.
-    """
+    """The settings of a YAML file and a command line."""
     try:
         return SettingsParser(kinds, prog=prog).parse_args_and_config(args=arguments)
     except ValueError as error:
@@ -57,15 +52,8 @@ def load_data(
     `datasets` loads it. Messages of other forms are converted to TRL's.
 
     Args:
-        script_args (`ScriptArguments`), dataset_args (`DatasetMixtureConfig`):
-            The settings.
-        check (`Callable`, *optional*):
-            [`require_training_rows`] or [`require_prompt_rows`] with its settings. It is called with the rows of each
-            split that is used.
-
-    Raises:
-        FileNotFoundError: If `dataset_name` is neither on this machine nor on the Hub.
-        ValueError: If no dataset is named, or a row does not fit.
+        check: [`require_training_rows`] or [`require_prompt_rows`] with its settings. It is called with the rows of
+            each split that is used.
     """
     name = script_args.dataset_name
     train = script_args.dataset_train_split

@@ -18,16 +18,9 @@ def repeated_ngram_mask(token_ids: Sequence[int], n: int = 4) -> list[bool]:
     the prompt is no repetition.
 
     Args:
-        token_ids (`Sequence[int]`):
-            One continuation, without padding and end token.
-        n (`int`, *optional*, defaults to `4`):
-            Tokens of an n-gram.
+        token_ids: One continuation, without padding and end token.
 
-    Returns:
-        `list[bool]`: one entry for each token.
-
-    Raises:
-        ValueError: If `n` is below 1.
+    Returns one entry for each token.
     """
     if n < 1:
         raise ValueError(f"An n-gram has 1 token or more, got `n={n}`.")
@@ -47,13 +40,10 @@ def loop_mask(token_ids: Sequence[int], *, finished: bool) -> list[bool]:
     Tokens of the loop that [`find_loop`] finds, from its second cycle on: the first one says nothing twice.
 
     Args:
-        token_ids (`Sequence[int]`):
-            One continuation, without padding and end token.
-        finished (`bool`):
-            Whether it ended with an end token.
+        token_ids: One continuation, without padding and end token.
+        finished: Whether it ended with an end token.
 
-    Returns:
-        `list[bool]`: one entry for each token; none is true without a loop.
+    Returns one entry for each token; none is true without a loop.
     """
     loop = find_loop(token_ids, finished=finished)
     if loop.onset is None or loop.period is None:
@@ -70,11 +60,9 @@ def log_one_minus(log_probs: Tensor) -> Tensor:
     worst tokens would have no gradient at all.
 
     Args:
-        log_probs (`torch.Tensor`):
-            Log-probabilities, of any shape, in float32.
+        log_probs: Log-probabilities, of any shape, in float32.
 
-    Returns:
-        `torch.Tensor` of the same shape, 0 or less.
+    Returns `torch.Tensor` of the same shape, 0 or less.
     """
     excess = (log_probs + _SMALLEST_REST).clamp(min=0).detach()
     return torch.log(-torch.expm1(log_probs - excess))

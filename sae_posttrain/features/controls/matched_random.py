@@ -141,15 +141,10 @@ def eligible_features(firing_rate: Tensor, targets: Sequence[int], own: Sequence
     Features that may stand in: they fire, are none of the target's, and are not among the set's own.
 
     Args:
-        firing_rate (`torch.Tensor` of shape `(G, F)`):
-            Share of each group's tokens on which a feature is active.
-        targets (`Sequence[int]`):
-            Numbers of the target groups.
-        own (`Sequence[int]`):
-            Positions of the set's own features.
+        firing_rate (`(G, F)`): Share of each group's tokens on which a feature is active.
+        own: Positions of the set's own features.
 
-    Returns:
-        `torch.Tensor` of shape `(F,)`, bool.
+    Returns `(F,)`, bool.
     """
     others = [group for group in range(len(firing_rate)) if group not in targets]
     on_target_F = firing_rate[list(targets)].amax(dim=0)
@@ -165,19 +160,9 @@ def draw_matches(
     Draw one of the nearest eligible neighbours of each own feature, without replacement.
 
     Args:
-        properties (`torch.Tensor` of shape `(F, P)`):
-            What is matched, above 0; distances are taken between logarithms.
-        own (`Sequence[int]`):
-            Positions of the features to match.
-        eligible (`torch.Tensor` of shape `(F,)`, bool):
-            Which may be drawn.
-        num_neighbours (`int`):
-            How many are drawn from.
-        drawn (`random.Random`):
-            The draw.
-
-    Raises:
-        ValueError: If fewer features are eligible than are wanted.
+        properties (`(F, P)`): What is matched, above 0; distances are taken between logarithms.
+        own: Positions of the features to match.
+        eligible (`(F,)`, bool): Which may be drawn.
     """
     if int(eligible.sum()) < len(own):
         raise ValueError(

@@ -76,23 +76,10 @@ def difference_of_means(
     compares the tokens of a loop from its second time round on with those of normal answers.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        positives, negatives (`Sequence[Text]`):
-            Token ids with a mask each: the tokens that count.
-        blocks (`Sequence[int]`):
-            Decoder blocks, from 0.
-        site (`str`, *optional*, defaults to `"resid_post"`):
-            Site in each of them.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Texts in one forward pass.
+        positives, negatives: Token ids with a mask each: the tokens that count.
+        blocks: Decoder blocks, from 0.
 
-    Returns:
-        [`FeatureSet`]: the directions, of the length of the difference, with the median norm of the negatives
-        at the site.
-
-    Raises:
-        ValueError: If no token counts on one side, or the means are equal.
+    Returns the directions, of the length of the difference, with the median norm of the negatives at the site.
     """
     places = [(block, site) for block in blocks]
     means: list[dict[Place, Tensor]] = []

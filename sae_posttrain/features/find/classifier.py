@@ -26,20 +26,12 @@ def fit_probe(x: Tensor, positive: Tensor, weight: Tensor, *, l2: float) -> tupl
     `C` and N tokens of equal weight has `l2 = 1 / (C · N)`.
 
     Args:
-        x (`torch.Tensor` of shape `(N, D)`):
-            Residuals.
-        positive (`torch.Tensor` of shape `(N,)`, bool):
-            Which tokens are of the class to be told apart.
-        weight (`torch.Tensor` of shape `(N,)`):
-            Weight of each token; they sum to 1.
-        l2 (`float`):
-            Strength of the regularisation, above 0: without it, classes that can be told apart have no optimum.
+        x (`(N, D)`): Residuals.
+        positive (`(N,)`, bool): Which tokens are of the class to be told apart.
+        weight (`(N,)`): Weight of each token; they sum to 1.
+        l2: Strength of the regularisation, above 0: without it, classes that can be told apart have no optimum.
 
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: `w` `(D,)` and `b` `()`, float64: the logit of `x` is `x · w + b`.
-
-    Raises:
-        ValueError: If `l2` is not above 0, or one class is missing.
+    Returns `w` `(D,)` and `b` `()`, float64: the logit of `x` is `x · w + b`.
     """
     if not l2 > 0:
         raise ValueError(f"`l2` must be above 0, got {l2}.")
@@ -87,16 +79,9 @@ def fit_probes(x: Tensor, positive: Tensor, weight: Tensor, num_probes: int, *, 
     direction is projected out of `x`.
 
     Args:
-        x, positive, weight, l2 (*see* [`fit_probe`]):
-            The tokens, and the strength of the regularisation.
-        num_probes (`int`):
-            Probes wanted, at most D.
+        x, positive, weight, l2: The tokens, and the strength of the regularisation.
 
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: rows `(P, D)` and biases `(P,)`, float64, for the `x` that was given.
-
-    Raises:
-        ValueError: If there are more probes than coordinates, or nothing is left that a probe could read.
+    Returns the rows `(P, D)` and biases `(P,)`, float64, for the `x` that was given.
     """
     if not 1 <= num_probes <= x.shape[1]:
         raise ValueError(f"A place of width {x.shape[1]} has 1 to {x.shape[1]} probes at right angles: {num_probes}?")
@@ -124,16 +109,9 @@ def balanced_weights(groups: Tensor, target: int) -> Tensor:
     So a group weighs the same however many tokens it has, as in monolinguality.
 
     Args:
-        groups (`torch.Tensor` of shape `(N,)`):
-            Number of each token's group.
-        target (`int`):
-            Number of the target group.
+        groups (`(N,)`): Number of each token's group.
 
-    Returns:
-        `torch.Tensor` of shape `(N,)`, float64, of sum 1.
-
-    Raises:
-        ValueError: If there is no token of the target, or none of another group.
+    Returns `(N,)`, float64, of sum 1.
     """
     present, number_N, size_G = groups.unique(return_inverse=True, return_counts=True)
     is_target = present == target

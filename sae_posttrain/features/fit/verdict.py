@@ -71,16 +71,7 @@ def judge(fit: SAEFit, on_base: SAEFit | None = None) -> Verdict:
     well described model is the SAE's own or a fine-tuned copy, only a measurement on the base model tells.
 
     Args:
-        fit ([`SAEFit`]):
-            Measured on the model.
-        on_base ([`SAEFit`], *optional*):
-            The same SAE measured on the model it was trained on, on the same texts.
-
-    Returns:
-        `Verdict`.
-
-    Raises:
-        ValueError: If the two are not of the same SAE.
+        on_base: The same SAE measured on the model it was trained on, on the same texts.
     """
     if on_base is not None and (fit.block, fit.site, fit.file) != (on_base.block, on_base.site, on_base.file):
         raise ValueError(

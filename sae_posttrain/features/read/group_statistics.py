@@ -87,12 +87,7 @@ def with_statistics(model: nn.Module, feature_set: FeatureSet, texts: GroupedTex
     The set with mean and standard deviation of its pre-activations over each group's kept texts, and the norms there.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model, in the mode in which it is to be measured.
-        feature_set ([`FeatureSet`]):
-            The features.
-        texts ([`GroupedTexts`]):
-            The texts.
+        model: A causal language model, in the mode in which it is to be measured.
     """
     mine = share_of_process(texts.kept)
     rows_of = _rows_by_place(feature_set)
@@ -141,21 +136,12 @@ def held_out_scores(
     How well each pre-activation tells the target group from the others on the held-out texts.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model, in the mode in which it is to be measured.
-        feature_set ([`FeatureSet`]):
-            The features.
-        texts ([`GroupedTexts`]):
-            The texts, with some held out.
-        target_group (`str`):
-            The group to tell from the others.
+        model: A causal language model, in the mode in which it is to be measured.
+        texts: The texts, with some held out.
+        target_group: The group to tell from the others.
 
-    Returns:
-        `dict[str, torch.Tensor]`, each of shape `(F,)`: `auroc` of a text's mean pre-activation, as in
-        [`find_features`], and `auroc_tokens` of single tokens.
-
-    Raises:
-        ValueError: If the held-out texts lack the target group or the others.
+    Returns `dict[str, torch.Tensor]`, each of shape `(F,)`: `auroc` of a text's mean pre-activation, as in
+    [`find_features`], and `auroc_tokens` of single tokens.
     """
     rows_of = _rows_by_place(feature_set)
     parts, groups, members = [], [], []

@@ -22,12 +22,9 @@ class Tokens:
     The tokens of one batch that count.
 
     Attributes:
-        values (`dict[Place, torch.Tensor]`, each of shape `(N, D)`, float32):
-            What each site holds.
-        groups (`torch.Tensor` of shape `(N,)`):
-            Number of each token's group.
-        texts (`torch.Tensor` of shape `(N,)`):
-            Number of each token's text, counted over all batches.
+        values (`(N, D)`, float32): What each site holds.
+        groups (`(N,)`): Number of each token's group.
+        texts (`(N,)`): Number of each token's text, counted over all batches.
     """
 
     values: dict[Place, Tensor]
@@ -37,21 +34,8 @@ class Tokens:
 
 def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence[Place]) -> Iterator[Tokens]:
     """
-    What some sites hold at the tokens that count, from one forward pass per batch.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        batches (`Iterable[TextBatch]`):
-            The texts.
-        places (`Sequence[Place]`):
-            Block and site of each.
-
-    Yields:
-        [`Tokens`]: of each batch, on the model's device.
-
-    Raises:
-        ValueError: If the model has no such block or site.
+    What some sites hold at the tokens that count, from one forward pass per batch. Yields the tokens of each batch, on
+    the model's device.
     """
     device = next(model.parameters()).device
     num_texts = 0
@@ -75,12 +59,7 @@ def sample_tokens(texts: Sequence[Text], most: Mapping[str, int], seed: int) -> 
     Texts without a drawn token are left out, so that they cost no forward pass.
 
     Args:
-        texts (`Sequence[Text]`):
-            The texts.
-        most (`Mapping[str, int]`):
-            Tokens to draw of each group; a group that has fewer gives all.
-        seed (`int`):
-            Draws the tokens.
+        most: Tokens to draw of each group; a group that has fewer gives all.
     """
     drawn = random.Random(seed)
     chosen = {}

@@ -18,14 +18,8 @@ def draw_features(feature_set: "FeatureSet", path: str | os.PathLike) -> Path:
     Draw mean and standard deviation of the pre-activation per group, a row for each feature.
 
     Args:
-        feature_set ([`FeatureSet`]):
-            A set with statistics. The first 24 features are drawn.
-        path (`str` or `os.PathLike`):
-            File to write; its ending decides the format (`.png`, `.svg`, `.pdf`).
-
-    Raises:
-        ImportError: If matplotlib is missing.
-        ValueError: If the set has no statistics.
+        feature_set: A set with statistics. The first 24 features are drawn.
+        path: File to write; its ending decides the format (`.png`, `.svg`, `.pdf`).
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -30,11 +30,7 @@ class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrain
     rows keep the group of each token.
 
     Args:
-        *args, **kwargs:
-            Arguments of axolotl's trainer. Its settings derive from [`FeaturePenaltyArguments`].
-
-    Raises:
-        ValueError: As [`FeaturePenaltyMixin`] does, or if the data is a stream.
+        *args, **kwargs: Arguments of axolotl's trainer. Its settings derive from [`FeaturePenaltyArguments`].
     """
 
     def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:

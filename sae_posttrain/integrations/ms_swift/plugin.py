@@ -26,13 +26,7 @@ def hold_features(**settings: Any) -> None:
     from the script of the answer.
 
     Args:
-        **settings:
-            Fields of [`FeaturePenaltyArguments`], except `group_column`.
-
-    Raises:
-        ValueError: If a setting is unknown or does not fit, or training uses Megatron. For a method other than SFT,
-        the
-            error is raised when its arguments are created.
+        **settings: Fields of [`FeaturePenaltyArguments`], except `group_column`.
     """
     known = sorted({field.name for field in fields(FeaturePenaltyArguments)} - {"group_column"})
     unknown = [name for name in settings if name not in known]

@@ -18,15 +18,8 @@ def end_of_turn_id(tokenizer: Any) -> int | None:
 
     Two conversations are rendered, and the token after the answer's text is taken. If the template leaves the last
     turn open, the token after an answer in the middle of a conversation is taken, which opens the next turn. Only
-    added or special tokens count: a template that ends turns with ordinary words has no such token.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            With or without a chat template.
-
-    Returns:
-        `int` or `None`: id of the token; `None` if there is no template, it cannot be rendered, or ordinary text
-        follows the answer.
+    added or special tokens count: a template that ends turns with ordinary words has no such token. Returns the id of
+    the token, or `None` if there is no template, it cannot be rendered, or ordinary text follows the answer.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -78,10 +71,7 @@ def answer_end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
     Every token that ends an answer: [`known_end_ids`], and the chat template's [`end_of_turn_id`].
 
     Args:
-        generation_config (`GenerationConfig` or `None`):
-            The model's generation config.
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
+        generation_config (`GenerationConfig` or `None`): The model's generation config.
     """
     closing = end_of_turn_id(tokenizer)
     return sorted(known_end_ids(generation_config, tokenizer) | (set() if closing is None else {closing}))
@@ -99,18 +89,15 @@ def why_never_ending(
     Why a model would not learn to end its answers from these rows, and what to set.
 
     Args:
-        rows (`Iterable[Mapping]`):
-            Tokenized rows with `labels` (-100 where there is no loss), or with `input_ids` if all tokens count. Only
+        rows: Tokenized rows with `labels` (-100 where there is no loss), or with `input_ids` if all tokens count. Only
             the first 64 rows are checked.
-        tokenizer (`PreTrainedTokenizerBase`), generation_config (`GenerationConfig` or `None`):
-            As they will be saved with the model.
-        cloned_template (`bool`, *optional*, defaults to `False`):
-            Whether TRL copies the template from another tokenizer. The end token of that tokenizer then overrides
-            `eos_token`.
+        tokenizer (`PreTrainedTokenizerBase`), generation_config (`GenerationConfig` or `None`): As they will be saved
+            with the model.
+        cloned_template: Whether TRL copies the template from another tokenizer. The end token of that tokenizer then
+            overrides `eos_token`.
 
-    Returns:
-        `str` or `None`: a message for the user; `None` if some row has a token at which generation stops, or no row
-        has a token to learn.
+    Returns a message for the user, or `None` if some row has a token at which generation stops, or no
+    row has a token to learn.
     """
     known = known_end_ids(generation_config, tokenizer)
     last: list[Sequence[int]] = []

@@ -22,16 +22,11 @@ class Prompt:
     A prompt to answer.
 
     Attributes:
-        id (`str` or `int`):
-            Unique among the prompts of one language.
-        lang (`str`):
-            Language the answer should be in.
-        text (`str`):
-            Text of the prompt; for a conversation, the text of all its turns.
-        messages (`list[dict]`, *optional*):
-            The conversation, if it is one.
-        reference (`str`, *optional*):
-            A known answer; foreign text that it contains is excused.
+        id: Unique among the prompts of one language.
+        lang: Language the answer should be in.
+        text: Text of the prompt; for a conversation, the text of all its turns.
+        messages: The conversation, if it is one.
+        reference: A known answer; foreign text that it contains is excused.
     """
 
     id: str | int
@@ -48,19 +43,12 @@ def read_prompts(
     Read and check prompts; [`evaluate`] says what a row can hold.
 
     Args:
-        data (path or iterable of `Mapping`):
-            A file that [`read_rows`] reads, or the rows themselves.
-        group_column (`str`):
-            Column that holds the language the answer should be in.
-        target_lang (`str`, *optional*):
-            Language that answers may switch into; at least one prompt must be able to show it. `None` for any script.
-        limit (`int`, *optional*):
-            Read only this many rows from the beginning.
-        source (`str`, *optional*):
-            Name of the data in errors; by default the file's name.
-
-    Raises:
-        ValueError: If there are no rows, or a row has no prompt, no known language, or the same id as another.
+        data (path or iterable of `Mapping`): A file that [`read_rows`] reads, or the rows themselves.
+        group_column: Column that holds the language the answer should be in.
+        target_lang: Language that answers may switch into; at least one prompt must be able to show it. `None` for any
+            script.
+        limit: Read only this many rows from the beginning.
+        source: Name of the data in errors; by default the file's name.
     """
     is_file = isinstance(data, (str, os.PathLike))
     source = source or (f"{data}" if is_file else "the data")

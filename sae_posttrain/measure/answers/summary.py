@@ -33,11 +33,9 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     Counts, rates and 95 % intervals of answers.
 
     Args:
-        answers (`Sequence[Mapping]`):
-            Judged answers, as `answers.jsonl` holds them; at least one.
+        answers: Judged answers, as `answers.jsonl` holds them; at least one.
 
-    Returns:
-        `dict`: `overall`, and `groups` by language. A rate that no answer can show is `None`.
+    Returns `overall`, and `groups` by language. A rate that no answer can show is `None`.
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
@@ -129,11 +127,9 @@ def compare_answers(before: Sequence[Answer], after: Sequence[Answer]) -> dict[s
     Differences between the rates of two models, paired by prompt: `after` minus `before`.
 
     Args:
-        before, after (`Sequence[Mapping]`):
-            Judged answers to the same prompts, in any order.
+        before, after: Judged answers to the same prompts, in any order.
 
-    Returns:
-        `dict`: `overall`, and `groups` by language.
+    Returns `overall`, and `groups` by language.
     """
     before_by_key = {answer_key(answer): answer for answer in before}
     pairs = [(before_by_key[answer_key(answer)], answer) for answer in after]
@@ -183,11 +179,9 @@ def format_evaluation(result: Mapping[str, Any]) -> str:
     Table of an evaluation for a terminal: rates in percent with 95 % intervals, one line per language.
 
     Args:
-        result (`Mapping[str, Any]`):
-            What [`evaluate`] returned, or the content of its `evaluation.json`.
+        result: What [`evaluate`] returned, or the content of its `evaluation.json`.
 
-    Returns:
-        `str`: plain text of several lines.
+    Returns plain text.
     """
     settings = result["settings"]
     target = settings["target_lang"]

@@ -74,19 +74,14 @@ def compare_tasks(
     Paired differences of two models, `after` minus `before`, with a verdict as of [`non_inferiority`].
 
     Args:
-        tasks (`Mapping[str, Mapping]`):
-            Tasks of the second model, each with its `metrics` as [`add_intervals`] gives them.
-        groups (`Mapping[str, Sequence[str]]`):
-            Names of the tasks in each group. Their items are compared together.
-        before, after (`Mapping[str, Sequence[Mapping]]`):
-            Items of each task, of the same documents. Equal documents are paired in their order.
-        margin (`float`):
-            Largest acceptable loss, as a rate.
+        tasks: Tasks of the second model, each with its `metrics` as [`add_intervals`] gives them.
+        groups: Names of the tasks in each group. Their items are compared together.
+        before, after: Items of each task, of the same documents. Equal documents are paired in their order.
+        margin: Largest acceptable loss, as a rate.
 
-    Returns:
-        `dict`: `tasks` and `groups`, by name: `num_pairs`; `num_other_prompts` (documents with another prompt: other
-        examples or another chat template); and of each rate in `metrics` the fields of [`PairedDifference`] and
-        `verdict` (`None` if the task does not say which way is better).
+    Returns `tasks` and `groups`, by name: `num_pairs`; `num_other_prompts` (documents with another prompt: other
+    examples or another chat template); and of each rate in `metrics` the fields of [`PairedDifference`] and `verdict`
+    (`None` if the task does not say which way is better).
     """
     pairs = {name: list(zip(_sorted(before[name]), _sorted(after[name]), strict=True)) for name in tasks}
     of_groups = {

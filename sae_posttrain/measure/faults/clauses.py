@@ -50,10 +50,8 @@ class Limits:
     How long a term may be, in characters.
 
     Attributes:
-        short (`tuple[int, int]`):
-            Length up to which a text is always a term: for Han and kana, and for other scripts.
-        long (`tuple[int, int]`):
-            Length above which a text is never a term: for Han and kana, and for other scripts.
+        short: Length up to which a text is always a term: for Han and kana, and for other scripts.
+        long: Length above which a text is never a term: for Han and kana, and for other scripts.
     """
 
     short: tuple[int, int] = (SHORT_DENSE, SHORT_SPACED)
@@ -70,12 +68,9 @@ def is_clause(text: str, limits: Limits, *, title: bool = False) -> bool:
     Whether foreign text is more than a term.
 
     Args:
-        text (`str`):
-            The foreign text alone, without the neighbouring words of the answer's own language.
-        limits ([`Limits`]):
-            How long a term may be here.
-        title (`bool`, *optional*, defaults to `False`):
-            Whether the text is marked as a title, as between 《 and 》. Then only its words count.
+        text: The foreign text alone, without the neighbouring words of the answer's own language.
+        limits: How long a term may be here.
+        title: Whether the text is marked as a title, as between 《 and 》. Then only its words count.
     """
     dense = _DENSE.search(text) is not None
     length = sum(1 for _ in _LETTER.finditer(text)) if dense else len(text.strip())

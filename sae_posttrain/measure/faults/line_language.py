@@ -187,13 +187,7 @@ def suspects_of(lang: str, lid_languages: Sequence[str]) -> list[str]:
 
 
 def check_suspects(langs: Iterable[str], lid_languages: Sequence[str]) -> None:
-    """
-    Check in advance that there are languages to distinguish in answers in `langs`.
-
-    Raises:
-        ValueError: If a language is unknown, or scripts already show every switch from `langs` to `lid_languages`.
-        ImportError: If py3langid is missing.
-    """
+    """Check in advance that there are languages to distinguish in answers in `langs`."""
     if isinstance(lid_languages, str):
         raise ValueError(f"`lid_languages` is a list of languages, got {lid_languages!r}: pass [{lid_languages!r}].")
     langs = sorted(set(langs))

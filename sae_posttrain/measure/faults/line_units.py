@@ -45,10 +45,8 @@ class Unit:
     A part of an answer that is judged as one.
 
     Attributes:
-        places (`list[tuple[int, int]]`):
-            (start, end) of the line or sentence, or of each of several short lines.
-        words (`list[str]`):
-            Words of the unit, without names.
+        places: (start, end) of the line or sentence, or of each of several short lines.
+        words: Words of the unit, without names.
     """
 
     places: list[tuple[int, int]]
@@ -70,16 +68,10 @@ def units_of(
     Units with enough words: single lines and sentences, and short lines joined together.
 
     Args:
-        masked (`str`):
-            The answer, as [`masked_answer`] returns it.
-        languages (`frozenset[str]`):
-            The languages to choose from.
-        scripts (`frozenset[str]`):
-            The scripts of these languages; letters of other scripts do not form words.
-        min_words (`int`):
-            Smallest number of words that are judged.
-        skip (`Callable[[int, int], bool]`):
-            Whether the text from `start` to `end` is left out.
+        masked: The answer, as [`masked_answer`] returns it.
+        scripts: The scripts of these languages; letters of other scripts do not form words.
+        min_words: Smallest number of words that are judged.
+        skip (`Callable[[int, int], bool]`): Whether the text from `start` to `end` is left out.
     """
     letters = letters_of(scripts)
     small_words = frozenset[str]().union(*(FUNCTION_WORDS.get(language, frozenset()) for language in languages))

@@ -45,16 +45,12 @@ def near_loop_at_end(ids: np.ndarray, min_periods: int, min_tokens: int) -> tupl
     the other half (`benchmarks/bench_near_loops.py`).
 
     Args:
-        ids (`numpy.ndarray` of shape `(T,)`):
-            Token ids of the answer.
-        min_periods (`int`):
-            3 or more. The loop has more than `min_periods - 1` cycles.
-        min_tokens (`int`):
-            Smallest number of tokens in the loop; the loop scores at least `SCORE_PER_TOKEN` for each of them.
+        ids (`(T,)`): Token ids of the answer.
+        min_periods: 3 or more. The loop has more than `min_periods - 1` cycles.
+        min_tokens: Smallest number of tokens in the loop; the loop scores at least `SCORE_PER_TOKEN` for each of them.
 
-    Returns:
-        `tuple[int, float]`: number of tokens from the beginning of the loop to the end of the answer, and the share of
-        them that repeat the previous cycle (minus the cost of `SHIFT`); 0 and 0.0 if there is no such loop.
+    Returns the number of tokens from the beginning of the loop to the end of the answer, and the share of them that
+    repeat the previous cycle (minus the cost of `SHIFT`); 0 and 0.0 if there is no such loop.
     """
     num = min(len(ids), WINDOW)
     num_lags = min(MAX_PERIOD, num // (min_periods - 1))

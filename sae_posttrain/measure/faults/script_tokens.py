@@ -20,11 +20,9 @@ class ScriptTokens:
     Tokens that write a script.
 
     Attributes:
-        whole (`tuple[int, ...]`):
-            Tokens whose text has a letter of the script.
-        partial (`tuple[int, ...]`):
-            Tokens of a byte-level or byte-fallback vocabulary that end within a character, if at least 90 % of the
-            letters that this character can be belong to the script: `E4 B8` for Han. Bytes that only continue a
+        whole: Tokens whose text has a letter of the script.
+        partial: Tokens of a byte-level or byte-fallback vocabulary that end within a character, if at least 90 % of
+            the letters that this character can be belong to the script: `E4 B8` for Han. Bytes that only continue a
             character belong to no script and are never included.
     """
 

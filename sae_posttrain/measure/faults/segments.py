@@ -19,8 +19,7 @@ def opens_thinking(rendered: str) -> bool:
     The chat templates of R1 and QwQ end that way. A template that ends with `<think></think>` has closed it again.
 
     Args:
-        rendered (`str`):
-            The prompt after the chat template, with special tokens; its end is enough.
+        rendered: The prompt after the chat template, with special tokens; its end is enough.
     """
     return rendered.rstrip().endswith(_OPEN)
 
@@ -35,10 +34,8 @@ def template_opens_thinking(tokenizer: Any, **template_kwargs: Any) -> bool:
     Whether the chat template opens the thinking of an answer to a plain question; `False` without a template.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The tokenizer, whose template is rendered once.
-        **template_kwargs:
-            Options with which the prompts are rendered, e.g. `enable_thinking=False`.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer, whose template is rendered once.
+        **template_kwargs: Options with which the prompts are rendered, e.g. `enable_thinking=False`.
     """
     if not (getattr(tokenizer, "chat_template", None) or template_kwargs.get("chat_template")):
         return False
@@ -53,11 +50,9 @@ def segments_of(answer: str, *, think_opened: bool = False) -> list[tuple[int, i
     (start, end, name) of the thinking and the answer, in order, without gaps; tags belong to the thinking.
 
     Args:
-        answer (`str`):
-            The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
-        think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt opened the thinking. Then everything up to `</think>` is thinking, or everything if the
-            answer was cut before it.
+        answer: The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
+        think_opened: Whether the prompt opened the thinking. Then everything up to `</think>` is thinking, or
+            everything if the answer was cut before it.
     """
     segments = []
     position = 0

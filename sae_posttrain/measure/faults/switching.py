@@ -247,18 +247,10 @@ def right_language(answer: str, *, lang: str, think_opened: bool = False) -> boo
     English from Spanish, or Russian from Ukrainian.
 
     Args:
-        answer (`str`):
-            The whole response.
-        lang (`str`):
-            Language the answer should be in, as an ISO 639 code.
-        think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
+        lang: Language the answer should be in, as an ISO 639 code.
+        think_opened: Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
 
-    Returns:
-        `bool` or `None`: `None` if the answer has no words to judge.
-
-    Raises:
-        ValueError: If the language is unknown.
+    Returns `None` if the answer has no words to judge.
     """
     code = known_language(lang)
     own = {*own_scripts(lang), *(["Bopomofo"] if code in _CHINESE else [])}

@@ -86,12 +86,11 @@ class WordCount:
     Words of a text.
 
     Attributes:
-        by_script (`Counter[str]`):
-            Number of words of each script, without Latin names. It is a fraction if words are counted by characters.
-        names (`int`):
-            Number of capitalised Latin words that may be names. They count if a text has no word of its own language.
-        latin (`int`):
-            Number of all Latin words, including possible names but not certain ones.
+        by_script: Number of words of each script, without Latin names. It is a fraction if words are counted by
+            characters.
+        names: Number of capitalised Latin words that may be names. They count if a text has no word of its own
+            language.
+        latin: Number of all Latin words, including possible names but not certain ones.
     """
 
     by_script: Counter[str] = field(default_factory=Counter)

@@ -70,18 +70,11 @@ def draw_rates(groups: Mapping[str, Sequence[RateRow]], *, name: str, alt: str) 
     Rates in percent with intervals: a block of rows for each group, such as a language.
 
     Args:
-        groups (`Mapping[str, Sequence[RateRow]]`):
-            Rows by the heading of their block.
-        name (`str`):
-            Name of the picture, unique in the page; ids in the picture begin with it.
-        alt (`str`):
-            Description of the picture, for readers who cannot see it.
+        groups: Rows by the heading of their block.
+        name: Name of the picture, unique in the page; ids in the picture begin with it.
+        alt: Description of the picture, for readers who cannot see it.
 
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    Returns an `<svg>` element.
     """
     num_rows = sum(1 + len(rows) for rows in groups.values())
     height = num_rows * _ROW + 44
@@ -145,22 +138,11 @@ def draw_lines(
     If a line has more than 20 points, the points are drawn faintly and the line is their running mean over 5.
 
     Args:
-        lines (`Sequence[Line]`):
-            At least one line; no line is empty.
-        name, alt (`str`):
-            As in [`draw_rates`].
-        x_label (`str`, *optional*, defaults to `"step"`):
-            Label of the horizontal axis.
-        percent (`bool`, *optional*, defaults to `False`):
-            Whether the values are rates, shown in percent from 0.
-        target (`float`, *optional*):
-            Height of a dashed line.
+        lines: At least one line; no line is empty.
+        name, alt: As in [`draw_rates`].
+        percent: Whether the values are rates, shown in percent from 0.
 
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    Returns an `<svg>` element.
     """
     height = max(200, _LINE_LABEL * len(lines) + 60)
     right = min(130, 14 + max(_width_of(_short(line.label, 18)) for line in lines))
@@ -224,20 +206,10 @@ def draw_readings(
     Mean pre-activation of one feature with its standard deviation: a block of rows for each group, a row for each arm.
 
     Args:
-        groups (`Sequence[str]`):
-            Groups to show, in order.
-        arms (`Mapping[str, Mapping[str, tuple[float, float]]]`):
-            Mean and standard deviation by label of the arm and group.
-        colors (`Sequence[int]`):
-            Number of each arm.
-        name, alt (`str`):
-            As in [`draw_rates`].
+        arms: Mean and standard deviation by label of the arm and group.
+        name, alt: As in [`draw_rates`].
 
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    Returns an `<svg>` element.
     """
     step = 12
     height = int(len(groups) * (len(arms) * step + 10)) + 46 + 16 * len(arms)

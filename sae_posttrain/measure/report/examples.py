@@ -79,13 +79,11 @@ def choose_examples(section: Section) -> tuple[str, list[Example]]:
     Within a kind, languages alternate and prompts are sorted by id, so nobody picked them.
 
     Args:
-        section ([`Section`]):
-            A section with a measure. Arms without answers are left out. With more than four arms, only the baseline
-            and the last arm are used.
+        section: A section with a measure. Arms without answers are left out. With more than four arms, only the
+            baseline and the last arm are used.
 
-    Returns:
-        `tuple[str, list[Example]]`: how many prompts there are of each kind, as a sentence, and the examples; no
-        examples if no prompt is common to all.
+    Returns how many prompts there are of each kind, as a sentence, and the examples; no examples if no prompt is
+    common to all.
     """
     arms = [arm for arm in section.evaluated if arm.answers]
     if not arms or section.measure is None:
@@ -188,11 +186,9 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     answer.
 
     Args:
-        answer (`Mapping`):
-            A line of `answers.jsonl`.
+        answer: A line of `answers.jsonl`.
 
-    Returns:
-        `list[Mark]`: offsets in the answer's text. Marks may overlap.
+    Returns the offsets in the answer's text. Marks may overlap.
     """
     text = answer["answer"]
     marks = []

@@ -22,17 +22,11 @@ def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "")
     Read one folder: an evaluation, the metrics of a training, or both.
 
     Args:
-        folder (`str` or path):
-            `output_dir` of [`evaluate`] or of a trainer. If a trainer's folder has no state, the metrics of the last
-            checkpoint are read.
-        name, label (`str`, *optional*):
-            Name and label of the arm; by default the folder's name.
+        folder: `output_dir` of [`evaluate`] or of a trainer. If a trainer's folder has no state, the metrics of the
+            last checkpoint are read.
+        name, label: Name and label of the arm; by default the folder's name.
 
-    Returns:
-        [`Arm`] or `None`: `None` if the folder holds neither.
-
-    Raises:
-        ValueError: If a file is not what it should be, or an evaluation is not finished.
+    Returns `None` if the folder holds neither.
     """
     folder = Path(folder)
     evaluation, answers = _read_evaluation(folder)
@@ -50,14 +44,7 @@ def read_sections(
     A section for each fault that was measured in these runs, and one for their training.
 
     Args:
-        folders (`Sequence[str | os.PathLike]`):
-            Runs, or folders of runs.
-        baseline (`str` or path, *optional*):
-            Evaluation to compare with, which need not be in `folders`; by default the first.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a folder holds no run, the baseline is no evaluation, or a file is not what it should be.
+        baseline: Evaluation to compare with, which need not be in `folders`; by default the first.
     """
     found = _find_runs(folders)
     base_name = None

@@ -43,17 +43,13 @@ class Comparison:
     An arm compared with another arm, usually the baseline.
 
     Attributes:
-        arm, reference ([`Arm`]):
-            The two arms; differences are arm minus reference.
-        differences (`Mapping` or `None`):
-            Differences by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be paired.
-        right (`Mapping` or `None`):
-            Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
+        arm, reference: The two arms; differences are arm minus reference.
+        differences: Differences by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be
+            paired.
+        right: Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
             whether it is `paired` by question); `None` if one of the two was not checked.
-        why_not (`str`):
-            Reason why the arms cannot be paired; empty if they are paired.
-        other_settings (`Sequence[str]`):
-            Settings in which the two evaluations differ and should not.
+        why_not: Reason why the arms cannot be paired; empty if they are paired.
+        other_settings: Settings in which the two evaluations differ and should not.
     """
 
     arm: Arm

@@ -44,18 +44,10 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     0 of 300 gives 0 to 1.26 %.
 
     Args:
-        successes (`int`):
-            Number of items that have the property.
-        n (`int`):
-            Number of items, 1 or more. The items are assumed to be independent.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
+        successes: Number of items that have the property.
+        n: Number of items, 1 or more. The items are assumed to be independent.
 
-    Returns:
-        `tuple[float, float]`: lower and upper bound, from 0 to 1.
-
-    Raises:
-        ValueError: If `n` is below 1, `successes` is not within 0 and `n`, or `confidence` not between 0 and 1.
+    Returns the lower and upper bound, from 0 to 1.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"A rate needs 0 <= `successes` <= `n` and `n` >= 1, got {successes} of {n}.")
@@ -76,16 +68,10 @@ def mcnemar(b: int, c: int) -> float:
     on which the models agree do not count.
 
     Args:
-        b (`int`):
-            Number of items that only the first model fails.
-        c (`int`):
-            Number of items that only the second model fails.
+        b: Number of items that only the first model fails.
+        c: Number of items that only the second model fails.
 
-    Returns:
-        `float`: the p-value; 1 if the models agree on every item.
-
-    Raises:
-        ValueError: If a count is negative.
+    Returns the p-value; 1 if the models agree on every item.
     """
     if b < 0 or c < 0:
         raise ValueError(f"The counts of a McNemar test are 0 or more, got {b} and {c}.")
@@ -115,24 +101,12 @@ def paired_difference(
     of the number of clusters.
 
     Args:
-        before (`Sequence[bool]`):
-            Whether each item has the property under the first model.
-        after (`Sequence[bool]`):
-            The same under the second model, in the same order.
-        clusters (`Sequence[Hashable]`, *optional*):
-            Group of each item, e.g. the id of its prompt. By default, each item is its own group.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
-        num_resamples (`int`, *optional*, defaults to `10000`):
-            Bootstrap samples.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the bootstrap: the same input gives the same interval.
+        before: Whether each item has the property under the first model.
+        after: The same under the second model, in the same order.
+        clusters: Group of each item, e.g. the id of its prompt. By default, each item is its own group.
+        seed: Seed of the bootstrap: the same input gives the same interval.
 
-    Returns:
-        [`PairedDifference`]: the rate after minus the rate before.
-
-    Raises:
-        ValueError: If there are no items, the lengths differ, or a value is neither true nor false.
+    Returns the rate after minus the rate before.
     """
     if not len(before) == len(after) or (clusters is not None and len(clusters) != len(before)):
         raise ValueError(
@@ -182,16 +156,9 @@ def unpaired_difference(
     too narrow. If the single answers are known, [`paired_difference`] is better.
 
     Args:
-        before, after (`tuple[int, int]`):
-            Number of items that have the property, and number of all items.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
+        before, after: Number of items that have the property, and number of all items.
 
-    Returns:
-        `tuple[float, float]`: bounds of the rate after minus the rate before, from -1 to 1.
-
-    Raises:
-        ValueError: As [`wilson`].
+    Returns the bounds of the rate after minus the rate before, from -1 to 1.
     """
     (low_before, high_before), (low_after, high_after) = (wilson(*each, confidence) for each in (before, after))
     rate_before, rate_after = before[0] / before[1], after[0] / after[1]
@@ -212,17 +179,10 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
     a seed's data order.
 
     Args:
-        estimates (`Sequence[float]`):
-            One number for each training seed, in any unit: a rate, a loss, a difference.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval, if the numbers are normally distributed over seeds.
+        estimates: One number for each training seed, in any unit: a rate, a loss, a difference.
+        confidence: Coverage of the interval, if the numbers are normally distributed over seeds.
 
-    Returns:
-        `tuple[float, float]`: lower and upper bound, in the unit of the numbers.
-
-    Raises:
-        ValueError: If there are fewer than two seeds, a number is not finite, all numbers are equal (they show no
-            spread), or `confidence` is not between 0 and 1.
+    Returns the lower and upper bound, in the unit of the numbers.
     """
     n = len(estimates)
     if n < 2:
@@ -246,16 +206,10 @@ def t_quantile(confidence: float, degrees: int) -> float:
     bisection of the angle `atan(t / sqrt(degrees))`.
 
     Args:
-        confidence (`float`):
-            Two-sided probability; 0.95 gives the 97.5 % quantile.
-        degrees (`int`):
-            Degrees of freedom, 1 or more.
+        confidence: Two-sided probability; 0.95 gives the 97.5 % quantile.
+        degrees: Degrees of freedom, 1 or more.
 
-    Returns:
-        `float`: the quantile, above 0.
-
-    Raises:
-        ValueError: If `confidence` is not between 0 and 1 or `degrees` below 1.
+    Returns the quantile, above 0.
     """
     require_confidence(confidence)
     if degrees < 1:

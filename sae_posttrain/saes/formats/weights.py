@@ -35,18 +35,11 @@ def read_weights(
     The wanted weights by their names in [`FrozenSAE`].
 
     Args:
-        tensors (`StoredTensors`):
-            The file's, checked. Without `b_dec`, it is 0.
-        names (`Names`):
-            Their names.
-        wanted (`Wanted`):
-            What is asked of the reader.
-        subtract_b_dec (`bool`, *optional*, defaults to `False`):
-            Whether the SAE subtracts `b_dec` from its input.
-        ratios (`tuple[float, float]`, *optional*, defaults to 1 and 1):
-            Factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them.
-        needed (`bool`, *optional*, defaults to `False`):
-            Whether the decoder is read in any case, as in `wanted.decoder`.
+        tensors: The file's, checked. Without `b_dec`, it is 0.
+        wanted: What is asked of the reader.
+        subtract_b_dec: Whether the SAE subtracts `b_dec` from its input.
+        ratios: Factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them.
+        needed: Whether the decoder is read in any case, as in `wanted.decoder`.
     """
     W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
     b_enc = wanted.vector(tensors[names.b_enc]) * ratios[0]

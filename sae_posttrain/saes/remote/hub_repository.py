@@ -24,12 +24,8 @@ class HubRepository:
     A repository at one commit.
 
     Args:
-        name (`str`):
-            `owner/name`.
-        commit (`str`):
-            Full hash of the commit.
-        files (`dict[str, Stated]`):
-            The files of the repository, and what the Hub states about each of them.
+        name: `owner/name`.
+        files: The files of the repository, and what the Hub states about each of them.
     """
 
     name: str
@@ -37,12 +33,7 @@ class HubRepository:
     files: dict[str, Stated]
 
     def download(self, file: str) -> Path:
-        """
-        Path of a file on this machine. A missing file is downloaded.
-
-        Raises:
-            FileNotFoundError: If the Hub cannot be reached or denies access, or offline mode is on.
-        """
+        """Path of a file on this machine. A missing file is downloaded."""
         from huggingface_hub import hf_hub_download
 
         if (path := self._downloaded(file)) is not None:
@@ -73,13 +64,8 @@ def find_repository(name: str, revision: str | None) -> HubRepository:
     A Hub repository at the commit that `revision` names now; in offline mode, the commit that it named last time.
 
     Args:
-        name (`str`):
-            `owner/name`.
-        revision (`str` or `None`):
-            Branch, tag or commit; `None` for the main branch.
-
-    Raises:
-        FileNotFoundError: If the repository cannot be reached or read; in offline mode, if it is not on this machine.
+        name: `owner/name`.
+        revision: Branch, tag or commit; `None` for the main branch.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile

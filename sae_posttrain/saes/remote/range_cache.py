@@ -17,8 +17,7 @@ class RangeCache:
     A damaged file counts as missing. File names consist of numbers only.
 
     Args:
-        folder (`pathlib.Path`):
-            Folder of the cached parts. Each remote file has its own, named after its content.
+        folder: Folder of the cached parts. Each remote file has its own, named after its content.
     """
 
     def __init__(self, folder: Path):

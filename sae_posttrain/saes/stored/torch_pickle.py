@@ -83,17 +83,10 @@ def read_pickle(pickled: bytes, classes: Collection[str] = ()) -> Any:
     Read what a `torch.save` pickle describes: dicts, lists, tuples, plain values, and a [`View`] for each tensor.
 
     Args:
-        pickled (`bytes`):
-            The record `data.pkl`.
-        classes (`Collection[str]`, *optional*):
-            Full names of classes whose objects are read as dicts of their attributes. Their code is never called.
+        pickled: The record `data.pkl`.
+        classes: Full names of classes whose objects are read as dicts of their attributes. Their code is never called.
 
-    Returns:
-        The saved object. Lists and dicts may contain themselves, and may contain each other many times.
-
-    Raises:
-        ForeignCode: If the pickle names a function or class that torch does not write for tensors.
-        ValueError: If the pickle is too long or damaged, or uses something that torch does not write.
+    Returns the saved object. Lists and dicts may contain themselves, and may contain each other many times.
     """
     if len(pickled) > MAX_PICKLE_BYTES:
         raise ValueError(f"it has {len(pickled)} bytes, at most {MAX_PICKLE_BYTES} are read")
