@@ -25,14 +25,11 @@ class Stage:
     A part of the demo's work.
 
     Attributes:
-        makes (`Path`):
-            File or folder that the stage writes. It identifies the stage.
-        text (`str`):
-            Description of the stage for the user.
-        work (`Callable[[], None]`):
-            Function that does the work. It reads the files of earlier stages and writes `makes`.
-        measures (`bool`):
-            Whether the stage writes the answers of an arm, which table and report show.
+        makes: File or folder that the stage writes. It identifies the stage.
+        text: Description of the stage for the user.
+        work (`Callable[[], None]`): Function that does the work. It reads the files of earlier stages and writes
+            `makes`.
+        measures: Whether the stage writes the answers of an arm, which table and report show.
     """
 
     makes: Path
@@ -46,12 +43,8 @@ class Record:
     The finished stages of a folder, and the settings and versions they were made with.
 
     Parameters:
-        folder (`Path`):
-            The demo's folder.
-        settings, versions (`Mapping[str, Any]`):
-            Settings and versions that must be the same when a run is resumed.
-        seconds (`dict[str, float]`):
-            Duration of each finished stage, by the path of its result.
+        settings, versions: Settings and versions that must be the same when a run is resumed.
+        seconds: Duration of each finished stage, by the path of its result.
     """
 
     def __init__(
@@ -99,18 +92,10 @@ def open_record(
     Open the record of a new folder, or of a folder that may be used again.
 
     Args:
-        folder (`Path`):
-            The demo's folder; made if missing.
-        settings, versions (`Mapping[str, Any]`):
-            Settings and package versions of this run.
-        resume, overwrite (`bool`):
-            Whether to continue a demo in the folder, or to remove it.
-        own (`tuple[str, ...]`):
-            Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
-
-    Raises:
-        ValueError: If the folder is not empty and neither `resume` nor `overwrite` is set, if it holds no demo, if
-            `resume` is set and the demo has other settings or versions, or if both are set.
+        folder: The demo's folder; made if missing.
+        settings, versions: Settings and package versions of this run.
+        resume, overwrite: Whether to continue a demo in the folder, or to remove it.
+        own: Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
     """
     if resume and overwrite:
         raise ValueError("`resume` goes on with a demo and `overwrite` removes it: set one of the two.")

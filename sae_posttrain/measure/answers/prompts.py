@@ -87,7 +87,7 @@ def read_prompts(
 
 def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
     row = read_row(require_columns(raw, where), where)
-    lang = _language(row, group_column, where)
+    lang = language_of(row, group_column, where)
     reference = _text(row.get("reference") or row.get("completion"), "completion", where)
     name = "messages" if row.get("prompt") is None else "prompt"
     asked = row.get(name)
@@ -113,7 +113,8 @@ def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
     return Prompt(row_id if isinstance(row_id, (str, int)) else str(row_id), lang, text, messages, reference)
 
 
-def _language(row: Mapping[str, Any], group_column: str, where: str) -> str:
+def language_of(row: Mapping[str, Any], group_column: str, where: str) -> str:
+    """The language of a row's answer. Raise a `ValueError` if the row does not say it, or it is not known."""
     if group_column not in row:
         raise ValueError(
             f"{where} does not say the language of its answer: no column `{group_column}`. It has: "
