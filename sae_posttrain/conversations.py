@@ -40,17 +40,11 @@ MESSAGE_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """
-    A row with its conversations as TRL's messages.
+    A row with its conversations as TRL's messages; the same object if nothing had to be changed.
 
     `conversations` becomes `messages`, with the text of a column `system` in front. In [`MESSAGE_COLUMNS`] the roles
     of other conventions become TRL's, `from` and `value` become `role` and `content`, parts of text are joined, and
     JSON in a `messages` column (as CSV holds it) is read.
-
-    Args:
-        row: Any row. Texts and columns without a conversation are not changed.
-        where: Name of the row in errors, e.g. `"Row 3 of train.jsonl"`.
-
-    Returns the converted row; the same object if nothing had to be changed.
     """
     changed: dict[str, Any] = {}
     if row.get("conversations") is not None and row.get("messages") is None:
@@ -77,14 +71,9 @@ def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 def read_messages(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     """
     Convert a list of messages in any common form to TRL's messages; returns the same object if it is already in TRL's
-    form.
+    form. Errors begin with `where` and name the `column`.
 
     A message of the assistant that calls a tool may lack its `content`, as in TRL.
-
-    Args:
-        value (`Sequence`): The messages.
-        where: Text in front of an error.
-        column: Column they come from, for the error.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"{where}`{column}`")
@@ -181,17 +170,12 @@ def has_conversation(row: Mapping[str, Any]) -> bool:
 
 def with_messages(dataset: Any, name: str) -> Any:
     """
-    Convert the conversations of a dataset to TRL's messages, so that a trainer can tokenize it.
+    Convert the conversations of a dataset to TRL's messages, so that a trainer can tokenize it; returns the same
+    object if nothing had to be changed. Tokenized rows are not changed, and neither are rows with images, whose parts
+    the trainer reads itself.
 
-    If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): Dataset of a trainer. A list or another kind of
-            dataset is returned unchanged if no row needs a change. Tokenized rows are not changed, and neither are
-            rows with images, whose parts the trainer reads itself.
-        name: Name of the dataset in errors, e.g. `"the train dataset"`.
-
-    Returns the converted dataset; the same object if nothing had to be changed.
+    If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read. `name` is
+    the dataset's in errors.
     """
     first = next(iter(dataset), None)
     if not isinstance(first, Mapping) or {"input_ids", "image", "images"} & set(first) or not has_conversation(first):

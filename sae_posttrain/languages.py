@@ -195,12 +195,8 @@ def canonical_language(name: str) -> str:
 
 def scripts_of(name: str) -> tuple[str, ...]:
     """
-    The scripts that a text in a language may be in, the usual one first.
-
-    Args:
-        name: As for [`canonical_language`].
-
-    Returns the names of Unicode's scripts; for a tag with an unusual script, that script alone.
+    Unicode's names of the scripts that a text in a language may be in, the usual one first; for a tag with an unusual
+    script, that script alone.
     """
     code, subtag = _parse(name)
     return _scripts_of_subtag(subtag) if subtag else OWN_SCRIPTS[code]
@@ -220,14 +216,8 @@ def language_key(name: str) -> str:
 
 def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ()) -> str | None:
     """
-    The group that a name means: the group with exactly this name, otherwise the group of the same language.
-
-    Args:
-        name: Name of a group in a row or a setting, such as `"zh-CN"`.
-        groups: The existing groups, such as `["zh", "en"]`.
-        alike: Groups that are interchangeable: if several have the language, any of them is returned.
-
-    Returns one of `groups`, or `None` if none is meant.
+    The group that a name such as `"zh-CN"` means: the group with exactly this name, otherwise the group of the same
+    language; `None` if none is meant. If several have the language, any of them is returned if they are `alike`.
     """
     groups = tuple(groups)
     if name in groups:
@@ -264,12 +254,8 @@ def language_hint(name: object) -> str:
 
 def nearest_language(name: str, *, cutoff: float = 0.6) -> str | None:
     """
-    The code of the language that an unknown name probably means: `zh` for `cn` and `chinesse`.
-
-    Args:
-        cutoff: How similar two spellings must be, from 0 to 1.
-
-    Returns `None` if no language is similar.
+    The code of the language that an unknown name probably means: `zh` for `cn` and `chinesse`; `None` if none is
+    similar.
     """
     first = (_parts(name) or [""])[0]
     if first in _LANGUAGE_OF_COUNTRY:

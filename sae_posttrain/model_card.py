@@ -217,11 +217,8 @@ def feature_section(
     tokens: str | None = None,
 ) -> str:
     """
-    The section in Markdown.
-
-    Args:
-        measured: Tables of measured rates, in plain text.
-        tokens: Description of tokens that were penalised in addition to the features.
+    The section in Markdown, with tables of measured rates, and a description of tokens that were penalised in addition
+    to the features.
     """
     targets = f" for {', '.join(map(code, feature_set.target_groups))}" if feature_set.target_groups else ""
     found_on = f", found on {code(recorded_name(feature_set.base_model))}" if feature_set.base_model else ""

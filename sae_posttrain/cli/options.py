@@ -99,12 +99,7 @@ def flag(name: str) -> str:
 
 
 def require_new(out: Path, overwrite: bool, suffixes: Sequence[str] = (".txt", ".png")) -> None:
-    """
-    Refuse to replace files, before any work is done.
-
-    Args:
-        suffixes: Endings of the files that the command writes beside `out`.
-    """
+    """Refuse to replace `out`, and what the command writes beside it with other endings, before any work is done."""
     taken = [str(file) for file in (out, *map(out.with_suffix, suffixes)) if file.exists()]
     if taken and not overwrite:
         raise FileExistsError(

@@ -117,11 +117,8 @@ def _default(field: Field) -> str:
 
 def check_command(command: str, arguments: Sequence[str]) -> None:
     """
-    Check settings and data without torch: the YAML file, the names of the fields, the model's folder, the feature
-    set's file, and every row of a local data file.
-
-    Args:
-        command: `"sft"` or `"grpo"`.
+    Check settings and data of `sft` or `grpo` without torch: the YAML file, the names of the fields, the model's
+    folder, the feature set's file, and every row of a local data file.
     """
     settings = read_settings(command, arguments)
     if settings.get("datasets"):

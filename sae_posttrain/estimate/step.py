@@ -77,10 +77,8 @@ class StepSettings:
 
 def step_memory(config: Any, settings: StepSettings) -> StepMemory:
     """
-    Memory of a step of a model with this configuration, blocks beyond the first few extrapolated.
-
-    Args:
-        config (`PretrainedConfig`): Config of a causal language model.
+    Memory of a step of a causal language model with this configuration, blocks beyond the first few extrapolated. A
+    `ValueError` says that the blocks are not alike, so that a few do not speak for all.
     """
     depth, period = config.get_text_config().num_hidden_layers, _period(config)
     first = min(depth, max(2, period))

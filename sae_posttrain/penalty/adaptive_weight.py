@@ -214,9 +214,6 @@ class KeepWeightInCheckpoints(TrainerCallback):
     It is not an `ExportableState`: transformers restores those only with `restore_callback_states_from_checkpoint`,
     and as new objects that the trainer does not know. Update the weight before `on_step_end`, or the checkpoint of a
     step lacks that step.
-
-    Args:
-        adaptive_weight: The weight that the trainer uses.
     """
 
     _KEY = "AdaptiveWeight"

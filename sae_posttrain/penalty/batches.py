@@ -151,10 +151,8 @@ def holds_preferences(row: Mapping[str, Any]) -> bool:
 
 def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> list[int]:
     """
-    Group number of each sequence that a row of the dataset becomes: [`PADDING`] for one that does not count.
-
-    Args:
-        rows (`"chosen"` or `"both"`): Whether rejected answers count.
+    Group number of each sequence that a row of the dataset becomes: [`PADDING`] for one that does not count. `rows`
+    says whether rejected answers count (`"both"`) or not (`"chosen"`).
     """
     number = groups(row)
     if holds_pairs(row):
@@ -166,12 +164,8 @@ def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> li
 
 class RowGroupCollator:
     """
-    A data collator that also batches [`GROUP_IDS`], one number per row.
-
-    Args:
-        collator: The trainer's own collator. It makes the rest of the batch, and does not see the column with the
-            groups.
-        rows (`"chosen"` or `"both"`): Whether rejected answers count.
+    The trainer's own data collator, which does not see the column with the groups, and [`GROUP_IDS`] beside it, one
+    number per row. `rows` is that of [`group_ids_of_row`].
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Any], groups: RowGroups, rows: str):

@@ -79,11 +79,8 @@ def prepare_row_groups(
 
 def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> GroupTable:
     """
-    The groups where no features are penalised: the target groups, and the rest.
-
-    Args:
-        dataset: Any dataset of the trainer; `None` if there is none. If it is a stream, its first thousand rows are
-            read.
+    The groups where no features are penalised: the target groups, and the rest. Of a stream, the first thousand rows
+    are read.
     """
     if settings.target_group:
         return GroupTable.for_tokens(settings.target_group)

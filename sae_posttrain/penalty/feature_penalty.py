@@ -137,14 +137,10 @@ class FeaturePenalty(PenaltyTerm):
 
     def __call__(self, values: Mapping[Place, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         """
-        Measure one micro-batch.
+        Measure one micro-batch, given what passes at each block and site, `(B, T, D)`.
 
-        Args:
-            values: What passes at each block and site, `(B, T, D)`.
-            group_ids (`(B, T)`): Number of each token's group in the group table; −1 on padding.
-            mask (`(B, T)`, bool): Tokens of the answers. Those of the target groups are removed here.
-
-        Returns a reading on the device of the last site; its number of tokens is on the device of `mask`.
+        `group_ids` `(B, T)` are numbers of the group table, −1 on padding. `mask` `(B, T)` marks tokens of the
+        answers; those of the target groups are removed here.
         """
         mask_BT = mask & self.groups.is_penalised(group_ids)
         sums, above, pre_sums = [], [], []

@@ -181,12 +181,8 @@ def find_group_column(
     row: Mapping[str, Any], column: str, table: GroupTable, dataset_name: str, *, by_script: bool = True
 ) -> str | None:
     """
-    The column with the groups of a dataset, or `None` if they are told from the script of the answers.
-
-    Args:
-        column: Name that the settings give; only the default name may be absent.
-        dataset_name: Name of the dataset in messages.
-        by_script: Whether the rows hold answers to tell the group from.
+    The column with the groups of a dataset, or `None` if they are told from the script of the answers (`by_script`:
+    the rows hold some). Only a column with the default name may be absent.
     """
     if column in row:
         return column
@@ -210,12 +206,8 @@ def find_group_column(
 @dataclass(frozen=True)
 class RowGroups:
     """
-    Finds the number of a dataset row's group, from its column or from the script of its answer.
-
-    Parameters:
-        column: Column with the group of each row.
-        answer: Function from a row to the text of its answer, for rows without the column. Without the function such
-            rows are refused.
+    Finds the number of a dataset row's group, from its column or from the script of its answer. Without the function
+    `answer`, rows without the column are refused.
     """
 
     table: GroupTable
@@ -239,12 +231,10 @@ def require_penalised(
     penalised: Iterable[bool], table: GroupTable, *, streamed: bool, of_tokens: bool = False
 ) -> None:
     """
-    Refuse a dataset in which no row would be penalised.
+    Refuse a dataset in which no row would be penalised, given for each row whether it has a token to penalise.
 
-    Args:
-        penalised: For each row, whether it has a token to penalise.
-        of_tokens: Whether the penalty is on a set of tokens: it does not count answers' tokens of that set.
-        streamed: Whether reading rows is expensive. Then only the first thousand are read, and there is a warning.
+    Of a `streamed` dataset only the first thousand rows are read, and there is a warning. `of_tokens`: the penalty is
+    on a set of tokens, and answers' tokens of that set do not count.
     """
     for row, found in enumerate(penalised):
         if found:
@@ -265,11 +255,7 @@ def add_group_ids(
 ) -> dict[str, list[int]]:
     """
     The column [`GROUP_IDS`] of a tokenized example: one number per token, since packing puts several into a row.
-
-    Args:
-        example: With `input_ids` and `labels`.
-        column: Column with the example's group. Without it the script of the answer tells it.
-        decode: Function from token ids to their text, where there is no column.
+    Without a column, the script of the decoded answer tells the group.
     """
     if column is not None:
         number = groups.number(example[column])
@@ -282,12 +268,8 @@ def add_group_ids(
 
 def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[int] = ()) -> None:
     """
-    Refuse a tokenized dataset with [`GROUP_IDS`] in which no token would be penalised.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): With `labels`.
-        charged: The set of tokens whose probability is penalised. An answer's own tokens of that set are not
-            penalised.
+    Refuse a tokenized dataset with [`GROUP_IDS`] in which no token would be penalised. Answers' own tokens of the set
+    `charged` are not penalised.
     """
     penalised, exempt = set(table.penalised_ids), {-100, *charged}
     has_token = (
@@ -301,11 +283,8 @@ def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[
 
 class GroupCollator:
     """
-    A data collator that also batches [`GROUP_IDS`]: padded, or in one row for padding-free batches.
-
-    Args:
-        collator: The trainer's own collator. It makes the rest of the batch. An example may be a list of examples,
-            where the collator packs those into one row.
+    The trainer's own data collator, and [`GROUP_IDS`] beside it: padded, or in one row for padding-free batches. An
+    example may be a list of examples, where the collator packs those into one row.
     """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]):

@@ -100,12 +100,7 @@ class Drift:
 
 
 def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeReading) -> Drift:
-    """
-    Compare two readings of one probe set, feature by feature.
-
-    Args:
-        before, now: Readings by [`read_probe`].
-    """
+    """Compare two readings of one probe set, feature by feature."""
     features: dict[str, FeatureFigures] = {}
     for place in feature_set.places:
         of_place = feature_set.at(place)
@@ -145,14 +140,7 @@ def _mean_probability(reading: ProbeReading) -> float:
 
 
 def correlation(before: Tensor, now: Tensor) -> Tensor:
-    """
-    Pearson correlation of each column.
-
-    Args:
-        before, now (`(N, F)`): Readings of the same tokens.
-
-    Returns `(F,)`: 0 where a column is constant.
-    """
+    """Pearson correlation of each column of two readings `(N, F)`; 0 where a column is constant."""
     before, now = (values.double() - values.double().mean(dim=0) for values in (before, now))
     lengths = before.norm(dim=0) * now.norm(dim=0)
     return (before * now).sum(dim=0) / lengths.clamp_min(torch.finfo(torch.float64).tiny)
@@ -163,11 +151,7 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     How well the model's own difference of means tells the target apart. The features play no part in it.
 
     The direction is fitted on every second text and tried on the rest, then the other way round. The result is the
-    mean of the two.
-
-    Args:
-        mean_values (`(P, D)`): Mean of what the site holds, for each text.
-        positive (`(P,)`, bool): Which texts belong to the target. At least two do, and at least two do not.
+    mean of the two. `mean_values` is `(P, D)`; at least two texts are of the target, and at least two are not.
     """
     half = torch.zeros_like(positive)
     for side in (positive, ~positive):

@@ -17,14 +17,11 @@ _TOLERANCE_OF_HALF_TYPES = 0.05
 
 class OutputHead:
     """
-    Input of a model's LM head, and the logits that the model makes of it.
+    Input of a model's LM head, and the logits that the model makes of it; for models that are not sharded.
 
     TRL computes its losses without logits: it takes the hidden states behind the last norm and multiplies them with
     the head's weight tile by tile. A hook on the decoder sees the same hidden states, whoever asks for them. It only
     stores them, and is registered once by `listen`, before the first forward.
-
-    Args:
-        model: A causal language model, wrapped by PEFT or not; not sharded.
     """
 
     def __init__(self, model: nn.Module):
@@ -97,14 +94,7 @@ class OutputHead:
         return attached[0] if torch.is_grad_enabled() and attached else captures[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """
-        The model's logits, in the type of the head's weight.
-
-        Args:
-            hidden (`(N, D)`): Input of the head.
-
-        Returns `(N, V)`.
-        """
+        """The model's logits `(N, V)` of the head's input `(N, D)`, in the type of the head's weight."""
         head = self._find()
         if head.weight.is_floating_point():
             hidden = hidden.to(head.weight.dtype)

@@ -110,10 +110,8 @@ class ProbeReading:
 
 def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes: Mapping[Place, Any]) -> ProbeReading:
     """
-    Read the features on the probe set: forward passes only, without dropout, gradients or random numbers.
-
-    Args:
-        saes: Where wanted, the SAE of a place: anything with `reconstruct(x)`.
+    Read the features on the probe set: forward passes only, without dropout, gradients or random numbers. An SAE of a
+    place is anything with `reconstruct(x)`.
     """
     features = {place: feature_set.at(place) for place in feature_set.places}
     device = next(model.parameters()).device

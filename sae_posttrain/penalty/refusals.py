@@ -19,13 +19,8 @@ def load_features(
     settings: FeaturePenaltyArguments, feature_set: FeatureSet | None, terms: Sequence[PenaltyTerm] = ()
 ) -> FeatureSet | None:
     """
-    Find the features that are to be held.
-
-    Args:
-        feature_set: Features that were passed; they come before `settings.features`.
-        terms: Penalties of the user's own, which need no features.
-
-    Returns `None` where there are no features to hold.
+    Find the features that are to be held: those that were passed come before `settings.features`. `None` where there
+    are none; the user's own `terms` need no features.
     """
     if feature_set is None and settings.features is not None:
         return FeatureSet.from_pretrained(settings.features)
@@ -67,10 +62,7 @@ def refuse_wrong_model(
     features: FeatureSet | None, settings: FeaturePenaltyArguments, model: Any, tokenizer: Any = None
 ) -> None:
     """
-    Refuse features of another model. A model that is given by its name is checked once it is loaded.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer, to be checked too.
+    Refuse features of another model or tokenizer. A model that is given by its name is checked once it is loaded.
     """
     if features is not None and isinstance(model, nn.Module):
         features.check_model(model, allow_base_model=settings.allow_base_model, tokenizer=tokenizer)
@@ -83,13 +75,7 @@ def warn_of_plain_training(
     feature_set: FeatureSet | None,
     terms: Sequence[PenaltyTerm] = (),
 ) -> None:
-    """
-    Warn that a trainer with a plain config trains plainly.
-
-    Args:
-        trainer: The class of the trainer, and the mixin in its bases.
-        given: Arguments of the trainer, its config among them.
-    """
+    """Warn that a trainer with a plain config, which is among the `given` arguments, trains plainly."""
     config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
     plain = f"a plain `{config}`" if config else "no config"
     if feature_set is not None or terms:

@@ -57,13 +57,10 @@ class TokenPenalty(PenaltyTerm):
         self, hidden: Tensor, head: OutputHead, token_ids: Tensor, group_ids: Tensor, mask: Tensor
     ) -> TokenReading:
         """
-        Measure one micro-batch.
+        Measure one micro-batch, given the input of the LM head `(B, T, D)` and the tokens `(B, T)`.
 
-        Args:
-            hidden (`(B, T, D)`): Input of the LM head.
-            token_ids (`(B, T)`): The tokens.
-            group_ids (`(B, T)`): Number of each token's group in the group table; −1 on padding.
-            mask (`(B, T)`, bool): Tokens of the answers. Those of the target groups and of the set are removed here.
+        `group_ids` `(B, T)` are numbers of the group table, −1 on padding. `mask` `(B, T)` marks tokens of the
+        answers; those of the target groups and of the set are removed here.
         """
         self._ids_K = self._ids_K.to(token_ids.device)
         mask_BT = mask & self.groups.is_penalised(group_ids) & ~torch.isin(token_ids, self._ids_K)
@@ -95,13 +92,8 @@ class TokenPenalty(PenaltyTerm):
 
 def read_token_ids(penalised_tokens: str, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
     """
-    The ids of the tokens that a setting names, sorted.
-
-    Args:
-        penalised_tokens: A language, which stands for the tokens of its script, or the path of a `.json` file with a
-            list of token ids.
-        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer. A file needs none.
-        vocab_size: Number of tokens to which the model's head gives a logit.
+    The sorted ids of the tokens that a setting names: by a language, which stands for the tokens of its script, or by
+    the path of a `.json` file with a list of token ids, which needs no tokenizer.
     """
     if penalised_tokens.endswith(".json"):
         ids: Sequence[int] = _read_file(Path(penalised_tokens))

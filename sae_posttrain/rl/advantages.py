@@ -16,13 +16,8 @@ _EPSILON = 1e-4  # as GRPOTrainer
 
 def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
     """
-    Weighted sum of the rewards, as `GRPOTrainer` takes it.
-
-    Args:
-        rewards_per_func (`(N, K)`): Rewards; NaN where a reward function returned `None`.
-        reward_weights (`(K,)`): Weight of each reward function.
-
-    Returns `(N,)`: NaN where every reward function returned `None`.
+    Weighted sum `(N,)` of the rewards `(N, K)`, as `GRPOTrainer` takes it; NaN where every reward function returned
+    `None`.
     """
     rewards_N = (rewards_per_func * reward_weights.to(rewards_per_func.device)).nansum(dim=1)
     rewards_N[rewards_per_func.isnan().all(dim=1)] = torch.nan
@@ -31,12 +26,7 @@ def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
 
 def spread(rewards: Tensor) -> Tensor:
     """
-    Largest minus smallest reward among the rollouts of each prompt.
-
-    Args:
-        rewards (`(M, G)`): Total rewards; NaN where there is none.
-
-    Returns `(M,)`: `-inf` for a prompt without any reward.
+    Largest minus smallest reward `(M, G)` among the rollouts of each prompt; `-inf` for a prompt without any reward.
     """
     return rewards.nan_to_num(nan=-torch.inf).amax(dim=1) - rewards.nan_to_num(nan=torch.inf).amin(dim=1)
 
@@ -83,11 +73,8 @@ def group_advantages(
 
 def truncated_weights(logps: Tensor, sampling_logps: Tensor, clip: float) -> Tensor:
     """
-    `min(π_old / μ, clip)` per token: truncated importance sampling.
-
-    Args:
-        logps, sampling_logps (`(R, C)`): Log-probabilities of the tokens under the policy, and under the steered
-            policy that sampled them.
+    `min(π_old / μ, clip)` per token, `(R, C)`: truncated importance sampling. μ is the steered policy that sampled
+    them.
     """
     return (logps - sampling_logps).exp().clamp(max=clip)
 

@@ -142,13 +142,8 @@ class DynamicSampler:
 
     def fill(self, inputs: list[Row], state: SamplingState) -> tuple[list[Row], Rollouts, dict[str, float]]:
         """
-        Sample until the batch is full.
-
-        Args:
-            inputs: Rows of this process, as the trainer drew them.
-
-        Returns the rows of this process that were kept, their rollouts with the rewards of all processes, and what is
-        logged.
+        Sample until the batch is full. `inputs` are rows of this process, as the trainer drew them. Returns the rows
+        of this process that were kept, their rollouts with the rewards of all processes, and what is logged.
         """
         refuse_images(inputs[0])
         args, size, num_local = self._args, self._size, len(inputs)
@@ -300,11 +295,8 @@ def prompts_to_ask(missing: int, num_spread: int, num_asked: int, at_most: int) 
 
 def fresh_indices(num_drawn: int, num: int, num_prompts: int, seed: int) -> list[int]:
     """
-    Numbers of the next prompts, drawn without replacement until every prompt of the dataset was drawn once.
-
-    Args:
-        num_drawn: Number of prompts drawn before. Nothing else must be remembered.
-        seed: Seed of the random order, which changes each time the dataset is through.
+    Numbers of the next prompts, drawn without replacement until every prompt of the dataset was drawn once, then in a
+    new order. Only the number of prompts drawn before must be remembered.
     """
     chosen: list[int] = []
     while len(chosen) < num:

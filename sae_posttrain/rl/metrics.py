@@ -53,12 +53,8 @@ def loss_sums(mask: Tensor, advantages: Tensor, steered: Tensor) -> Tensor:
     """
     Tokens and `Σ |advantage · weight|` over them, of steered and of all rollouts of one process.
 
-    Args:
-        mask (`(B, C)`): Tokens in the loss.
-        advantages (`(B,)` or `(B, C)`): Advantages as they enter the loss, weights included.
-        steered (`(B,)`, bool): Rollouts that were steered.
-
-    Returns `(4,)`: steered tokens, all tokens, steered advantage, all advantage; to be summed over processes.
+    `mask` is `(B, C)`, `advantages` `(B,)` or `(B, C)` with weights included. Returns `(4,)`: steered tokens, all
+    tokens, steered advantage, all advantage; to be summed over processes.
     """
     size_BC = (advantages if advantages.ndim == 2 else advantages[:, None]).abs() * mask
     sums = [mask[steered].sum(), mask.sum(), size_BC[steered].sum(), size_BC.sum()]
@@ -90,11 +86,8 @@ class LossPasses:
     @contextmanager
     def recording(self, mask: Tensor, steered: Tensor) -> Iterator[None]:
         """
-        Record the loss pass that is made inside.
-
-        Args:
-            mask (`(B, C)`): Tokens in the loss.
-            steered (`(B,)`, bool): Rollouts that were steered.
+        Record the loss pass that is made inside: `mask` `(B, C)` marks its tokens, `steered` `(B,)` the steered
+        rollouts.
         """
         self._rows = (mask, steered)
         try:
@@ -121,12 +114,8 @@ def pass_sums(logps: Tensor, entropies: Tensor, mask: Tensor, steered: Tensor) -
     """
     Sums over the tokens of one loss pass: what [`pass_means`] divides once they are summed over passes and processes.
 
-    Args:
-        logps, entropies, mask (`(B, C)`): Log-probability and entropy of each token under the unsteered policy, and
-            which tokens are in the loss.
-        steered (`(B,)`, bool): Rollouts that were steered.
-
-    Returns `(4,)`: log-probability and tokens of steered rollouts, then entropy and tokens of plain ones.
+    Log-probabilities and entropies `(B, C)` are those of the unsteered policy. Returns `(4,)`: log-probability and
+    tokens of steered rollouts, then entropy and tokens of plain ones.
     """
     logp_BC, entropy_BC = logps * mask, entropies * mask
     return torch.stack(

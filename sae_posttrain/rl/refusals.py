@@ -69,13 +69,7 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
 
 
 def refuse_short_completions(reward_funcs: Any, max_completion_length: int | None) -> None:
-    """
-    Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does.
-
-    Args:
-        reward_funcs: The rewards as the trainer got them: one, or a list.
-        max_completion_length: Longest completion, in tokens. `None` has no limit.
-    """
+    """Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does."""
     for reward in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
         least = reward.min_tokens if isinstance(reward, EndlessRepetitionReward) else 0
         if max_completion_length is not None and max_completion_length < least:

@@ -62,13 +62,7 @@ def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
 
 
 def check_steering(trainer: Any, args: SteeredGRPOConfig, feature_set: FeatureSet, *, detects_loops: bool) -> None:
-    """
-    Check what can only be checked on a trainer whose model and data are loaded.
-
-    Args:
-        trainer ([`SteeredGRPOTrainer`]): The trainer, before it is given any hook.
-        detects_loops: Whether the fault is the default one.
-    """
+    """Check what can only be checked on a trainer whose model and data are loaded, before it is given any hook."""
     processing = trainer.processing_class
     feature_set.check_model(trainer.model, allow_base_model=args.allow_base_model, tokenizer=processing)
     refuse_settings(args, trainer.model.generation_config, detects_loops=detects_loops)

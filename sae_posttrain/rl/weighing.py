@@ -22,14 +22,8 @@ def new_advantages(
     args: SteeredGRPOConfig, rewards: Tensor, steered: Tensor, faulty: Tensor, scale_rewards: str
 ) -> Tensor | None:
     """
-    Advantages with the baseline and the rollouts that the settings ask for.
-
-    Args:
-        rewards (`(N,)`): Total rewards; NaN where there is none.
-        steered, faulty (`(N,)`, bool): As in [`Rollouts`].
-        scale_rewards: The trainer's, as in [`group_advantages`].
-
-    Returns `(N,)`, or `None` if TRL's own advantages are the ones asked for.
+    Advantages `(N,)` with the baseline and the rollouts that the settings ask for, or `None` if those are TRL's own.
+    Rewards are NaN where there is none.
     """
     if args.steered_baseline != "plain" and args.on_miss != "drop":
         return None
@@ -55,14 +49,8 @@ def weigh(
     end_ids: Collection[int],
 ) -> None:
     """
-    Apply the settings to the batch of this process, in place, and add its column `steered`.
-
-    Args:
-        batch: What `GRPOTrainer` made of the rollouts.
-        advantages (`(N,)`): [`new_advantages`] of all processes.
-        log_probabilities: Computes log-probabilities; see [`LogProbabilities`].
-        accelerator (`accelerate.Accelerator`): The trainer's.
-        end_ids: Token ids that end an answer.
+    Apply the settings to the batch of this process that `GRPOTrainer` made of its rollouts, in place, and add its
+    column `steered`. `advantages` `(N,)` are [`new_advantages`] of all processes.
     """
     # The weights need the whole rollout as the policy saw it, so they come before any token is masked.
     token_weights = off_policy_weights(args, batch, rollouts, log_probabilities, accelerator)
@@ -95,14 +83,8 @@ def weighted_advantages(
     args: SteeredGRPOConfig, advantages: Tensor, steered: Tensor, token_weights: Tensor | None
 ) -> Tensor:
     """
-    Advantages of steered rollouts, capped and weighed as the settings ask.
-
-    Args:
-        advantages (`(B,)`): Before any weight.
-        steered (`(B,)`, bool): Rollouts that were steered.
-        token_weights (`(B, C)`): Weight of each token.
-
-    Returns `(B,)`, or `(B, C)` with token weights, which TRL's loss takes as well.
+    Advantages `(B,)` of steered rollouts, capped and weighed as the settings ask: `(B, C)` with token weights, which
+    TRL's loss takes as well.
     """
     if args.cap_steered_advantage:
         advantages = torch.where(steered, advantages.clamp(max=0), advantages)

@@ -32,14 +32,7 @@ class ListedSAE(NamedTuple):
 def list_place(
     path_or_repo: str | os.PathLike[str], *, format: str | None = None, revision: str | None = None
 ) -> list[ListedSAE]:
-    """
-    The SAEs in a local folder or Hub repository, ordered by block.
-
-    Args:
-        path_or_repo: As in [`load_sae`].
-        format: List only the SAEs of this format.
-        revision: Branch, tag or commit of the Hub repository.
-    """
+    """The SAEs in a local folder or Hub repository, ordered by block; only those of one `format` if it is given."""
     found = list_saes(find_files(path_or_repo, revision), format)
     listed = [ListedSAE(name, *sae) for name, saes in found.items() for sae in saes]
     return sorted(listed, key=lambda sae: (sae.block is None, sae.block or 0, sae.site or "", sae.format, sae.file))

@@ -38,11 +38,7 @@ SETTINGS = {
 
 class Field(NamedTuple):
     """
-    A field of a dataclass.
-
-    Attributes:
-        name, type, help: Name, type and help text, as written in the source.
-        default: Default value, or the source of a default that is computed.
+    A field of a dataclass as written in the source; the default is a value, or the source of one that is computed.
     """
 
     name: str
@@ -59,13 +55,8 @@ class Field(NamedTuple):
 
 def fields_of(command: str) -> dict[str, Field] | None:
     """
-    Fields that a YAML file of a command may hold, by name.
-
-    Args:
-        command: `"sft"` or `"grpo"`.
-
-    Returns `None` if the installed libraries keep their settings in other files than those
-    known here.
+    Fields that a YAML file of `sft` or `grpo` may hold, by name; `None` if the installed libraries keep their settings
+    in other files than those known here.
     """
     try:
         return {field.name: field for kind in SETTINGS[command] for field in _fields_of_class(kind)}

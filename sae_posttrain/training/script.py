@@ -49,11 +49,8 @@ def load_data(
 ) -> DatasetDict:
     """
     The dataset of a recipe: a mixture, a local JSON, JSONL, CSV or Parquet file, or a Hub id (or local folder) as
-    `datasets` loads it. Messages of other forms are converted to TRL's.
-
-    Args:
-        check: [`require_training_rows`] or [`require_prompt_rows`] with its settings. It is called with the rows of
-            each split that is used.
+    `datasets` loads it. Messages of other forms are converted to TRL's. `check` is called with the rows of each split
+    that is used.
     """
     name = script_args.dataset_name
     train = script_args.dataset_train_split

@@ -81,7 +81,7 @@ def test_filter_that_could_see_no_switch_is_refused():
     ("row", "message"),
     [
         ({"completion": CLEAN}, "Row 1 of the dataset does not say the language .* no column `lang`. It has: completion"),
-        ({"completion": CLEAN, "lang": "kr"}, "Row 1 of the dataset has the unknown language 'kr'.*Did you mean 'ko'"),
+        ({"completion": CLEAN, "lang": "kr"}, "Row 1 of the dataset has the unknown language 'kr'.*you mean 'ko'"),
         ({"prompt": "?", "lang": "ko"}, "Row 1 of the dataset holds no answer: it needs `messages`"),
         ({"messages": [{"role": "user", "content": "?"}], "lang": "ko"}, "none of its messages is the assistant's"),
         ({"messages": [{"role": "assistant", "content": [1]}], "lang": "ko"}, "only parts of text are read"),

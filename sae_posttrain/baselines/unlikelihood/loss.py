@@ -37,13 +37,8 @@ def repeated_ngram_mask(token_ids: Sequence[int], n: int = 4) -> list[bool]:
 
 def loop_mask(token_ids: Sequence[int], *, finished: bool) -> list[bool]:
     """
-    Tokens of the loop that [`find_loop`] finds, from its second cycle on: the first one says nothing twice.
-
-    Args:
-        token_ids: One continuation, without padding and end token.
-        finished: Whether it ended with an end token.
-
-    Returns one entry for each token; none is true without a loop.
+    Tokens of the loop that [`find_loop`] finds in a continuation, from its second cycle on: the first one says nothing
+    twice. `finished`: it ended with an end token.
     """
     loop = find_loop(token_ids, finished=finished)
     if loop.onset is None or loop.period is None:

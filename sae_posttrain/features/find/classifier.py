@@ -104,14 +104,8 @@ def fit_probes(x: Tensor, positive: Tensor, weight: Tensor, num_probes: int, *, 
 
 def balanced_weights(groups: Tensor, target: int) -> Tensor:
     """
-    Weight of each token: the target's together have 1/2, the other groups' the other half in equal parts.
-
-    So a group weighs the same however many tokens it has, as in monolinguality.
-
-    Args:
-        groups (`(N,)`): Number of each token's group.
-
-    Returns `(N,)`, float64, of sum 1.
+    Weight of each token, `(N,)`: the target's together have 1/2, the other groups' the other half in equal parts. So a
+    group weighs the same however many tokens it has, as in monolinguality.
     """
     present, number_N, size_G = groups.unique(return_inverse=True, return_counts=True)
     is_target = present == target

@@ -39,15 +39,11 @@ def hold_out(
     by_group: Mapping[str, Sequence["Text"]], fraction: float
 ) -> tuple[dict[str, list["Text"]], dict[str, list["Text"]]]:
     """
-    Hold back a fraction of each group, all copies of a text on one side, whatever their groups.
+    Hold back a fraction of each group, all copies of a text on one side, whatever their groups. Returns the kept and
+    the held-out texts.
 
     Without duplicates, the first texts of each group are held back. With some, a group's share can differ from the
     fraction by the copies of one text.
-
-    Args:
-        fraction: Share to hold back; 0 keeps all.
-
-    Returns the kept and the held-out texts of each group.
     """
     sizes = {group: Counter(map(_key, members)) for group, members in by_group.items()}
     is_held: dict[Key, bool] = {}

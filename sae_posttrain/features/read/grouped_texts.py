@@ -26,11 +26,8 @@ def read_group_rows(
     """
     Rows of texts, checked for the groups that are asked for before anything large is loaded.
 
-    Args:
-        texts: As [`find_features`] takes them.
-        target_groups: Groups that must occur. Rows of the same language under another name get this one.
-        options: Names of the columns, and the split of a `datasets` id.
-        needs_others: Whether some group that is no target must occur too.
+    The target groups must occur, and another one if `needs_others`. Rows of the same language under another name get
+    the target's name.
     """
     group_column = options.group_column
     rows = check_texts(texts, options.split, group_column=group_column, text_column=options.text_column)

@@ -22,14 +22,8 @@ def read_features(
     options: TextOptions = ALL_TEXTS,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """
-    Mean and standard deviation of the pre-activation of each feature over the tokens of each group.
-
-    Args:
-        model: A causal language model: the one that the features were found on, or one trained from it.
-        rows: Texts with a group each, as in [`find_features`].
-        options: How the texts are tokenized, and how many go into one forward pass.
-
-    Returns the readings by feature and group, in raw units of the feature's site.
+    Mean and standard deviation of the pre-activation of each feature over the tokens of each group, in raw units of
+    its site, for the model that the features were found on, or one trained from it.
     """
     texts = tokenize(list(rows), tokenizer, options)
     groups = sorted({text.group for text in texts})

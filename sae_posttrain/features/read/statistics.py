@@ -113,11 +113,7 @@ def collect_statistics(
     Sums of every feature of every SAE, each at its own site, from one forward pass per batch.
 
     Under `accelerate launch` each process gives its own batches, and the sums are added up over the processes.
-
-    Args:
-        num_tokens: Tokens in all batches, for the progress bar.
-
-    Returns the sums by block and site.
+    `num_tokens` is for the progress bar.
     """
     device = next(model.parameters()).device
     saes = [sae.to(device) for sae in saes]

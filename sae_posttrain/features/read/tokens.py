@@ -54,12 +54,8 @@ def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence
 
 def sample_tokens(texts: Sequence[Text], most: Mapping[str, int], seed: int) -> list[Text]:
     """
-    The texts with only some of their tokens still counting: of each group so many, drawn uniformly from all it has.
-
-    Texts without a drawn token are left out, so that they cost no forward pass.
-
-    Args:
-        most: Tokens to draw of each group; a group that has fewer gives all.
+    The texts with only some of their tokens still counting: of each group so many (all if it has fewer), drawn
+    uniformly from all it has. Texts without a drawn token are left out, so that they cost no forward pass.
     """
     drawn = random.Random(seed)
     chosen = {}

@@ -48,9 +48,6 @@ def calibration_of(feature_set: "FeatureSet") -> dict[str, Any]:
 def with_own_calibration(changed: "FeatureSet", before: Sequence["FeatureSet"]) -> dict[str, Any]:
     """
     Notes of a set made from others: with a calibration only if it was measured for exactly the features of the set.
-
-    Args:
-        before: The sets that it was made from.
     """
     notes = {name: value for name, value in changed.notes.items() if name != _NOTE}
     carried = [(each.notes[_NOTE], each) for each in before if each.notes.get(_NOTE)]

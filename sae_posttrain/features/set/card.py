@@ -44,11 +44,7 @@ _GEMMA_SCOPE_SHOWN = {
 
 def feature_card(feature_set: "FeatureSet", repo_id: str, *, has_picture: bool) -> str:
     """
-    The card in Markdown, with the metadata that the Hub reads.
-
-    Args:
-        repo_id: Repository that the card is for.
-        has_picture: Whether [`PICTURE`] lies beside it.
+    The card of a repository in Markdown, with the metadata that the Hub reads, and [`PICTURE`] if it lies beside it.
     """
     targets = ", ".join(map(code, feature_set.target_groups))
     found_on = f" They were found on {code(recorded_name(feature_set.base_model))}." if feature_set.base_model else ""

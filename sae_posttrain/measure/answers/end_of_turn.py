@@ -67,12 +67,7 @@ def known_end_ids(generation_config: Any, tokenizer: Any) -> set[int]:
 
 
 def answer_end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
-    """
-    Every token that ends an answer: [`known_end_ids`], and the chat template's [`end_of_turn_id`].
-
-    Args:
-        generation_config (`GenerationConfig` or `None`): The model's generation config.
-    """
+    """Every token that ends an answer: [`known_end_ids`], and the chat template's [`end_of_turn_id`]."""
     closing = end_of_turn_id(tokenizer)
     return sorted(known_end_ids(generation_config, tokenizer) | (set() if closing is None else {closing}))
 
@@ -86,18 +81,12 @@ def why_never_ending(
     rows: Iterable[Any], tokenizer: Any, generation_config: Any, *, cloned_template: bool = False
 ) -> str | None:
     """
-    Why a model would not learn to end its answers from these rows, and what to set.
+    Why a model would not learn to end its answers from these rows, and what to set; `None` if some row has a token at
+    which generation stops, or no row has a token to learn.
 
-    Args:
-        rows: Tokenized rows with `labels` (-100 where there is no loss), or with `input_ids` if all tokens count. Only
-            the first 64 rows are checked.
-        tokenizer (`PreTrainedTokenizerBase`), generation_config (`GenerationConfig` or `None`): As they will be saved
-            with the model.
-        cloned_template: Whether TRL copies the template from another tokenizer. The end token of that tokenizer then
-            overrides `eos_token`.
-
-    Returns a message for the user, or `None` if some row has a token at which generation stops, or no
-    row has a token to learn.
+    The first 64 tokenized rows are checked, with `labels` or, if all tokens count, `input_ids`. Tokenizer and
+    generation config are those that will be saved with the model. With `cloned_template` TRL copies the template from
+    another tokenizer, whose end token then overrides `eos_token`.
     """
     known = known_end_ids(generation_config, tokenizer)
     last: list[Sequence[int]] = []

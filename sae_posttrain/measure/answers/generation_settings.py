@@ -95,13 +95,8 @@ def own_settings_aside(model: Any) -> Iterator[None]:
 
 def unused_settings(model: Any) -> dict[str, Any]:
     """
-    The model's own generation settings that would change answers and are not used.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): A model as [`generate_answers`] takes it.
-
-    Returns the values by name, sorted, including settings that no list here contains. End and padding tokens are not
-    included, because they are used.
+    The model's own generation settings that would change answers and are not used, also those that no list here
+    contains. End and padding tokens are not included, because they are used.
     """
     config = getattr(model, "generation_config", None)
     values = config.to_dict() if config is not None else {}

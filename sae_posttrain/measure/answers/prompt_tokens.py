@@ -35,9 +35,7 @@ def tokenize_prompts(
     Token ids of each prompt, as TRL's `GRPOTrainer` makes them: text with the tokenizer's own special tokens and
     without the chat template; messages through the template, with the beginning of an answer.
 
-    Args:
-        template_kwargs: Further variables of the template, e.g. `{"enable_thinking": False}`.
-        rows: Number of each prompt's row, from 1, for messages; by default its position in `prompts`.
+    `rows` are the numbers of the prompts' rows, from 1, for messages.
     """
     template_kwargs = dict(template_kwargs or {})
     if template_kwargs and prompts and all(prompt.messages is None for prompt in prompts):
@@ -62,13 +60,7 @@ _AS_MESSAGES = 'To have a text answered as a user\'s turn, write {"prompt": [{"r
 
 
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str, **options: Any) -> list[int]:
-    """
-    Token ids of a conversation, through the chat template.
-
-    Args:
-        where: Name of the row in errors, e.g. `"Row 3 of the prompts"`.
-        **options: As `apply_chat_template` takes them.
-    """
+    """Token ids of a conversation, through the chat template, with options of `apply_chat_template`."""
     import jinja2
 
     for message in messages:

@@ -39,12 +39,8 @@ _UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
 
 def count_scripts(text: str) -> dict[str, int]:
     """
-    Characters of a text by script, the most frequent first.
-
-    Args:
-        text: Any text; nothing is left out of it.
-
-    Returns: Unicode script name (one of `SCRIPTS` or `"Other"`) to number of characters.
+    Number of characters of a text by Unicode script (one of `SCRIPTS` or `"Other"`), the most frequent first. Nothing
+    is left out.
     """
     return ScannedText(text).counts()
 
@@ -56,14 +52,9 @@ def same_language(lang: str, other: str) -> bool:
 
 def can_measure(lang: str, target_lang: str | None) -> bool:
     """
-    Whether a switch from one language into another is visible in the script.
-
-    Args:
-        lang: Language the answer should be in.
-        target_lang: Language it may switch into; `None` for any.
-
-    Returns `False` for the same language and for two that share their script. A language in two scripts (`"uz"` and
-    `"uz-Cyrl"`) counts as two.
+    Whether a switch from the language of an answer into another (`None`: any) is visible in the script. It is not for
+    the same language and for two that share their script. A language in two scripts (`"uz"` and `"uz-Cyrl"`) counts as
+    two.
     """
     allowed = scripts_allowed(lang, None)
     if target_lang is None:

@@ -19,14 +19,8 @@ STATE_FILE = "trainer_state.json"
 
 def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "") -> Arm | None:
     """
-    Read one folder: an evaluation, the metrics of a training, or both.
-
-    Args:
-        folder: `output_dir` of [`evaluate`] or of a trainer. If a trainer's folder has no state, the metrics of the
-            last checkpoint are read.
-        name, label: Name and label of the arm; by default the folder's name.
-
-    Returns `None` if the folder holds neither.
+    Read one `output_dir`: an evaluation, the metrics of a training (of its last checkpoint, if it has no state), or
+    both; `None` if it holds neither. Name and label of the arm are the folder's name by default.
     """
     folder = Path(folder)
     evaluation, answers = _read_evaluation(folder)
@@ -41,10 +35,8 @@ def read_sections(
     folders: Sequence[str | os.PathLike[str]], *, baseline: str | os.PathLike[str] | None = None
 ) -> list[Section]:
     """
-    A section for each fault that was measured in these runs, and one for their training.
-
-    Args:
-        baseline: Evaluation to compare with, which need not be in `folders`; by default the first.
+    A section for each fault that was measured in these runs, and one for their training. The baseline to compare with
+    is the first, or an evaluation elsewhere.
     """
     found = _find_runs(folders)
     base_name = None

@@ -40,14 +40,8 @@ class PairedDifference:
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Wilson score interval of a rate, without continuity correction. It is also valid for rare events and for no events:
-    0 of 300 gives 0 to 1.26 %.
-
-    Args:
-        successes: Number of items that have the property.
-        n: Number of items, 1 or more. The items are assumed to be independent.
-
-    Returns the lower and upper bound, from 0 to 1.
+    Wilson score interval of a rate of `n` independent items, without continuity correction. It is also valid for rare
+    events and for no events: 0 of 300 gives 0 to 1.26 %.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"A rate needs 0 <= `successes` <= `n` and `n` >= 1, got {successes} of {n}.")
@@ -62,16 +56,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 def mcnemar(b: int, c: int) -> float:
     """
-    Exact two-sided McNemar test of whether two models differ, judged on the same items.
+    Exact two-sided McNemar test of whether two models differ, judged on the same items: `b` only the first fails, `c`
+    only the second.
 
     The p-value is `min(1, 2 P(X <= min(b, c)))`, where `X` is binomial with `b + c` trials and probability 1/2. Items
     on which the models agree do not count.
-
-    Args:
-        b: Number of items that only the first model fails.
-        c: Number of items that only the second model fails.
-
-    Returns the p-value; 1 if the models agree on every item.
     """
     if b < 0 or c < 0:
         raise ValueError(f"The counts of a McNemar test are 0 or more, got {b} and {c}.")
@@ -200,16 +189,11 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
 
 def t_quantile(confidence: float, degrees: int) -> float:
     """
-    The `t` for which Student's distribution has probability `confidence` between `-t` and `t`.
+    The `t` for which Student's distribution has probability `confidence` between `-t` and `t`: 0.95 gives the 97.5 %
+    quantile.
 
     It inverts the finite series for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) by
     bisection of the angle `atan(t / sqrt(degrees))`.
-
-    Args:
-        confidence: Two-sided probability; 0.95 gives the 97.5 % quantile.
-        degrees: Degrees of freedom, 1 or more.
-
-    Returns the quantile, above 0.
     """
     require_confidence(confidence)
     if degrees < 1:

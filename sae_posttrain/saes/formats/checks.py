@@ -36,12 +36,8 @@ def short_text(value: Any) -> str:
 
 def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int | None:
     """
-    Active features per token, on which files and user must agree; `None` if nobody gives a number.
-
-    Args:
-        said: `k` in each file, by the file's name; `None` if the file does not give it.
-        wanted: Holds the user's `k`.
-        num_features: Number of features in the file, the largest possible `k`.
+    Active features per token, on which the files (`said`: `k` by the file's name) and the user must agree; `None` if
+    nobody gives a number.
     """
     found = {path: value for path, value in said.items() if value is not None}
     for path, value in found.items():

@@ -6,13 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def explained(repository: str, failed: str) -> Iterator[None]:
-    """
-    Turn what `huggingface_hub` raises into a `FileNotFoundError` that says what to do.
-
-    Args:
-        repository: `owner/name`.
-        failed: What did not work; the message begins with it.
-    """
+    """Turn what `huggingface_hub` raises into a `FileNotFoundError` that says what `failed` and what to do."""
     from huggingface_hub import errors
 
     login = (

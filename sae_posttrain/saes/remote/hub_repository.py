@@ -20,13 +20,7 @@ Stated = tuple[int, str] | None
 
 @dataclass(frozen=True)
 class HubRepository:
-    """
-    A repository at one commit.
-
-    Args:
-        name: `owner/name`.
-        files: The files of the repository, and what the Hub states about each of them.
-    """
+    """A repository `owner/name` at one commit: its files, and what the Hub states about each of them."""
 
     name: str
     commit: str
@@ -61,11 +55,8 @@ class HubRepository:
 
 def find_repository(name: str, revision: str | None) -> HubRepository:
     """
-    A Hub repository at the commit that `revision` names now; in offline mode, the commit that it named last time.
-
-    Args:
-        name: `owner/name`.
-        revision: Branch, tag or commit; `None` for the main branch.
+    The Hub repository `owner/name` at the commit that `revision` names now (`None`: the main branch); in offline mode,
+    the commit that it named last time.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile

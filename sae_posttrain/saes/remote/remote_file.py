@@ -36,13 +36,8 @@ class NeedsWholeFile(ValueError):
 
 class RemoteFile:
     """
-    A file of one commit on the Hub, with known size and SHA-256.
-
-    Args:
-        repository: `owner/name`.
-        size: Size of the file in bytes, as the Hub states it.
-        sha256: SHA-256 of its content in hexadecimal digits, as the Hub states it.
-        cache: The parts that were fetched before.
+    A file of one commit on the Hub, with the size and SHA-256 that the Hub states, and a cache of the parts that were
+    fetched before.
     """
 
     def __init__(self, repository: str, commit: str, file: str, size: int, sha256: str, cache: RangeCache):
@@ -144,12 +139,7 @@ class RemoteFile:
 
 
 class RemoteReader(io.RawIOBase):
-    """
-    A seekable reader of a [`RemoteFile`].
-
-    Args:
-        ahead: Whether a read fetches a little more than was requested.
-    """
+    """A seekable reader of a [`RemoteFile`]; `ahead`: a read fetches a little more than was requested."""
 
     def __init__(self, file: RemoteFile, *, ahead: bool):
         self._file, self._ahead, self._position = file, ahead, 0

@@ -26,12 +26,8 @@ MAX_CONFIG_BYTES = 256 << 10
 
 class SAEFile(NamedTuple):
     """
-    A weight file of a known format, and the block and site that its name or configuration says it reads.
-
-    Args:
-        file: Name of the file in `SAEFiles.names`.
-        block: Decoder block, from 0; `None` if neither says it.
-        site: Site in the block, as in `sae_posttrain.sites`; `None` if neither says it.
+    A weight file of a known format, and the block (from 0) and site that its name or configuration says it reads;
+    `None` if neither says it.
     """
 
     file: str
@@ -169,11 +165,8 @@ class SAEFiles:
 
 def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> SAEFiles:
     """
-    The files of a local folder if it exists, else the files of a Hub repository (or of a folder in it).
-
-    Args:
-        path_or_repo: `path/to/folder`, `owner/repository` or `owner/repository/sub/folder`.
-        revision: Branch, tag or commit of the repository.
+    The files of a local folder if it exists, else the files of a Hub repository `owner/repository`, or of a folder in
+    it, at a revision.
     """
     place = os.fspath(path_or_repo)
     folder = Path(place).expanduser()

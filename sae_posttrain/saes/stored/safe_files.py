@@ -25,13 +25,9 @@ OPENERS = {
 
 def open_tensors(path: str | WeightFile) -> StoredTensors:
     """
-    Checked table of contents of a weight file. Nothing in the file is executed, and no memory is taken for weights.
-
-    Args:
-        path: A `.safetensors` file, a `torch.save` archive (`.pt`, `.pth`, `.bin`) that holds tensors and plain values
-            in dicts and lists, or a `.npz` file.
-
-    Returns the file's tensors by name.
+    Checked table of contents of a weight file: `.safetensors`, `.npz`, or a `torch.save` archive (`.pt`, `.pth`,
+    `.bin`) of tensors and plain values in dicts and lists. Nothing in the file is executed, and no memory is taken for
+    weights.
     """
     file = Path(path) if isinstance(path, str) else path
     if isinstance(file, Path) and not file.is_file():

@@ -86,14 +86,7 @@ class StoredTensor:
         return self._finite(result)
 
     def rows(self, indices: Sequence[int] | None) -> Tensor:
-        """
-        The rows `indices` (for a vector: the elements), in that order; all rows for `None`.
-
-        Args:
-            indices: Rows to read, each from 0 to `shape[0] - 1`.
-
-        Returns `(len(indices), *shape[1:])`.
-        """
+        """The rows `indices` (for a vector: the elements), in that order; all rows for `None`."""
         if indices is None:
             return self.read()
         if len(self.shape) == 1:
@@ -116,11 +109,6 @@ class StoredTensor:
 
         A few columns are read value by value. If there are many columns, or if the bytes are compressed, blocks of
         rows are read and the columns are picked from them.
-
-        Args:
-            indices: Columns to read, each from 0 to `shape[1] - 1`.
-
-        Returns `(shape[0], len(indices))`.
         """
         if indices is None:
             return self.read()

@@ -14,14 +14,8 @@ LOCAL_HEADER_BYTES = 30
 
 class ZipRecord(NamedTuple):
     """
-    A record of a zip archive.
-
-    Args:
-        name: Name of the record, with `/`.
-        offset: Position of its first byte in the file.
-        size: Number of bytes in the file.
-        unpacked: Number of bytes after unpacking, as the record declares it.
-        stored: Whether the bytes are stored uncompressed; otherwise they are deflated.
+    A record of a zip archive: its name with `/`, the position of its first byte, its bytes in the file and after
+    unpacking, and whether they are stored uncompressed; otherwise they are deflated.
     """
 
     name: str
