@@ -35,12 +35,7 @@ class MemoryEstimate:
     Bytes on each device.
 
     Attributes:
-        model (`str`):
-            Its name.
-        parts (`dict[str, dict[str, float]]`):
-            By stage of the training what lives in it, by kind.
-        notes (`tuple[str, ...]`):
-            What was taken for granted.
+        parts: By stage of the training what lives in it, by kind.
     """
 
     model: str

@@ -32,12 +32,7 @@ class Conversion:
     What [`convert_sae`] wrote.
 
     Attributes:
-        folder (`pathlib.Path`):
-            The folder that was written.
-        architecture (`str`):
-            SAELens' name for the architecture.
-        notes (`tuple[str, ...]`):
-            Where the written SAE differs from the source, and what SAELens does not do by itself.
+        notes: Where the written SAE differs from the source, and what SAELens does not do by itself.
     """
 
     folder: Path

@@ -80,7 +80,10 @@ def test_filter_that_could_see_no_switch_is_refused():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"completion": CLEAN}, "Row 1 of the dataset does not say the language .* no column `lang`. It has: completion"),
+        (
+            {"completion": CLEAN},
+            "Row 1 of the dataset does not say the language .* no column `lang`. It has: completion",
+        ),
         ({"completion": CLEAN, "lang": "kr"}, "Row 1 of the dataset has the unknown language 'kr'.*you mean 'ko'"),
         ({"prompt": "?", "lang": "ko"}, "Row 1 of the dataset holds no answer: it needs `messages`"),
         ({"messages": [{"role": "user", "content": "?"}], "lang": "ko"}, "none of its messages is the assistant's"),

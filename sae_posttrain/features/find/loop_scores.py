@@ -144,10 +144,9 @@ def loop_rates(
     One batch serves many features: each row has its own.
 
     Args:
-        model: A causal language model and its tokenizer.
         strength: How far, in median residual norms; below 0 against the direction.
 
-    Returns of each feature; of one that stands for none if there is no feature set.
+    Returns the rates of each feature, or of one that stands for none if there is no feature set.
     """
     num_features = 1 if feature_set is None else len(feature_set)
     asked = [question for question in questions for _ in range(num_features)]

@@ -41,30 +41,18 @@ class SAEFit:
     How well one SAE fits one model, over the tokens that count. Made by [`measure_fit`].
 
     Attributes:
-        block (`int`), site (`str`), file (`str`):
-            Where the SAE reads, and its weight file.
-        model (`str`), base_model (`str`):
-            The model measured, and the one that the SAE's files name; empty if unknown.
-        num_tokens (`int`):
-            Tokens counted.
-        fvu (`float`):
-            Fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`: 0 is perfect, 1 no better than the mean.
-        fvu_by_group (`dict[str, float]`):
-            The same over the tokens of each group of texts, about the same mean.
-        fvu_next_door (`dict[int, float]`):
-            The same of this SAE at this site of the blocks before and after its own.
-        l0 (`float`):
-            Features active on a token, mean.
-        stated_l0 (`float` or `None`):
-            What the SAE's files say it should be.
-        dead_features (`float`):
-            Share of features active on none of the tokens.
-        cosine (`float`), norm_ratio (`float`):
-            Cosine between `x̂` and `x`, and the ratio `‖x̂‖ / ‖x‖`; means over tokens.
-        residual_norm (`float`):
-            Median `‖x‖`.
-        loss, loss_with_sae, loss_with_zero (`float`):
-            Nats per token: of the model as it is, with `x̂` in the place of `x`, and with 0 there.
+        block, site, file: Where the SAE reads, and its weight file.
+        model, base_model: The model measured, and the one that the SAE's files name; empty if unknown.
+        fvu: Fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`: 0 is perfect, 1 no better than the mean.
+        fvu_by_group: The same over the tokens of each group of texts, about the same mean.
+        fvu_next_door: The same of this SAE at this site of the blocks before and after its own.
+        l0: Features active on a token, mean.
+        stated_l0: What the SAE's files say it should be.
+        dead_features: Share of features active on none of the tokens.
+        cosine, norm_ratio: Cosine between `x̂` and `x`, and the ratio `‖x̂‖ / ‖x‖`; means over tokens.
+        residual_norm: Median `‖x‖`.
+        loss, loss_with_sae, loss_with_zero: Nats per token: of the model as it is, with `x̂` in the place of `x`, and
+            with 0 there.
     """
 
     block: int

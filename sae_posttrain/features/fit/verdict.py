@@ -51,11 +51,8 @@ class Verdict(NamedTuple):
     Whether an SAE belongs to a model.
 
     Attributes:
-        word (`str`):
-            `"belongs"`, `"belongs to a relative"` (fits, but worse than the model it was trained on), `"doubtful"` or
-            `"does not belong"`.
-        reason (`str`):
-            Sentences with the numbers.
+        word: `"belongs"`, `"belongs to a relative"` (fits, but worse than the model it was trained on), `"doubtful"`
+            or `"does not belong"`.
     """
 
     word: str

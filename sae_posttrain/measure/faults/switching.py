@@ -50,21 +50,14 @@ class Span:
     A maximal run of characters of one foreign script.
 
     Attributes:
-        start (`int`):
-            Offset of the first character in the answer as it was given.
-        text (`str`):
-            The run as in the answer: `answer[start : start + len(text)]`.
-        script (`str`):
-            Unicode name of its script, one of `SCRIPTS` or `"Other"`.
-        num_chars (`int`):
-            Number of characters that count, in the composed form (NFC), without combining marks and `ー`.
-        segment (`str`):
-            `"think"` inside `<think>…</think>`, otherwise `"answer"`.
-        excused (`str` or `None`):
-            Reason why the run is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
-            `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`,
-            `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`;
-            `None` if it is unexpected.
+        start: Offset of the first character in the answer as it was given.
+        text: The run as in the answer: `answer[start : start + len(text)]`.
+        script: Unicode name of its script, one of `SCRIPTS` or `"Other"`.
+        num_chars: Number of characters that count, in the composed form (NFC), without combining marks and `ー`.
+        segment: `"think"` inside `<think>…</think>`, otherwise `"answer"`.
+        excused: Reason why the run is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`,
+            `"tag"`, `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`, `"name"`
+            (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`; `None` if it is unexpected.
     """
 
     start: int
@@ -89,13 +82,11 @@ class Switches:
     `num_unexpected_in_think` counts the foreign characters there that nothing excuses.
 
     Attributes:
-        spans (`tuple[Span, ...]`):
-            Every run of a script that counts, excused or not, in order.
-        script_counts (`dict[str, int]`):
-            Number of characters of each script in the whole answer, own and foreign. Characters without a script are
-            not counted.
-        num_replacement_chars (`int`):
-            Number of U+FFFD in the answer (bytes that are not text). They have no script and are never a switch.
+        spans: Every run of a script that counts, excused or not, in order.
+        script_counts: Number of characters of each script in the whole answer, own and foreign. Characters without a
+            script are not counted.
+        num_replacement_chars: Number of U+FFFD in the answer (bytes that are not text). They have no script and are
+            never a switch.
     """
 
     spans: tuple[Span, ...]

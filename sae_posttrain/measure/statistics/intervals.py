@@ -17,17 +17,10 @@ class PairedDifference:
     Difference of two rates over the same items.
 
     Attributes:
-        difference (`float`):
-            Rate after minus rate before, from -1 to 1; negative if it went down.
-        low, high (`float`):
-            Bounds of its interval.
-        p_value (`float` or `None`):
-            Two-sided p-value of the exact McNemar test; `None` if the items are clustered, because the test is not
-            valid then.
-        n (`int`):
-            Number of pairs.
-        num_clusters (`int`):
-            Number of groups of pairs that were resampled together; equal to `n` if not clustered.
+        difference: Rate after minus rate before, from -1 to 1; negative if it went down.
+        p_value: Two-sided p-value of the exact McNemar test; `None` if the items are clustered, because the test is
+            not valid then.
+        num_clusters: Number of groups of pairs that were resampled together; equal to `n` if not clustered.
     """
 
     difference: float
