@@ -17,17 +17,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _ROLE_OF = {
     **{role: role for role in ROLES},
     "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
+    **dict.fromkeys("gpt chatgpt bot model function_call tool_call".split(), "assistant"),
+    **dict.fromkeys("function function_response tool_response observation ipython".split(), "tool"),
 }
 """TRL's role for the role names of ShareGPT, Gemini, OpenAI's functions, Llama and LLaMA-Factory."""
 

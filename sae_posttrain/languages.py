@@ -150,6 +150,7 @@ Scripts each language may be written in, by its code: ISO 639-1, or 639-3 where 
 them in every language.
 """
 
+ENGLISH_NAMES: dict[str, str] = {code: names[0].title() for code, _, _, names in _rows()}
 _CODE: dict[str, str] = {each: code for code, codes, _, _ in _rows() for each in (code, *codes)}
 _NAME: dict[str, str] = {name.replace(" ", "-"): code for code, _, _, names in _rows() for name in names}
 _SCRIPT: dict[str, str] = dict(pair.split() for pair in _SCRIPTS.replace("\n", " ").strip().split(","))

@@ -142,21 +142,13 @@ def _quiet() -> Iterator[None]:
 def _is_rl(path: Path) -> bool:
     """Whether a recipe is one of `grpo`: by the fields that only that has."""
     from ..rl.config import SteeredGRPOConfig
-
-    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no settings.")
-    return any(name == "reward_funcs" or (name in _fields_of(SteeredGRPOConfig) - _fields_of_sft()) for name in fields)
-
-
-def _fields_of(config_class: Any) -> set[str]:
-    return set(config_class.__dataclass_fields__)
-
-
-def _fields_of_sft() -> set[str]:
     from ..sft.config import SASFTConfig
 
-    return _fields_of(SASFTConfig)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds no settings.")
+    only = set(SteeredGRPOConfig.__dataclass_fields__) - set(SASFTConfig.__dataclass_fields__)
+    return not given.keys().isdisjoint(only | {"reward_funcs"})
 
 
 def _parse(path: Path, overrides: Sequence[str], generates: bool) -> tuple[Any, Any]:

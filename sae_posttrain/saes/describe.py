@@ -89,25 +89,16 @@ class SAEDescription:
     What an SAE's files say and hold, made by [`describe_sae`]. `print` shows it as a page for a terminal.
 
     Attributes:
-        format, repository, revision, file, sha256 (`str`):
-            Where the SAE came from, as in [`SAESource`].
-        block (`int`), site (`str`), base_model (`str`):
-            What the SAE reads. `base_model` is the model that its files name, or empty.
-        num_features, d_model (`int`):
-            Number of features, and width of the site.
-        tensors (`tuple[DescribedTensor, ...]`):
-            The tensors as stored in the file.
-        activation (`str`), k (`int` or `None`), relu_after_topk, norm_in_acts, scales_by_decoder_norm (`bool`), \
-input_norm (`str` or `None`):
-            As in [`FrozenSAE`].
-        thresholds (`dict[str, float]` or `None`):
-            Quantiles of the JumpReLU thresholds, in units of the pre-activation.
-        encoder_norms, decoder_norms (`Spread`):
-            Norms of the features' encoder columns and of their directions, in raw units of the site.
-        encoder_decoder_cosine (`float`):
-            Median cosine of a feature's encoder column and its direction.
-        uses (`dict[str, str]`):
-            For each purpose, why the SAE cannot be used for it; an empty text if it can.
+        format, repository, revision, file, sha256: Where the SAE came from, as in [`SAESource`].
+        block, site, base_model: What the SAE reads. `base_model` is the model that its files name, or empty.
+        num_features, d_model: Number of features, and width of the site.
+        tensors: The tensors as stored in the file.
+        activation, k, relu_after_topk, norm_in_acts, scales_by_decoder_norm, input_norm: As in [`FrozenSAE`].
+        thresholds: Quantiles of the JumpReLU thresholds, in units of the pre-activation.
+        encoder_norms, decoder_norms: Norms of the features' encoder columns and of their directions, in raw units of
+            the site.
+        encoder_decoder_cosine: Median cosine of a feature's encoder column and its direction.
+        uses: For each purpose, why the SAE cannot be used for it; an empty text if it can.
     """
 
     format: str

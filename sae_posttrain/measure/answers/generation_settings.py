@@ -20,42 +20,21 @@ USUAL = frozenset("do_sample max_length max_new_tokens repetition_penalty temper
 """Settings that most chat models have and that callers choose. They are recorded without a warning."""
 
 NEUTRAL: dict[str, Any] = {
-    "assistant_early_exit": None,
-    "bad_words_ids": None,
-    "begin_suppress_tokens": None,
-    "constraints": None,
-    "diversity_penalty": 0.0,
-    "dola_layers": None,
-    "early_stopping": False,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "exponential_decay_length_penalty": None,
-    "force_words_ids": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "guidance_scale": None,
-    "length_penalty": 1.0,
-    "max_time": None,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "num_beam_groups": 1,
-    "num_return_sequences": 1,
-    "penalty_alpha": None,
-    "prefill_chunk_size": None,
-    "prompt_lookup_num_tokens": None,
-    "remove_invalid_values": False,
-    "renormalize_logits": False,
-    "return_dict_in_generate": False,
-    "sequence_bias": None,
-    "stop_strings": None,
-    "suppress_tokens": None,
-    "token_healing": False,
-    "top_h": None,
-    "typical_p": 1.0,
-    "use_mtp": None,
-    "watermarking_config": None,
+    **dict.fromkeys(
+        (
+            "assistant_early_exit bad_words_ids begin_suppress_tokens constraints dola_layers "
+            "exponential_decay_length_penalty force_words_ids forced_bos_token_id forced_eos_token_id "
+            "guidance_scale max_time min_new_tokens penalty_alpha prefill_chunk_size prompt_lookup_num_tokens "
+            "sequence_bias stop_strings suppress_tokens top_h use_mtp watermarking_config"
+        ).split()
+    ),
+    **dict.fromkeys("diversity_penalty epsilon_cutoff eta_cutoff".split(), 0.0),
+    **dict.fromkeys(
+        "early_stopping remove_invalid_values renormalize_logits return_dict_in_generate token_healing".split(), False
+    ),
+    **dict.fromkeys("encoder_no_repeat_ngram_size min_length".split(), 0),
+    **dict.fromkeys("encoder_repetition_penalty length_penalty typical_p".split(), 1.0),
+    **dict.fromkeys("num_beam_groups num_return_sequences".split(), 1),
 }
 """Every other setting of transformers that changes the sampled tokens, with the value that has no effect."""
 

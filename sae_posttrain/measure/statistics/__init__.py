@@ -4,15 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .power import sample_size
-    from .resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
-
-__all__ = [
-    "bootstrap_difference",
-    "bootstrap_mean",
-    "bootstrap_ratio",
-    "sample_size",
-]
+    from .power import sample_size as sample_size
+    from .resampling import bootstrap_difference as bootstrap_difference
+    from .resampling import bootstrap_mean as bootstrap_mean
+    from .resampling import bootstrap_ratio as bootstrap_ratio
 
 _MODULES = {
     "bootstrap_difference": "resampling",
@@ -20,6 +15,8 @@ _MODULES = {
     "bootstrap_ratio": "resampling",
     "sample_size": "power",
 }
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
