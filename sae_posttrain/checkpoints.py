@@ -52,11 +52,9 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     missing; transformers then warns and draws new states.
 
     Args:
-        output_dir (`str` or path):
-            Folder of the run, with the folders `checkpoint-<step>`.
+        output_dir: Folder of the run, with the folders `checkpoint-<step>`.
 
-    Returns:
-        `str` or `None`: path for `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
+    Returns `str` or `None`: path for `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
     """
     for folder in _checkpoints(output_dir):
         try:

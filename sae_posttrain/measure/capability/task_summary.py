@@ -129,11 +129,9 @@ def format_tasks(result: Mapping[str, Any]) -> str:
     Table of capability tasks for people: values with 95 % intervals, and with a comparison the paired differences.
 
     Args:
-        result (`Mapping[str, Any]`):
-            What [`evaluate_tasks`] returned, or the content of its `tasks.json`.
+        result: What [`evaluate_tasks`] returned, or the content of its `tasks.json`.
 
-    Returns:
-        `str`: plain text of several lines.
+    Returns plain text of several lines.
     """
     table = [["task", "metric", "items", "value", "95 % interval"]]
     for name, metric, figures in _rows(result):

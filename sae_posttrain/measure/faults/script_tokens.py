@@ -43,17 +43,11 @@ def script_tokens(tokenizer: Any, lang: str) -> ScriptTokens:
     list of whole characters does not cover these (https://huggingface.co/papers/2507.05686).
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The tokenizer; added and special tokens count by their text like any other.
-        lang (`str`):
-            Code of the language, such as `"zh"` for Han. For Japanese, only kana count, as everywhere here.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer; added and special tokens count by their text like any
+            other.
+        lang: Code of the language, such as `"zh"` for Han. For Japanese, only kana count, as everywhere here.
 
-    Returns:
-        [`ScriptTokens`]: the ids of the tokens.
-
-    Raises:
-        ValueError: If the language is unknown or written in Latin, which all languages use, or the vocabulary has no
-            token of its script.
+    Returns the ids of the tokens.
     """
     scripts = target_scripts_of(lang)
     if "Latin" in scripts:
