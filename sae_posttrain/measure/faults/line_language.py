@@ -123,34 +123,15 @@ def line_languages(
     return judged
 
 
-def line_pass(
-    answer: str,
-    *,
-    lang: str,
-    suspects: Iterable[str],
-    prompt: str = "",
-    reference: str | None = None,
-    min_words: int = MIN_WORDS,
-    min_probability: float = MIN_PROBABILITY,
-    think_opened: bool = False,
-) -> bool | None:
+def line_pass(answer: str, *, lang: str, suspects: Iterable[str], **options: Any) -> bool | None:
     """
-    Whether an answer passes: no line is known to be in a suspect's language. Arguments are as in [`line_languages`].
+    Whether an answer passes: no line is known to be in a suspect's language; `None` if there are too few words to
+    judge. Arguments are as in [`line_languages`].
 
     The share of answers that pass corresponds to the line-level pass rate of the Language Confusion Benchmark
-    (https://huggingface.co/papers/2406.20052), but in that benchmark an unknown line fails. Returns `bool` or `None`:
-    `None` if there are too few words to judge.
+    (https://huggingface.co/papers/2406.20052), but in that benchmark an unknown line fails.
     """
-    judged = line_languages(
-        answer,
-        lang=lang,
-        suspects=suspects,
-        prompt=prompt,
-        reference=reference,
-        min_words=min_words,
-        min_probability=min_probability,
-        think_opened=think_opened,
-    )
+    judged = line_languages(answer, lang=lang, suspects=suspects, **options)
     return not any(line.is_foreign(lang) for line in judged) if judged else None
 
 
