@@ -45,16 +45,12 @@ _WRITTEN_BY_TORCH = re.compile(
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     """
-    The newest checkpoint from which training can continue as if it had not stopped.
+    The newest checkpoint of a run's folder from which training can continue as if it had not stopped, for
+    `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
 
     Newer checkpoints that are damaged or hold only the weights (`save_only_model`) are skipped. A warning names them
     and says what is missing. With several processes, it is not noticed if the random states of the last processes are
     missing; transformers then warns and draws new states.
-
-    Args:
-        output_dir: Folder of the run, with the folders `checkpoint-<step>`.
-
-    Returns `str` or `None`: path for `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
     """
     for folder in _checkpoints(output_dir):
         try:

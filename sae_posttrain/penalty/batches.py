@@ -56,18 +56,12 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
 
 def behind_the_first(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
     """
-    Positions that are not the first of a document. Nothing predicts a first position, and its state is an attention
-    sink.
+    Positions `(B, T)` that are not the first of a document. Nothing predicts a first position, and its state is an
+    attention sink.
 
     A document begins where `position_ids` begin again, where an attention mask says so (padding ends, or the number of
     the document rises), where the masks of prompts and answers say so, or where `cu_seq_lens_q` does. Rows that were
     cut out of a stream of documents (packing `"wrapped"`) are one document to the model.
-
-    Args:
-        batch: What `compute_loss` gets.
-        shape: Rows and tokens `(B, T)` that the model is given.
-
-    Returns `(B, T)`, bool, on the device of the batch.
     """
     real, positions, bounds = (batch.get(name) for name in ("attention_mask", "position_ids", "cu_seq_lens_q"))
     if real is None and "prompt_mask" in batch and "completion_mask" in batch:

@@ -19,13 +19,8 @@ def rollout_metrics(
     rewards: Tensor, lengths: Tensor, steered: Tensor, faulty: Tensor, hit_at_first: Tensor, num_generations: int
 ) -> dict[str, float]:
     """
-    Rates and means of steered and of plain rollouts.
-
-    Args:
-        rewards (`(N,)`): Total rewards; NaN where there is none.
-        lengths (`(N,)`): Number of tokens of each rollout.
-        steered, faulty, hit_at_first (`(N,)`, bool): As in [`Rollouts`].
-        num_generations: Number of rollouts of a prompt, G.
+    Rates and means of steered and of plain rollouts. Rewards are NaN where there is none; flags are as in
+    [`Rollouts`].
 
     Returns the means over plain rollouts, `hit_rate_plain`, `reward_plain`, `length_plain`. If any rollout was
     steered, also the means over steered rollouts, `hit_rate` (at the first attempt), `reward`, `length`, and

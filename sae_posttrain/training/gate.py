@@ -35,19 +35,12 @@ def require_training_rows(
     check_group: Callable[[str], Any] | None = None,
 ) -> bool:
     """
-    Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`, or
-    `input_ids`. A warning counts exact copies.
+    Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`
+    (`text_field`), or `input_ids`. A warning counts exact copies. Only the first thousand rows of a stream are read.
 
-    Args:
-        rows: The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
-        group_column: Column with each row's group. It may be missing in all rows; otherwise each row must hold a text
-            in it.
-        source: Name of the dataset in errors.
-        text_field: Column with texts that are trained on as they are (`dataset_text_field`).
-        check_group (`Callable[[str], Any]`): Raises a `ValueError` at a group that cannot be used, e.g. one without
-            statistics.
-
-    Returns whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
+    All rows have a text in the column of groups, or none has that column. `check_group` raises a `ValueError` at a
+    group that cannot be used, e.g. one without statistics. Returns whether a row holds messages in another form than
+    TRL's, which [`with_messages`] converts.
     """
     return _pass(rows, TrainingRows(group_column, text_field, check_group), source, start)
 
@@ -61,15 +54,9 @@ def require_prompt_rows(
     check_language: Callable[[str], Any] | None = None,
 ) -> bool:
     """
-    Check every row of a dataset for RL: a `prompt` (a text or messages), and the columns that rewards read. A warning
-    counts exact copies.
-
-    Args:
-        rows: The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
-        columns: Columns that must hold a text in each row.
-        source: Name of the dataset in errors.
-        check_language (`Callable[[str], Any]`): Raises a `ValueError` at a text in one of these columns that names no
-            known language.
+    Check every row of a dataset for RL: a `prompt` (a text or messages), and the columns with texts that rewards read,
+    where `check_language` raises a `ValueError` at a text that names no known language. A warning counts exact copies.
+    Only the first thousand rows of a stream are read.
 
     Returns whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
     """

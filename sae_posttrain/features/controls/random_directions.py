@@ -69,17 +69,12 @@ def difference_of_means(
     batch_size: int = 16,
 ) -> FeatureSet:
     """
-    One direction a block: the site's mean over the tokens of one kind minus its mean over those of another.
+    One direction a block: the site's mean over the tokens of one kind minus its mean over those of another, with the
+    median norm of the negatives there. Texts come with a mask each: the tokens that count.
 
-    For loops against normal text: `collect_samples` gathers both, and
-    `difference_of_means(model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])`
-    compares the tokens of a loop from its second time round on with those of normal answers.
-
-    Args:
-        positives, negatives: Token ids with a mask each: the tokens that count.
-        blocks: Decoder blocks, from 0.
-
-    Returns the directions, of the length of the difference, with the median norm of the negatives at the site.
+    For loops against normal text: `collect_samples` gathers both, and `difference_of_means(model,
+    samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])` compares the tokens of a loop from
+    its second time round on with those of normal answers.
     """
     places = [(block, site) for block in blocks]
     means: list[dict[Place, Tensor]] = []

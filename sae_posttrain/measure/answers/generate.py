@@ -26,22 +26,15 @@ def generate_answers(
     logits_processor: "LogitsProcessorList | None" = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """
-    Samples one answer to each prompt, all in one batch.
+    Samples one answer to each prompt (token ids, of any lengths from 1 up), all in one batch; greedily at temperature
+    0.
 
     The same batch and seed give the same answers on the same hardware and versions. The random state of the caller,
     the model's mode and its generation settings are left as they were. Of the latter only the end tokens are used,
     together with that of the tokenizer and the one that closes a turn in the chat template.
 
-    Args:
-        tokenizer: Gives the padding token and an end token.
-        prompts: Token ids of each prompt, of any lengths from 1 up.
-        temperature: Sampling temperature; 0 takes the likeliest token each time.
-        top_p: Probability mass of the tokens that are sampled from.
-        repetition_penalty: What logits of tokens that stand in the prompt or the answer are divided by; 1 leaves them.
-        logits_processor: Further changes to the logits before sampling.
-
-    Returns the token ids of each answer up to its end token, without it, and whether there was one. `False` means
-    that the answer was cut at `max_new_tokens`.
+    Returns the token ids of each answer up to its end token, without it, and whether there was one. `False` means that
+    the answer was cut at `max_new_tokens`.
     """
     import torch
     from transformers import GenerationConfig

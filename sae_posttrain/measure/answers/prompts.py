@@ -40,15 +40,8 @@ def read_prompts(
     data: Any, *, group_column: str, target_lang: str | None, limit: int | None = None, source: str | None = None
 ) -> list[Prompt]:
     """
-    Read and check prompts; [`evaluate`] says what a row can hold.
-
-    Args:
-        data (path or iterable of `Mapping`): A file that [`read_rows`] reads, or the rows themselves.
-        group_column: Column that holds the language the answer should be in.
-        target_lang: Language that answers may switch into; at least one prompt must be able to show it. `None` for any
-            script.
-        limit: Read only this many rows from the beginning.
-        source: Name of the data in errors; by default the file's name.
+    Read and check prompts from a file or rows; [`evaluate`] says what a row can hold. At least one must be able to
+    show a switch into `target_lang` (`None`: any script). Errors name the data by `source`.
     """
     is_file = isinstance(data, (str, os.PathLike))
     source = source or (f"{data}" if is_file else "the data")

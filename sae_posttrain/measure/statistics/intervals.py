@@ -75,20 +75,12 @@ def paired_difference(
     seed: int = 0,
 ) -> PairedDifference:
     """
-    Difference of two rates over the same items, with a percentile bootstrap interval.
+    Difference of two rates over the same items, `after` minus `before`, with a percentile bootstrap interval.
 
     Several answers to one prompt are not independent. Give their prompts as `clusters`, and whole prompts are
-    resampled (https://huggingface.co/papers/2411.00640). If all clusters have the same difference, usually because no
-    item changed, the bootstrap sees no spread. The interval is then the difference ± the upper Wilson bound of 0 out
-    of the number of clusters.
-
-    Args:
-        before: Whether each item has the property under the first model.
-        after: The same under the second model, in the same order.
-        clusters: Group of each item, e.g. the id of its prompt. By default, each item is its own group.
-        seed: Seed of the bootstrap: the same input gives the same interval.
-
-    Returns the rate after minus the rate before.
+    resampled (https://huggingface.co/papers/2411.00640). By default, each item is its own cluster. If all clusters
+    have the same difference, usually because no item changed, the bootstrap sees no spread. The interval is then the
+    difference ± the upper Wilson bound of 0 out of the number of clusters.
     """
     if not len(before) == len(after) or (clusters is not None and len(clusters) != len(before)):
         raise ValueError(
@@ -131,16 +123,12 @@ def unpaired_difference(
     before: tuple[int, int], after: tuple[int, int], confidence: float = 0.95
 ) -> tuple[float, float]:
     """
-    Interval of the difference of two rates that are not paired, from their Wilson intervals (Newcombe 1998, method 10,
+    Interval of `after` minus `before`, two rates that are not paired, given as (items that have the property, all
+    items); from their Wilson intervals (Newcombe 1998, method 10,
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I).
 
     If two models answered the same questions and mostly fail on the same ones, this interval is too wide rather than
     too narrow. If the single answers are known, [`paired_difference`] is better.
-
-    Args:
-        before, after: Number of items that have the property, and number of all items.
-
-    Returns the bounds of the rate after minus the rate before, from -1 to 1.
     """
     (low_before, high_before), (low_after, high_after) = (wilson(*each, confidence) for each in (before, after))
     rate_before, rate_after = before[0] / before[1], after[0] / after[1]
@@ -153,18 +141,12 @@ def unpaired_difference(
 
 def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """
-    Student's t interval of the mean over training seeds: `mean ± t(n - 1) * sd / sqrt(n)`.
+    Student's t interval of the mean of estimates, one for each training seed: `mean ± t(n - 1) * sd / sqrt(n)`.
 
     Each seed counts as one observation, so the interval is valid for seeds that were not run, even with few seeds:
     with 3 seeds the factor is 4.30 instead of 1.96. It is valid only for the prompts of this run, not for other
     prompts. For a comparison, give the difference of the two arms for each seed. That is also valid if both arms share
-    a seed's data order.
-
-    Args:
-        estimates: One number for each training seed, in any unit: a rate, a loss, a difference.
-        confidence: Coverage of the interval, if the numbers are normally distributed over seeds.
-
-    Returns the lower and upper bound, in the unit of the numbers.
+    a seed's data order. Estimates are taken as normally distributed over seeds.
     """
     n = len(estimates)
     if n < 2:

@@ -32,14 +32,10 @@ def read_weights(
     needed: bool = False,
 ) -> dict[str, Any]:
     """
-    The wanted weights by their names in [`FrozenSAE`].
+    The wanted weights by their names in [`FrozenSAE`]. Without `b_dec` in the file, it is 0.
 
-    Args:
-        tensors: The file's, checked. Without `b_dec`, it is 0.
-        wanted: What is asked of the reader.
-        subtract_b_dec: Whether the SAE subtracts `b_dec` from its input.
-        ratios: Factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them.
-        needed: Whether the decoder is read in any case, as in `wanted.decoder`.
+    `ratios` are factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them. The decoder
+    is read in any case if it is `needed`.
     """
     W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
     b_enc = wanted.vector(tensors[names.b_enc]) * ratios[0]
