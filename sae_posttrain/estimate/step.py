@@ -53,15 +53,11 @@ class StepMemory:
 @dataclass(frozen=True)
 class StepSettings:
     """
-    What a step is made of.
+    What a step is made of: `rows` sequences of `length` tokens on one device.
 
-    Attributes:
-        rows, length: Sequences on one device, and tokens in each.
-        autocast: Whether the forward pass runs in bfloat16 by autocast.
-        checkpointing: Whether blocks are computed again in the backward pass.
-        accumulates: Whether gradients of earlier micro-batches are there already.
-        scored: Tokens at the end of each row that the loss is on; all if left out.
-        adapt: From the model one with adapters.
+    `autocast`: the forward pass runs in bfloat16 by autocast; `checkpointing`: blocks are computed again in the
+    backward pass; `accumulates`: gradients of earlier micro-batches are there already. The loss is on the last
+    `scored` tokens of each row, or on all. `adapt` makes a model with adapters.
     """
 
     rows: int

@@ -32,16 +32,12 @@ def prepare_row_groups(
     penalised_tokens: Collection[int] = (),
 ) -> tuple[RowGroups, bool]:
     """
-    Check the datasets of a trainer, and refuse what the penalty could not use.
+    Check the datasets of a trainer by name (the one to train on is `"train"`), and refuse what the penalty could not
+    use.
 
-    Args:
-        datasets: Prepared datasets by name, the one to train on as `"train"`; `None` where there is none.
-        decode: Function from token ids to their text, to tell a group from its script; `None` without a tokenizer.
-        generates: Whether the rows are prompts that the model answers in training.
-        charges: Whether a weight is above 0. Then some row must have a token to penalise.
-        penalised_tokens: Set of tokens whose probability is penalised where the answer's own token is not in the set.
-
-    Returns: [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
+    `decode` gives the text of token ids, to tell a group from its script; `generates`: the rows are prompts that the
+    model answers in training; `charges`: a weight is above 0, so some row must have a token to penalise. Returns the
+    groups, and whether the rows are pairs of a chosen and a rejected answer.
     """
     answer = partial(_answer_text, decode) if decode is not None and not generates else None
     firsts = {name: next(_rows(dataset), {}) for name, dataset in datasets.items() if dataset is not None}

@@ -37,19 +37,13 @@ ROWS_READ_FROM_A_STREAM = 1000
 @dataclass(frozen=True)
 class GroupTable:
     """
-    Numbers of the groups. They travel with the tokens.
+    Numbers of the groups with statistics and of the target groups, which are not penalised. They travel with the
+    tokens; the number after the last one is for groups that are in the data but not here.
 
     A group that is a language may be called by any of its names: `zh-CN`, `zho_Hans` and `Chinese` are `zh`
-    ([`named_group`]). Where several groups are of one language, only their exact names tell them apart.
-
-    Parameters:
-        names: Groups with statistics, and the target groups; only the target groups where no statistics are needed. A
-            group's number is its index here. The index after the last one is for groups that are in the data but not
-            here.
-        targets: Groups whose tokens are not penalised.
-        unknown_group (`"error"`, `"mean"` or `"penalised"`): Treatment of a group that is not in `names`: it is
-            refused, read with the mean statistics of the others, or, where no statistics are needed, penalised like
-            any other.
+    ([`named_group`]). Where several groups are of one language, only their exact names tell them apart. A group that
+    is not in `names` is refused (`unknown_group="error"`), read with the mean statistics of the others (`"mean"`), or,
+    where no statistics are needed, penalised like any other (`"penalised"`).
     """
 
     names: tuple[str, ...]

@@ -25,14 +25,10 @@ PROBABILITY_KEPT = 0.8
 @dataclass(frozen=True)
 class FeatureFigures:
     """
-    One feature, now and before training.
-
-    Attributes:
-        correlation: Correlation of its pre-activations now with those before, token by token.
-        auroc, auroc_before: How well its mean pre-activation tells a text of the target from another.
-        refitted_auroc, refitted_auroc_before: The same for the difference of means at its site, fitted anew on the
-            model as it is.
-        fall: How far its mean pre-activation on the other groups fell, in standard deviations before.
+    One feature, now and before training: the correlation of its pre-activations token by token; how well its mean
+    pre-activation tells a text of the target from another (`auroc`), and how well the difference of means at its site
+    does, fitted anew on the model as it is; and how far its mean on the other groups fell, in standard deviations
+    before.
     """
 
     correlation: float

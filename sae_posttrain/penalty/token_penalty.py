@@ -36,12 +36,7 @@ class TokenPenalty(PenaltyTerm):
 
     It is "SFT+Penalty" of SASFT (https://huggingface.co/papers/2507.14894), the baseline without an SAE. Two kinds of
     positions do not count: those that predict a token of a target group, and those whose true next token is itself in
-    the set, since the trainer's own loss teaches it there.
-
-    Args:
-        groups: Numbers of the groups in the batches.
-        weight: Weight of the penalty in a trainer.
-        head: LM head of the trainer's model; made from the model where it is left out.
+    the set, since the trainer's own loss teaches it there. `head` is made from the model where it is left out.
     """
 
     def __init__(

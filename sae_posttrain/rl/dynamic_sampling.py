@@ -100,13 +100,7 @@ class DynamicSampler:
     the open places.
 
     Every process takes part in every round with the same number of rows and knows the rewards of all, so all processes
-    decide alike.
-
-    Args:
-        generate: Generates and scores one rollout for each row of this process. All processes call it together.
-        accelerator (`accelerate.Accelerator`): Tells the number of processes and which one this is.
-        reward_names: Names of the rewards, as they are logged.
-        reward_weights (`(K,)`): Weights of the rewards.
+    decide alike. They call `generate` together, which generates and scores one rollout for each row of its process.
     """
 
     def __init__(

@@ -21,13 +21,10 @@ _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exi
 
 def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *, detects_loops: bool = True) -> None:
     """
-    Refuse what would undo steering, or take the steered rollouts out of the loss.
+    Refuse what would undo steering, or take the steered rollouts out of the loss, if `num_steered` is above 0.
 
-    Args:
-        args: Settings with `num_steered` above 0.
-        generation_config (`transformers.GenerationConfig`): Generation settings of the model. `generate` falls back on
-            them for whatever TRL leaves open.
-        detects_loops: Whether `find_loop` tells the fault. It needs answers of `MIN_TOKENS` tokens or more.
+    `generate` falls back on the model's `generation_config` for whatever TRL leaves open. `find_loop`
+    (`detects_loops`) needs answers of `MIN_TOKENS` tokens or more.
     """
     if args.use_vllm:
         mode = args.vllm_importance_sampling_mode

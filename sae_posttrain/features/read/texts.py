@@ -37,13 +37,8 @@ class Text:
 @dataclass(frozen=True)
 class TextBatch:
     """
-    Texts of about one length, padded on the right.
-
-    Attributes:
-        input_ids, attention_mask (`(B, T)`): As the model takes them.
-        counted (`(B, T)`, bool): Tokens that count: no padding, no first position, no special token, nothing of a
-            prompt.
-        groups (`(B,)`): Number of each text's group.
+    Texts of about one length, padded on the right: token ids and attention mask `(B, T)`, number of each text's group
+    `(B,)`, and which tokens count `(B, T)`: no padding, no first position, no special token, nothing of a prompt.
     """
 
     input_ids: Tensor

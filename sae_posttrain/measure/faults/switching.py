@@ -225,7 +225,7 @@ def find_switches(
 
 def right_language(answer: str, *, lang: str, think_opened: bool = False) -> bool | None:
     """
-    Whether the answer is written in the script of its language.
+    Whether the answer is written in the script of its language; `None` if it has no words to judge.
 
     The result is true if at least half of its words are in the language's own script: Han for `zh`, Hangul for `ko`,
     Latin for `en` and `es`. Two characters of Han or kana, and four of Thai, count as a word. In a language of another
@@ -233,15 +233,9 @@ def right_language(answer: str, *, lang: str, think_opened: bool = False) -> boo
     `from_pretrained`), and capitalised words without small letters after them. If an answer has no word of its own
     language, capitalised words count, so "Click Save" is wrong where Chinese is expected.
 
-    Code, LaTeX, markup, addresses, paths, numbers and `<think>…</think>` are ignored. Japanese also needs kana, unless
-    the answer is a few Han characters without a Chinese form. This tests only the script: it does not distinguish
-    English from Spanish, or Russian from Ukrainian.
-
-    Args:
-        lang: Language the answer should be in, as an ISO 639 code.
-        think_opened: Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
-
-    Returns `None` if the answer has no words to judge.
+    Code, LaTeX, markup, addresses, paths, numbers and `<think>…</think>` (`think_opened`: as in [`find_switches`]) are
+    ignored. Japanese also needs kana, unless the answer is a few Han characters without a Chinese form. This tests
+    only the script: it does not distinguish English from Spanish, or Russian from Ukrainian.
     """
     code = known_language(lang)
     own = {*own_scripts(lang), *(["Bopomofo"] if code in _CHINESE else [])}

@@ -23,16 +23,12 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Comparison:
     """
-    An arm compared with another arm, usually the baseline.
+    An arm compared with another arm, usually the baseline; differences are arm minus reference.
 
-    Attributes:
-        arm, reference: The two arms; differences are arm minus reference.
-        differences: Differences by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be
-            paired.
-        right: Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
-            whether it is `paired` by question); `None` if one of the two was not checked.
-        why_not: Reason why the arms cannot be paired; empty if they are paired.
-        other_settings: Settings in which the two evaluations differ and should not.
+    `differences` are those by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be paired,
+    and `why_not` says why. `right` is the difference of the shares of checked questions that were answered right
+    (`difference`, `low`, `high`, and whether it is `paired` by question); `None` if one of the two was not checked.
+    `other_settings` differ in the two evaluations and should not.
     """
 
     arm: Arm

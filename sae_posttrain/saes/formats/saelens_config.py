@@ -42,18 +42,11 @@ _LAYER_NORM_MODELS = re.compile(r"(.*/)?(gpt2|distilgpt2|pythia|gpt-neo|gpt-j)([
 
 class SAELensConfig(NamedTuple):
     """
-    The settings that determine the arithmetic of an SAE.
+    The settings that determine the arithmetic of an SAE; `k` and the sizes are not checked yet.
 
-    Args:
-        architecture: Name of the architecture: one of `ARCHITECTURES`.
-        base_model: Name of the model as TransformerLens or the Hub writes it; empty if unknown.
-        subtract_b_dec: Whether `b_dec` is subtracted from the input.
-        use_decoder_norm: Whether the activation sees `pre · ‖W_dec‖`.
-        k: Active features per token if the configuration gives it, not checked yet.
-        input_norm: Normalisation of each token, as in [`FrozenSAE`].
-        scaled: Whether the input is multiplied by a factor that is not in this configuration.
-        centred: Whether the SAE reads activations minus their mean over the width.
-        sizes: `d_in` and `d_sae` if the configuration gives them, not checked yet.
+    `scaled`: the input is multiplied by a factor that is not in this configuration; `centred`: the SAE reads
+    activations minus their mean over the width; `use_decoder_norm`: the activation sees `pre · ‖W_dec‖`. `input_norm`
+    is that of [`FrozenSAE`].
     """
 
     architecture: str

@@ -42,16 +42,11 @@ class SAEFile(NamedTuple):
 
 class Wanted(NamedTuple):
     """
-    What is asked of a reader.
+    What is asked of a reader: block (from 0), site (the one that the file names, else the user's, else `"resid_post"`)
+    and features (`None` for all).
 
-    Args:
-        block: Decoder block, from 0.
-        site: Site in the block: the one that the file names, else the one that the user gave, else `"resid_post"`.
-        features: The features to read, without duplicates; `None` for all.
-        k: Active features per token as the user gave it, for files that do not say it.
-        input_scale: Factor of the input as the user gave it, for files that do not say it.
-        directions: Whether to read the decoder. `None` means yes, unless a whole matrix would be fetched for a few
-            features.
+    `k` and `input_scale` are the user's, for files that do not say them. `directions`: whether to read the decoder;
+    `None` means yes, unless a whole matrix would be fetched for a few features.
     """
 
     block: int
@@ -86,16 +81,11 @@ class Wanted(NamedTuple):
 @dataclass(frozen=True)
 class SAEFiles:
     """
-    Names of the files in one place, and how to open each of them.
+    Names of the files in one place, relative and with `/`, and how to open each of them: `fetch` downloads one if
+    needed, `remote` gives a file on the Hub that can be read in parts (`None` if it is on this machine).
 
-    Args:
-        place: The place as the user wrote it, for messages.
-        full_name: Full name of the place, with `/`: `owner/repository/sub/folder` or a local folder's path. Some
-            formats write facts into it (`…-L0_50`).
-        names: Relative paths of the files, with `/`.
-        fetch (`Callable[[str], Path]`): Returns the local path of a file; downloads the file if needed.
-        remote (`Callable[[str], RemoteFile | None]`): Returns a file on the Hub that can be read in parts; `None` if
-            the file is on this machine.
+    `place` is what the user wrote, for messages. `full_name` is `owner/repository/sub/folder` or a local folder's
+    path; some formats write facts into it (`…-L0_50`).
     """
 
     place: str
