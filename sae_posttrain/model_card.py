@@ -100,10 +100,8 @@ class FeatureCard:
     ) -> None:
         """
         Create the trainer's card with a section on the features. `push_to_hub` passes its further arguments here.
-
-        Args:
-            evaluation: `output_dir` of an [`evaluate`] of this model. By default, all evaluations of the current model
-                in the run's folder and its subfolders are used.
+        `evaluation` is the `output_dir` of an [`evaluate`] of this model; by default, all evaluations of the current
+        model in the run's folder and its subfolders are used.
         """
         num_tokens = self._num_penalised_tokens()
         if self.feature_set is None and not num_tokens and evaluation is not None:

@@ -22,14 +22,8 @@ RECORD_FILE = "demo.json"
 @dataclass(frozen=True)
 class Stage:
     """
-    A part of the demo's work.
-
-    Attributes:
-        makes: File or folder that the stage writes. It identifies the stage.
-        text: Description of the stage for the user.
-        work (`Callable[[], None]`): Function that does the work. It reads the files of earlier stages and writes
-            `makes`.
-        measures: Whether the stage writes the answers of an arm, which table and report show.
+    A part of the demo's work: a function that reads the files of earlier stages and writes the file or folder `makes`,
+    which identifies the stage. `measures`: it writes the answers of an arm, which table and report show.
     """
 
     makes: Path
@@ -89,13 +83,8 @@ def open_record(
     own: tuple[str, ...],
 ) -> Record:
     """
-    Open the record of a new folder, or of a folder that may be used again.
-
-    Args:
-        folder: The demo's folder; made if missing.
-        settings, versions: Settings and package versions of this run.
-        resume, overwrite: Whether to continue a demo in the folder, or to remove it.
-        own: Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
+    Open the record of a folder, made if missing, with the settings and package versions of this run. A demo in the
+    folder is continued with `resume`, and removed with `overwrite`: the names in `own`; other files stay.
     """
     if resume and overwrite:
         raise ValueError("`resume` goes on with a demo and `overwrite` removes it: set one of the two.")

@@ -85,13 +85,9 @@ class AdaptiveWeight:
 
     def add(self, above: Tensor, possible: Tensor, loss: Tensor, accelerator: Any, *, mean_of_batches: bool) -> None:
         """
-        Take in one micro-batch. At the last one of an optimizer step, add up all processes and adapt the weight.
-
-        Args:
-            above (`()`): Numerator and denominator of the excess rate.
-            loss (`()`): The trainer's loss on the micro-batch, without the penalty.
-            accelerator (`accelerate.Accelerator`): The trainer's accelerator.
-            mean_of_batches: Whether the loss of a step is the mean over its micro-batches, and not their sum.
+        Take in one micro-batch: numerator and denominator of the excess rate, and the trainer's loss without the
+        penalty. At the last one of an optimizer step, add up all processes and adapt the weight. `mean_of_batches`:
+        the loss of a step is the mean over its micro-batches, and not their sum.
         """
         device = accelerator.device
         parts = (above, possible, loss.detach(), torch.ones_like(possible))
@@ -107,13 +103,8 @@ class AdaptiveWeight:
 
     def update(self, excess_rate: float, loss: float) -> float:
         """
-        Take in one optimizer step, and return the weight of the next one.
-
-        A step without a penalised token has no excess rate: do not call this for it.
-
-        Args:
-            excess_rate: Excess rate of the penalised tokens of that step, over all processes.
-            loss: Mean token loss of that step over all processes, without the penalty.
+        Take in one optimizer step, over all processes, and return the weight of the next one. The loss is without the
+        penalty. A step without a penalised token has no excess rate: do not call this for it.
         """
         if not 0 <= excess_rate <= 1:
             raise ValueError(f"An excess rate lies between 0 and 1, got {excess_rate}.")

@@ -34,12 +34,9 @@ _TOKENS_PER_TILE = 512  # of an SAE's dense activations
 @dataclass(frozen=True)
 class ProbeSet:
     """
-    Texts of the target groups and of others, the same ones at every reading.
-
-    Attributes:
-        batches: The texts; the groups' numbers are 1 for a target group and 0 for another.
-        target_tokens (`(V,)`, bool): Tokens that are used almost only in texts of the target groups; there may be
-            none.
+    Texts of the target groups and of others, the same ones at every reading. The groups' numbers are 1 for a target
+    group and 0 for another. `target_tokens` `(V,)` are used almost only in texts of the target groups; there may be
+    none.
     """
 
     batches: tuple[TextBatch, ...]

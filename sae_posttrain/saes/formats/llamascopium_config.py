@@ -44,19 +44,12 @@ NAMED_MODELS = {
 
 class LlamascopiumConfig(NamedTuple):
     """
-    The settings that determine the arithmetic of an SAE.
+    The settings that determine the arithmetic of an SAE; `k` is `top_k`, not checked yet, because only TopK uses it.
 
-    Args:
-        activation: Name of the activation: one of `ACTIVATIONS`.
-        k: `top_k`, not checked yet, because only TopK uses it.
-        use_decoder_norm: Whether the activation sees `pre · ‖W_dec‖`.
-        use_decoder_bias: Whether there is a `b_dec`.
-        subtract_b_dec: Whether `b_dec` is subtracted from the (scaled) input. The library could do this until June
-            2025.
-        normalisation: One of `NORMALISATIONS`: inputs are scaled by `√D / (mean norm in a data set)`, or each token by
-            `√D / ‖x‖`, or not at all because the scale is in the weights.
-        hook: Hook point that the SAE reads and writes.
-        path: Name of the configuration, for messages.
+    `use_decoder_norm`: the activation sees `pre · ‖W_dec‖`; `use_decoder_bias`: there is a `b_dec`; `subtract_b_dec`:
+    it is subtracted from the (scaled) input, as the library could until June 2025. `normalisation`: inputs are scaled
+    by `√D / (mean norm in a data set)`, or each token by `√D / ‖x‖`, or not at all because the scale is in the
+    weights.
     """
 
     activation: str
