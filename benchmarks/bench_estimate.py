@@ -117,7 +117,8 @@ def train(path: Path) -> int:
     from trl import TrlParser, get_peft_config
 
     from sae_posttrain import SASFTTrainer
-    from sae_posttrain.sft.script import ARGUMENTS, load_data, loading_arguments
+    from sae_posttrain.sft.script import ARGUMENTS
+    from sae_posttrain.training.script import load_data, loading_arguments
 
     script_args, training_args, model_args, dataset_args = TrlParser(ARGUMENTS).parse_args_and_config(
         args=["--config", str(path)]

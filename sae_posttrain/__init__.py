@@ -9,77 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .features.calibrate.calibrate import calibrate
-    from .features.controls.matched_random import matched_random_features
-    from .features.controls.random_directions import random_directions
-    from .features.find.by_direction import find_directions
-    from .features.find.by_group import find_features
-    from .features.find.by_repetition import find_repetition_features
-    from .features.find.compare import compare_features
-    from .features.fit.fit import measure_fit
-    from .features.read.group_statistics import measure_groups
-    from .features.read.text_options import TextOptions
-    from .features.set.feature_set import FeatureSet
-    from .features.set.imported import import_directions
-    from .features.set.steering import steer
-    from .hooks.record import record_blocks, record_sites
-    from .measure.answers.evaluation import evaluate
-    from .measure.capability.tasks import evaluate_tasks
-    from .measure.faults.loops import find_loop
-    from .measure.faults.switching import find_switches
-    from .model_card import add_measured_rates
-    from .penalty.arguments import FeaturePenaltyArguments
-    from .penalty.drift import FeatureDriftCallback
-    from .penalty.mixin import FeaturePenaltyMixin
-    from .rl.config import SteeredGRPOConfig
-    from .rl.rewards import EndlessRepetitionReward, LanguageConsistencyReward
-    from .rl.trainer import SteeredGRPOTrainer
-    from .sae_training.trainer import train_sae
-    from .saes.convert import convert_sae
-    from .saes.describe import describe_sae
-    from .saes.frozen import FrozenSAE
-    from .saes.loading import load_sae
-    from .sft.config import SASFTConfig
-    from .sft.trainer import SASFTTrainer
+    from .features.calibrate.calibrate import calibrate as calibrate
+    from .features.controls.matched_random import matched_random_features as matched_random_features
+    from .features.controls.random_directions import random_directions as random_directions
+    from .features.find.by_direction import find_directions as find_directions
+    from .features.find.by_group import find_features as find_features
+    from .features.find.by_repetition import find_repetition_features as find_repetition_features
+    from .features.find.compare import compare_features as compare_features
+    from .features.fit.fit import measure_fit as measure_fit
+    from .features.read.group_statistics import measure_groups as measure_groups
+    from .features.read.text_options import TextOptions as TextOptions
+    from .features.set.feature_set import FeatureSet as FeatureSet
+    from .features.set.imported import import_directions as import_directions
+    from .features.set.steering import steer as steer
+    from .hooks.record import record_blocks as record_blocks
+    from .hooks.record import record_sites as record_sites
+    from .measure.answers.evaluation import evaluate as evaluate
+    from .measure.capability.tasks import evaluate_tasks as evaluate_tasks
+    from .measure.faults.loops import find_loop as find_loop
+    from .measure.faults.switching import find_switches as find_switches
+    from .model_card import add_measured_rates as add_measured_rates
+    from .penalty.arguments import FeaturePenaltyArguments as FeaturePenaltyArguments
+    from .penalty.drift import FeatureDriftCallback as FeatureDriftCallback
+    from .penalty.mixin import FeaturePenaltyMixin as FeaturePenaltyMixin
+    from .rl.config import SteeredGRPOConfig as SteeredGRPOConfig
+    from .rl.rewards import EndlessRepetitionReward as EndlessRepetitionReward
+    from .rl.rewards import LanguageConsistencyReward as LanguageConsistencyReward
+    from .rl.trainer import SteeredGRPOTrainer as SteeredGRPOTrainer
+    from .sae_training.trainer import train_sae as train_sae
+    from .saes.convert import convert_sae as convert_sae
+    from .saes.describe import describe_sae as describe_sae
+    from .saes.frozen import FrozenSAE as FrozenSAE
+    from .saes.loading import load_sae as load_sae
+    from .sft.config import SASFTConfig as SASFTConfig
+    from .sft.trainer import SASFTTrainer as SASFTTrainer
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "EndlessRepetitionReward",
-    "FeatureDriftCallback",
-    "FeaturePenaltyArguments",
-    "FeaturePenaltyMixin",
-    "FeatureSet",
-    "FrozenSAE",
-    "LanguageConsistencyReward",
-    "SASFTConfig",
-    "SASFTTrainer",
-    "SteeredGRPOConfig",
-    "SteeredGRPOTrainer",
-    "TextOptions",
-    "add_measured_rates",
-    "calibrate",
-    "compare_features",
-    "convert_sae",
-    "describe_sae",
-    "evaluate",
-    "evaluate_tasks",
-    "find_directions",
-    "find_features",
-    "find_loop",
-    "find_repetition_features",
-    "find_switches",
-    "import_directions",
-    "load_sae",
-    "matched_random_features",
-    "measure_fit",
-    "measure_groups",
-    "random_directions",
-    "record_blocks",
-    "record_sites",
-    "steer",
-    "train_sae",
-]
 
 _MODULES = {
     "EndlessRepetitionReward": "rl.rewards",
@@ -118,6 +83,8 @@ _MODULES = {
     "train_sae": "sae_training.trainer",
 }
 
+__all__ = sorted(_MODULES)
+
 _MOVED = {
     "LineLanguage": "measure.faults.line_language",
     "UnlikelihoodConfig": "baselines",
@@ -128,18 +95,13 @@ _MOVED = {
     "bootstrap_ratio": "measure.statistics",
     "drop_switched": "baselines",
     "format_tasks": "measure.capability.task_summary",
-    "holm": "measure.statistics",
     "last_complete_checkpoint": "checkpoints",
     "line_languages": "measure.faults.line_language",
     "line_pass": "measure.faults.line_language",
-    "non_inferiority": "measure.statistics",
     "sample_size": "measure.statistics",
     "sample_unlikely_rows": "baselines",
     "scale_lm_head": "baselines",
-    "scale_probabilities": "baselines",
     "script_tokens": "measure.faults.script_tokens",
-    "smoothie_factors": "baselines",
-    "switch_probability": "measure.answers.switch_probability",
 }
 """Names that version 0.1.0 had here, and where they are now."""
 

@@ -45,18 +45,12 @@ _WRITTEN_BY_TORCH = re.compile(
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     """
-    The newest checkpoint from which training can continue as if it had not stopped.
+    The newest checkpoint of a run's folder from which training can continue as if it had not stopped, for
+    `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
 
     Newer checkpoints that are damaged or hold only the weights (`save_only_model`) are skipped. A warning names them
     and says what is missing. With several processes, it is not noticed if the random states of the last processes are
     missing; transformers then warns and draws new states.
-
-    Args:
-        output_dir (`str` or path):
-            Folder of the run, with the folders `checkpoint-<step>`.
-
-    Returns:
-        `str` or `None`: path for `trainer.train(resume_from_checkpoint=…)`; `None` if there is none.
     """
     for folder in _checkpoints(output_dir):
         try:
@@ -82,12 +76,7 @@ class CompleteCheckpoints:
     accelerator: Any
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """
-        As the trainer's own.
-
-        Raises:
-            ValueError: If `resume_from_checkpoint=True` and there are checkpoints, but no complete one.
-        """
+        """As the trainer's own."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = _checkpoint_to_resume(self.args.output_dir)
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]

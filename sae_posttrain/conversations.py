@@ -17,17 +17,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _ROLE_OF = {
     **{role: role for role in ROLES},
     "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "function": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
+    **dict.fromkeys("gpt chatgpt bot model function_call tool_call".split(), "assistant"),
+    **dict.fromkeys("function function_response tool_response observation ipython".split(), "tool"),
 }
 """TRL's role for the role names of ShareGPT, Gemini, OpenAI's functions, Llama and LLaMA-Factory."""
 
@@ -40,23 +31,11 @@ MESSAGE_COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """
-    A row with its conversations as TRL's messages.
+    A row with its conversations as TRL's messages; the same object if nothing had to be changed.
 
     `conversations` becomes `messages`, with the text of a column `system` in front. In [`MESSAGE_COLUMNS`] the roles
     of other conventions become TRL's, `from` and `value` become `role` and `content`, parts of text are joined, and
     JSON in a `messages` column (as CSV holds it) is read.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            Any row. Texts and columns without a conversation are not changed.
-        where (`str`):
-            Name of the row in errors, e.g. `"Row 3 of train.jsonl"`.
-
-    Returns:
-        `Mapping[str, Any]`: the converted row; the same object if nothing had to be changed.
-
-    Raises:
-        ValueError: If a conversation holds something that is not a text, or an unknown role.
     """
     changed: dict[str, Any] = {}
     if row.get("conversations") is not None and row.get("messages") is None:
@@ -83,21 +62,9 @@ def read_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 def read_messages(value: Any, where: str, column: str) -> list[dict[str, Any]]:
     """
     Convert a list of messages in any common form to TRL's messages; returns the same object if it is already in TRL's
-    form.
+    form. Errors begin with `where` and name the `column`.
 
     A message of the assistant that calls a tool may lack its `content`, as in TRL.
-
-    Args:
-        value (`Sequence`):
-            The messages.
-        where (`str`):
-            Text in front of an error.
-        column (`str`):
-            Column they come from, for the error.
-
-    Raises:
-        ValueError: If there is no message, or a message has no text, no role or an unknown role. The error names the
-            message, counted from 1.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _from_json(value, f"{where}`{column}`")
@@ -194,22 +161,12 @@ def has_conversation(row: Mapping[str, Any]) -> bool:
 
 def with_messages(dataset: Any, name: str) -> Any:
     """
-    Convert the conversations of a dataset to TRL's messages, so that a trainer can tokenize it.
+    Convert the conversations of a dataset to TRL's messages, so that a trainer can tokenize it; returns the same
+    object if nothing had to be changed. Tokenized rows are not changed, and neither are rows with images, whose parts
+    the trainer reads itself.
 
-    If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            Dataset of a trainer. A list or another kind of dataset is returned unchanged if no row needs a change.
-            Tokenized rows are not changed, and neither are rows with images, whose parts the trainer reads itself.
-        name (`str`):
-            Name of the dataset in errors, e.g. `"the train dataset"`.
-
-    Returns:
-        The converted dataset; the same object if nothing had to be changed.
-
-    Raises:
-        ValueError: If a row cannot be read as messages (see [`read_row`]), or the dataset cannot be changed.
+    If the dataset has a length, all rows are read now. Rows of a stream are converted when they are read. `name` is
+    the dataset's in errors.
     """
     first = next(iter(dataset), None)
     if not isinstance(first, Mapping) or {"input_ids", "image", "images"} & set(first) or not has_conversation(first):

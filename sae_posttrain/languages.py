@@ -150,6 +150,7 @@ Scripts each language may be written in, by its code: ISO 639-1, or 639-3 where 
 them in every language.
 """
 
+ENGLISH_NAMES: dict[str, str] = {code: names[0].title() for code, _, _, names in _rows()}
 _CODE: dict[str, str] = {each: code for code, codes, _, _ in _rows() for each in (code, *codes)}
 _NAME: dict[str, str] = {name.replace(" ", "-"): code for code, _, _, names in _rows() for name in names}
 _SCRIPT: dict[str, str] = dict(pair.split() for pair in _SCRIPTS.replace("\n", " ").strip().split(","))
@@ -185,14 +186,9 @@ def canonical_language(name: str) -> str:
     that the language is usually not written in is kept: `uz-Cyrl`, `ru-Latn`, `pa-Arab` (also for `pa-PK`).
 
     Args:
-        name (`str`):
-            A language tag, a code of ISO 639, or an English name.
+        name: A language tag, a code of ISO 639, or an English name.
 
-    Returns:
-        `str`: code of the language, one of [`OWN_SCRIPTS`], followed by the subtag of an unusual script.
-
-    Raises:
-        ValueError: If it names no known language; the message names the nearest.
+    Returns the code of the language, one of [`OWN_SCRIPTS`], followed by the subtag of an unusual script.
     """
     code, subtag = _parse(name)
     return f"{code}-{subtag}" if subtag else code
@@ -200,17 +196,8 @@ def canonical_language(name: str) -> str:
 
 def scripts_of(name: str) -> tuple[str, ...]:
     """
-    The scripts that a text in a language may be in, the usual one first.
-
-    Args:
-        name (`str`):
-            As for [`canonical_language`].
-
-    Returns:
-        `tuple[str, ...]`: names of Unicode's scripts; for a tag with an unusual script, that script alone.
-
-    Raises:
-        ValueError: If it names no known language.
+    Unicode's names of the scripts that a text in a language may be in, the usual one first; for a tag with an unusual
+    script, that script alone.
     """
     code, subtag = _parse(name)
     return _scripts_of_subtag(subtag) if subtag else OWN_SCRIPTS[code]
@@ -230,21 +217,8 @@ def language_key(name: str) -> str:
 
 def named_group(name: str, groups: Iterable[str], *, alike: Container[str] = ()) -> str | None:
     """
-    The group that a name means: the group with exactly this name, otherwise the group of the same language.
-
-    Args:
-        name (`str`):
-            Name of a group in a row or a setting, such as `"zh-CN"`.
-        groups (`Iterable[str]`):
-            The existing groups, such as `["zh", "en"]`.
-        alike (`Container[str]`, *optional*):
-            Groups that are interchangeable: if several have the language, any of them is returned.
-
-    Returns:
-        `str` or `None`: one of `groups`; `None` if none is meant.
-
-    Raises:
-        ValueError: If several groups have the language, and none has exactly this name.
+    The group that a name such as `"zh-CN"` means: the group with exactly this name, otherwise the group of the same
+    language; `None` if none is meant. If several have the language, any of them is returned if they are `alike`.
     """
     groups = tuple(groups)
     if name in groups:
@@ -264,12 +238,6 @@ def names_of_targets(groups: Collection[str], targets: Sequence[str]) -> dict[st
 
     If the data distinguish several regions and the target is one of them (`zh-TW` beside `zh-CN`), the other regions
     stay separate groups.
-
-    Args:
-        groups (`Collection[str]`):
-            The groups of the data.
-        targets (`Sequence[str]`):
-            The target groups.
     """
     renamed: dict[str, str] = {}
     for target in targets:
@@ -287,16 +255,8 @@ def language_hint(name: object) -> str:
 
 def nearest_language(name: str, *, cutoff: float = 0.6) -> str | None:
     """
-    The code of the language that an unknown name probably means: `zh` for `cn` and `chinesse`.
-
-    Args:
-        name (`str`):
-            The name.
-        cutoff (`float`, *optional*, defaults to `0.6`):
-            How similar two spellings must be, from 0 to 1.
-
-    Returns:
-        `str` or `None`: `None` if no language is similar.
+    The code of the language that an unknown name probably means: `zh` for `cn` and `chinesse`; `None` if none is
+    similar.
     """
     first = (_parts(name) or [""])[0]
     if first in _LANGUAGE_OF_COUNTRY:

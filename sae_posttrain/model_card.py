@@ -100,16 +100,8 @@ class FeatureCard:
     ) -> None:
         """
         Create the trainer's card with a section on the features. `push_to_hub` passes its further arguments here.
-
-        Args:
-            model_name, dataset_name, tags:
-                As in TRL.
-            evaluation (`str` or path, *optional*):
-                `output_dir` of an [`evaluate`] of this model. By default, all evaluations of the current model in the
-                run's folder and its subfolders are used.
-
-        Raises:
-            ValueError: If `evaluation` holds no evaluation, or there is nothing in use whose effect it measures.
+        `evaluation` is the `output_dir` of an [`evaluate`] of this model; by default, all evaluations of the current
+        model in the run's folder and its subfolders are used.
         """
         num_tokens = self._num_penalised_tokens()
         if self.feature_set is None and not num_tokens and evaluation is not None:
@@ -223,19 +215,8 @@ def feature_section(
     tokens: str | None = None,
 ) -> str:
     """
-    The section in Markdown.
-
-    Args:
-        feature_set ([`FeatureSet`]):
-            The features that were used.
-        method ([`Method`]):
-            How they were used.
-        settings (`Mapping[str, Any]`):
-            Settings of the method, by name.
-        measured (`list[str]`):
-            Tables of measured rates, in plain text.
-        tokens (`str`, *optional*):
-            Description of tokens that were penalised in addition to the features.
+    The section in Markdown, with tables of measured rates, and a description of tokens that were penalised in addition
+    to the features.
     """
     targets = f" for {', '.join(map(code, feature_set.target_groups))}" if feature_set.target_groups else ""
     found_on = f", found on {code(recorded_name(feature_set.base_model))}" if feature_set.base_model else ""

@@ -38,12 +38,7 @@ def require_text(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def require_group(row: Mapping[str, Any], column: str, where: str) -> str:
-    """
-    The group of a row.
-
-    Raises:
-        ValueError: If there is no such column, or it holds no text. The message says so if the value is null.
-    """
+    """The group of a row."""
     if column not in row:
         raise ValueError(
             f"{where} has no group column `{column}`; it has {', '.join(sorted(map(str, row)))}. Name the right one "

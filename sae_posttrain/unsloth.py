@@ -11,11 +11,7 @@ def refuse_unsloth(trainer: type) -> None:
     hooks and overrides are then called at other places, or not at all.
 
     Args:
-        trainer (`type`):
-            The class of the trainer that is being built.
-
-    Raises:
-        RuntimeError: If Unsloth is loaded, or a base class of the trainer is Unsloth's.
+        trainer: The class of the trainer that is being built.
     """
     names = (f"{base.__module__}.{base.__name__}".lower() for base in trainer.__mro__)
     if "unsloth" in sys.modules or any("unsloth" in name for name in names):

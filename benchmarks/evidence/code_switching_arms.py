@@ -15,13 +15,14 @@ import torch
 from datasets import Dataset
 from intended import training_rows
 from pages import as_example, as_text, load_pages, shared_ids
+from smoothie import smoothie_factors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from sae_posttrain import FeatureSet, LanguageConsistencyReward, SASFTConfig, SASFTTrainer, find_features, steer
 from sae_posttrain.baselines.ablation import ablate
 from sae_posttrain.baselines.data_filter import drop_switched
-from sae_posttrain.baselines.lm_head_scaling import scale_lm_head, smoothie_factors
+from sae_posttrain.baselines.lm_head_scaling import scale_lm_head
 from sae_posttrain.features.controls.matched_random import matched_random_features
 from sae_posttrain.features.find.by_direction import find_directions
 from sae_posttrain.features.read.group_statistics import measure_groups
@@ -129,7 +130,7 @@ def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:
 def scale_head(bench: Bench, model: Any, settings: dict[str, Any]) -> None:
     """
     Rows of the head, or probabilities, of the target's tokens scaled. Probabilities by a hook, since what
-    `scale_probabilities` leaves to the settings of `generate` would not show in the held-out loss.
+    `sequence_bias` leaves to the settings of `generate` would not show in the held-out loss.
     """
     ids, factors = script_tokens(bench.tokenizer, TARGET).ids, settings.get("factor")
     if settings["scale"] == "smoothie":

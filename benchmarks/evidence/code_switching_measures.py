@@ -10,13 +10,13 @@ from held_out import measure_held_out
 from intended import intended_rows
 from pages import as_example
 from shared_measures import copying, flags, prompt_ids
+from switch_probability import switch_probability
 
 from sae_posttrain import evaluate
 from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import batches, tokenize
 from sae_posttrain.measure.answers.folder import ANSWERS_FILE
 from sae_posttrain.measure.answers.prompts import read_rows
-from sae_posttrain.measure.answers.switch_probability import switch_probability
 from sae_posttrain.measure.faults.script_tokens import script_tokens
 
 __all__ = ["OTHERS", "fault", "measure", "measure_all"]

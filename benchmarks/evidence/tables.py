@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sae_posttrain.measure.statistics.claims import holm, non_inferiority
+from claims import holm, non_inferiority
+
 from sae_posttrain.measure.statistics.resampling import ResampledEstimate, bootstrap_difference
 
 MARGIN = 0.02  # what may be lost of anything that should stay, set before the first run

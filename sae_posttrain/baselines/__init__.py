@@ -4,23 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .ablation import ablate
-    from .data_filter import drop_switched
-    from .lm_head_scaling import scale_lm_head, scale_probabilities, smoothie_factors
-    from .unlikelihood.config import UnlikelihoodConfig
-    from .unlikelihood.rows import sample_unlikely_rows
-    from .unlikelihood.trainer import UnlikelihoodTrainer
-
-__all__ = [
-    "UnlikelihoodConfig",
-    "UnlikelihoodTrainer",
-    "ablate",
-    "drop_switched",
-    "sample_unlikely_rows",
-    "scale_lm_head",
-    "scale_probabilities",
-    "smoothie_factors",
-]
+    from .ablation import ablate as ablate
+    from .data_filter import drop_switched as drop_switched
+    from .lm_head_scaling import scale_lm_head as scale_lm_head
+    from .unlikelihood.config import UnlikelihoodConfig as UnlikelihoodConfig
+    from .unlikelihood.rows import sample_unlikely_rows as sample_unlikely_rows
+    from .unlikelihood.trainer import UnlikelihoodTrainer as UnlikelihoodTrainer
 
 _MODULES = {
     "UnlikelihoodConfig": "unlikelihood.config",
@@ -29,9 +18,9 @@ _MODULES = {
     "drop_switched": "data_filter",
     "sample_unlikely_rows": "unlikelihood.rows",
     "scale_lm_head": "lm_head_scaling",
-    "scale_probabilities": "lm_head_scaling",
-    "smoothie_factors": "lm_head_scaling",
 }
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

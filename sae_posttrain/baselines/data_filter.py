@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..languages import language_hint
+from ..conversations import read_row
+from ..measure.answers.prompts import language_of
 from ..measure.faults.scripts import can_measure
 from ..measure.faults.switching import find_switches
+from ..row_checks import located
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,13 +56,16 @@ def drop_switched(
     seen: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     num_measured = 0
-    for index in range(len(dataset)):
-        row = dataset[index]
-        lang = _language(row, index, group_column)
+    for index, (where, given) in enumerate(located(dataset, "the dataset")):
+        row = read_row(given, where)
+        lang = language_of(row, group_column, where)
         seen[lang] += 1
         shows = can_measure(lang, target_lang)
         num_measured += shows
-        if shows and _is_switched(row, index, lang, target_lang, min_chars):
+        if shows and any(
+            find_switches(answer, lang=lang, prompt=asked, target_lang=target_lang).unexpected_at_least(min_chars)
+            for asked, answer in _answers(row, where)
+        ):
             dropped[lang] += 1
         else:
             kept.append(index)
@@ -94,58 +99,31 @@ def drop_switched(
     return dataset.select(kept)
 
 
-def _is_switched(row: Mapping[str, Any], index: int, lang: str, target_lang: str | None, min_chars: int) -> bool:
-    return any(
-        find_switches(answer, lang=lang, prompt=asked, target_lang=target_lang).unexpected_at_least(min_chars)
-        for asked, answer in _answers(row, index)
-    )
-
-
-def _language(row: Mapping[str, Any], index: int, column: str) -> str:
-    lang = row.get(column)
-    if lang is None:
-        raise ValueError(
-            f"Row {index} does not say the language of its answer: no column {column!r}. It has: "
-            f"{', '.join(sorted(row))}. Name another column with `group_column`."
-        )
-    try:
-        can_measure(lang, None)
-    except ValueError:
-        raise ValueError(
-            f"Row {index} has the unknown language {lang!r} in {column!r}. {language_hint(lang)}"
-        ) from None
-    return lang
-
-
-def _answers(row: Mapping[str, Any], index: int) -> list[tuple[str, str]]:
+def _answers(row: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
     """Each answer of a row, and what was asked before it."""
     if row.get("messages") is not None:
-        messages: Sequence[Any] = row["messages"]
+        messages = row["messages"]
     elif row.get("completion") is not None:
         messages = [*_messages(row.get("prompt"), "user"), *_messages(row["completion"], "assistant")]
     elif isinstance(row.get("text"), str):
         return [("", row["text"])]
     else:
         raise ValueError(
-            f"Row {index} holds no answer: it needs `messages`, `prompt` and `completion`, or `text`. It has: "
+            f"{where} holds no answer: it needs `messages`, `prompt` and `completion`, or `text`. It has: "
             f"{', '.join(sorted(row))}."
         )
     answers: list[tuple[str, str]] = []
     asked: list[str] = []
     for message in messages:
         content = message.get("content") or ""
-        if not isinstance(content, str):
-            raise ValueError(f"Row {index} has a message whose `content` is not text; only text can be read.")
-        if message.get("role") == "assistant":
+        if message["role"] == "assistant":
             answers.append(("\n".join(asked), content))
         else:
             asked.append(content)
     if not answers:
-        raise ValueError(f"Row {index} holds no answer: none of its messages is the assistant's.")
+        raise ValueError(f"{where} holds no answer: none of its messages is the assistant's.")
     return answers
 
 
 def _messages(turns: Any, role: str) -> Sequence[Any]:
-    if turns is None:
-        return []
-    return [{"role": role, "content": turns}] if isinstance(turns, str) else turns
+    return [{"role": role, "content": turns}] if isinstance(turns, str) else turns or []

@@ -1,5 +1,5 @@
 """
-Hold a set of tokens down without training: by their rows of the LM head, or by a constant on their logits.
+Hold a set of tokens down without training, by their rows of the LM head.
 
 ```python
 tokens = script_tokens(tokenizer, "zh")
@@ -7,8 +7,6 @@ scale_lm_head(model, tokens.ids, 0.5)
 ```
 """
 
-import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,21 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.blocks import unwrap
-from ..measure.answers.generation_settings import SCALED
-from ..measure.faults.script_tokens import script_tokens
-from ..measure.faults.scripts import count_scripts, target_scripts_of
-
-logger = logging.getLogger(__name__)
 
 
 def scale_lm_head(model: Any, token_ids: Sequence[int], factor: float | Sequence[float]) -> None:
     """
     Multiply the rows of some tokens in the LM head by a factor, for good: their logits are multiplied by it.
 
-    The idea of Smoothie-Qwen (https://huggingface.co/papers/2507.05686), whose own factors [`smoothie_factors`]
-    gives. It moves logits towards 0: a token is held down where its logit is above 0, and *raised* where it is below.
-    [`scale_probabilities`] has no such side. A head that is tied to the input embeddings is untied first, which adds
-    its size to the model. Works on the weights alone; a bias of the head stays as it is.
+    The idea of Smoothie-Qwen (https://huggingface.co/papers/2507.05686). It moves logits towards 0: a token is held
+    down where its logit is above 0, and *raised* where it is below. A head that is tied to the input embeddings is
+    untied first, which adds its size to the model. Only the weights are scaled; a bias of the head stays as it is.
 
     Args:
         model (`PreTrainedModel`):
@@ -56,119 +48,6 @@ def scale_lm_head(model: Any, token_ids: Sequence[int], factor: float | Sequence
     with torch.no_grad():
         rows = head.weight[ids].float() * factors.to(head.weight.device).reshape(-1, 1)
         head.weight[ids] = rows.to(head.weight.dtype)
-
-
-def scale_probabilities(model: Any, token_ids: Sequence[int], factor: float) -> None:
-    """
-    Multiply the probabilities of some tokens by a factor before they are normalised: `log(factor)` on their logits.
-
-    A head with a bias carries it there, in every forward pass. Most have none, and one that is added is not saved:
-    the architecture would be built without it. Then it goes into `model.generation_config.sequence_bias`, which
-    `save_pretrained` keeps and `generate` (so [`evaluate`] too) applies, but nothing else: the loss of a forward pass
-    does not show it, and engines that do not read that setting ignore it. A warning says so. Logits that the model
-    caps (Gemma 2) are lowered before the cap by a bias, behind it by `generate`.
-
-    Args:
-        model (`PreTrainedModel`):
-            A causal language model, changed in place.
-        token_ids (`Sequence[int]`):
-            Tokens to hold down: `script_tokens(tokenizer, "zh").ids`, say.
-        factor (`float`):
-            Between 0 and 1, both excluded. Applied again, it multiplies with the earlier one.
-
-    Raises:
-        ValueError: If the model is wrapped or has no LM head, a token is not in it, or the factor is out of range.
-    """
-    head = _find_head(model)
-    ids = _checked_ids(head, token_ids)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1:
-        raise ValueError(f"`factor` is a number between 0 and 1, both excluded, got {factor!r}.")
-    shift = math.log(factor)
-    if head.bias is not None:
-        with torch.no_grad():
-            head.bias[ids] += shift
-        return
-    config = model.generation_config
-    biases = _as_dict(config.sequence_bias)
-    for token in ids.tolist():
-        biases[(token,)] = biases.get((token,), 0.0) + shift
-    config.sequence_bias = [[list(tokens), bias] for tokens, bias in biases.items()]
-    setattr(model.config, SCALED, True)
-    logger.warning(
-        "The LM head of %s has no bias, and one that is added would not be saved. %d tokens are lowered by `generate` "
-        "alone, through `generation_config.sequence_bias`: the loss of a forward pass does not show it.",
-        type(model).__name__,
-        len(ids),
-    )
-
-
-def smoothie_factors(
-    tokenizer: Any,
-    lang: str,
-    *,
-    min_scale: float = 0.5,
-    smoothness: float = 10.0,
-    sample_size: int = 1000,
-    seed: int = 0,
-) -> tuple[list[int], list[float]]:
-    """
-    The factors of Smoothie-Qwen, one per token: `scale_lm_head(model, *smoothie_factors(tokenizer, "zh"))`.
-
-    Whole tokens of the language's script get `min_scale`. A token that is no text by itself gets
-    `1 - (1 - min_scale) · log(1 + (smoothness - 1) · p) / log(smoothness)`, where `p` is the share of such tokens
-    behind it with which it decodes to a character of the script (`adjust.py` and `analyze.py` of
-    `dnotitia/smoothie-qwen`, window 2, its default). Those with `p = 0` are left out. The script is Unicode's; the
-    published ranges for Chinese hold punctuation too.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's.
-        lang (`str`):
-            Language to hold down, as an ISO 639 code.
-        min_scale (`float`, *optional*, defaults to `0.5`):
-            Smallest factor.
-        smoothness (`float`, *optional*, defaults to `10.0`):
-            Above 1; the larger, the nearer a small `p` comes to `min_scale`.
-        sample_size (`int`, *optional*, defaults to `1000`):
-            Tokens tried behind each broken one; all of them if there are no more.
-        seed (`int`, *optional*, defaults to `0`):
-            Draws them.
-
-    Returns:
-        `tuple[list[int], list[float]]`: token ids, and the factor of each.
-
-    Raises:
-        ValueError: If a setting is out of range, or no character of the script is written in one or two tokens.
-    """
-    if not 0 <= min_scale < 1 or not smoothness > 1 or sample_size < 1:
-        raise ValueError(
-            "`min_scale` is from 0 to below 1, `smoothness` above 1 and `sample_size` 1 or more, got "
-            f"{min_scale!r}, {smoothness!r} and {sample_size!r}."
-        )
-    scripts = target_scripts_of(lang)
-    factors = dict.fromkeys(script_tokens(tokenizer, lang).whole, min_scale)
-    special = set(tokenizer.all_special_ids)
-    ids = [token for token in range(len(tokenizer)) if token not in special and token not in factors]
-    broken = [token for token, text in zip(ids, _decoded(tokenizer, [[token] for token in ids])) if "\ufffd" in text]
-    generator = torch.Generator().manual_seed(seed)
-    for token in broken:
-        behind = [broken[i] for i in torch.randperm(len(broken), generator=generator)[:sample_size].tolist()]
-        texts = _decoded(tokenizer, [[token, other] for other in behind])
-        share = sum(not scripts.isdisjoint(count_scripts(text)) for text in texts) / len(texts)
-        if share > 0:
-            smoothed = math.log(1 + (smoothness - 1) * share) / math.log(smoothness)
-            factors[token] = 1 - (1 - min_scale) * smoothed
-    if not factors:
-        raise ValueError(
-            f"No character of {', '.join(sorted(scripts))} is one or two tokens of this tokenizer, and longer ones "
-            "are not looked at. Scale all tokens of the script alike: "
-            "`scale_lm_head(model, script_tokens(…).ids, 0.5)`."
-        )
-    return list(factors), list(factors.values())
-
-
-def _decoded(tokenizer: Any, sequences: list[list[int]]) -> list[str]:
-    return tokenizer.batch_decode(sequences, clean_up_tokenization_spaces=False) if sequences else []
 
 
 def _find_head(model: Any) -> nn.Linear:
@@ -206,12 +85,6 @@ def _untie(model: Any, head: nn.Linear) -> None:
         model.all_tied_weights_keys.pop(f"{name}.weight", None)
     for config in (model.config, model.config.get_text_config()):
         config.tie_word_embeddings = False
-
-
-def _as_dict(sequence_bias: Any) -> dict[tuple[int, ...], float]:
-    """`GenerationConfig.sequence_bias` in either of its forms."""
-    pairs = sequence_bias.items() if isinstance(sequence_bias, dict) else sequence_bias or []
-    return {tuple(tokens): float(bias) for tokens, bias in pairs}
 
 
 def _shown(factors: Tensor) -> str:

@@ -70,16 +70,8 @@ def _find_directions(arguments: argparse.Namespace) -> None:
     from ..features.read.text_options import TextOptions
     from ..features.set.picture import draw_features
 
-    names = (
-        "method",
-        "target_group",
-        "blocks",
-        "site",
-        "num_directions",
-        *TEXT_OPTIONS,
-        *_OWN_OPTIONS,
-        *_PROBE_OPTIONS,
-    )
+    names = ["method", "target_group", "blocks", "site", "num_directions"]
+    names += [*TEXT_OPTIONS, *_OWN_OPTIONS, *_PROBE_OPTIONS]
     options = {name: given[name] for name in names if name in given}
     options["chat_template_kwargs"] = arguments.chat_template_kwargs
     options["text_options"] = TextOptions().take(options)

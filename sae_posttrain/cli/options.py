@@ -100,20 +100,7 @@ def flag(name: str) -> str:
 
 
 def require_new(out: Path, overwrite: bool, suffixes: Sequence[str] = (".txt", ".png")) -> None:
-    """
-    Refuse to replace files, before any work is done.
-
-    Args:
-        out (`Path`):
-            File that the command writes.
-        overwrite (`bool`):
-            Whether files may be replaced.
-        suffixes (`Sequence[str]`, *optional*):
-            Endings of the files that the command writes beside `out`.
-
-    Raises:
-        FileExistsError: If one of the files exists and `overwrite` is not set.
-    """
+    """Refuse to replace `out`, and what the command writes beside it with other endings, before any work is done."""
     taken = [str(file) for file in (out, *map(out.with_suffix, suffixes)) if file.exists()]
     if taken and not overwrite:
         raise FileExistsError(

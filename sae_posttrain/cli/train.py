@@ -72,10 +72,8 @@ def train(command: str, arguments: list[str]) -> int:
 
 def short_help(command: str) -> str | None:
     """
-    The help of a command: the fields of this package, and the most common fields of TRL.
-
-    Returns:
-        `str`, or `None` if the fields cannot be known without importing them.
+    The help of a command: the fields of this package, and the most common fields of TRL. Returns `None` if the fields
+    cannot be known without importing them.
     """
     fields = fields_of(command)
     if fields is None:
@@ -119,18 +117,8 @@ def _default(field: Field) -> str:
 
 def check_command(command: str, arguments: Sequence[str]) -> None:
     """
-    Check settings and data without torch: the YAML file, the names of the fields, the model's folder, the feature
-    set's file, and every row of a local data file.
-
-    Args:
-        command (`str`):
-            `"sft"` or `"grpo"`.
-        arguments (`Sequence[str]`):
-            Command line of the command.
-
-    Raises:
-        ValueError: If a setting or a row does not fit.
-        FileNotFoundError: If a file is missing.
+    Check settings and data of `sft` or `grpo` without torch: the YAML file, the names of the fields, the model's
+    folder, the feature set's file, and every row of a local data file.
     """
     settings = read_settings(command, arguments)
     if settings.get("datasets"):
@@ -155,13 +143,7 @@ def check_command(command: str, arguments: Sequence[str]) -> None:
 
 
 def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """
-    The fields that a YAML file and a command line set, with their values as written.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not YAML, or a field is not known; a similar name is suggested.
-    """
+    """The fields that a YAML file and a command line set, with their values as written."""
     given = list(arguments)
     if not given:
         raise ValueError(f"Give the settings: sae-posttrain {command} --config FILE.yaml (see --help).")

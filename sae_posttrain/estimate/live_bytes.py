@@ -10,16 +10,11 @@ from torch.utils._pytree import tree_leaves
 
 class LiveBytes(TorchDispatchMode):
     """
-    Counts the bytes of the tensors that were made inside the context and are alive, and the most there were at once.
+    Counts the bytes of the tensors that were made inside the context and are alive (`now`), and the most there were at
+    once (`peak`; set it to `now` to count anew).
 
     Counted are the storages that operators return; what a kernel takes for itself is not seen. Fake tensors
     (`FakeTensorMode`) count as if they were real.
-
-    Attributes:
-        now (`int`):
-            Bytes alive.
-        peak (`int`):
-            The most there were at once; set it to `now` to count anew.
     """
 
     def __init__(self):

@@ -36,12 +36,7 @@ class MemoryEstimate:
     Bytes on each device.
 
     Attributes:
-        model (`str`):
-            Its name.
-        parts (`dict[str, dict[str, float]]`):
-            By stage of the training what lives in it, by kind.
-        notes (`tuple[str, ...]`):
-            What was taken for granted.
+        parts: By stage of the training what lives in it, by kind.
     """
 
     model: str
@@ -86,23 +81,12 @@ def estimate_memory(
     read.
 
     Args:
-        config (`str` or `os.PathLike`):
-            YAML file of `sae-posttrain sft` or `grpo`.
-        overrides (`Sequence[str]`, *optional*):
-            Fields over those of the file, as on the command line: `["--max_length", "4096"]`.
-        num_processes (`int`, *optional*, defaults to 1):
-            Devices. More than one, each with the whole model, keep their gradients a second time (DDP's buckets).
-        sharded (`bool`, *optional*, defaults to `False`):
-            Whether weights, gradients and state are divided over the devices (FSDP2, ZeRO-3).
-        prompt_length (`int`, *optional*, defaults to 512):
-            Tokens of a prompt in RL, which no setting limits.
-
-    Returns:
-        [`MemoryEstimate`].
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file names no model, the model is quantised, or its blocks are not alike.
+        config: YAML file of `sae-posttrain sft` or `grpo`.
+        overrides: Fields over those of the file, as on the command line: `["--max_length", "4096"]`.
+        num_processes: Devices. More than one, each with the whole model, keep their gradients a second time (DDP's
+            buckets).
+        sharded: Whether weights, gradients and state are divided over the devices (FSDP2, ZeRO-3).
+        prompt_length: Tokens of a prompt in RL, which no setting limits.
     """
     path = Path(config)
     if not path.is_file():
@@ -159,21 +143,13 @@ def _quiet() -> Iterator[None]:
 def _is_rl(path: Path) -> bool:
     """Whether a recipe is one of `grpo`: by the fields that only that has."""
     from ..rl.config import SteeredGRPOConfig
-
-    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no settings.")
-    return any(name == "reward_funcs" or (name in _fields_of(SteeredGRPOConfig) - _fields_of_sft()) for name in fields)
-
-
-def _fields_of(config_class: Any) -> set[str]:
-    return set(config_class.__dataclass_fields__)
-
-
-def _fields_of_sft() -> set[str]:
     from ..sft.config import SASFTConfig
 
-    return _fields_of(SASFTConfig)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds no settings.")
+    only = set(SteeredGRPOConfig.__dataclass_fields__) - set(SASFTConfig.__dataclass_fields__)
+    return not given.keys().isdisjoint(only | {"reward_funcs"})
 
 
 def _parse(path: Path, overrides: Sequence[str], generates: bool) -> tuple[Any, Any]:

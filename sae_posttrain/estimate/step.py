@@ -28,15 +28,10 @@ class StepMemory:
     Bytes on one device, each a linear function of the number of blocks while the blocks are alike.
 
     Attributes:
-        weights (`float`):
-            Parameters and buffers.
-        trained (`float`):
-            Parameters that are trained; their gradients take as much.
-        optimiser (`float`):
-            Its state, after the first step.
-        head, blocks, update (`float`):
-            The most that lives beside weights and state in each of [`PHASES`]: activations, and the gradients made so
-            far.
+        trained: Parameters that are trained; their gradients take as much.
+        optimiser: Its state, after the first step.
+        head, blocks, update: The most that lives beside weights and state in each of [`PHASES`]: activations, and the
+            gradients made so far.
     """
 
     weights: float
@@ -58,25 +53,11 @@ class StepMemory:
 @dataclass(frozen=True)
 class StepSettings:
     """
-    What a step is made of.
+    What a step is made of: `rows` sequences of `length` tokens on one device.
 
-    Attributes:
-        rows, length (`int`):
-            Sequences on one device, and tokens in each.
-        dtype (`torch.dtype`):
-            Type of the weights.
-        autocast (`bool`):
-            Whether the forward pass runs in bfloat16 by autocast.
-        checkpointing (`bool`):
-            Whether blocks are computed again in the backward pass.
-        accumulates (`bool`):
-            Whether gradients of earlier micro-batches are there already.
-        scored (`int`, *optional*):
-            Tokens at the end of each row that the loss is on; all if left out.
-        make_optimiser (`Callable`):
-            From the model its optimiser.
-        adapt (`Callable`, *optional*):
-            From the model one with adapters.
+    `autocast`: the forward pass runs in bfloat16 by autocast; `checkpointing`: blocks are computed again in the
+    backward pass; `accumulates`: gradients of earlier micro-batches are there already. The loss is on the last
+    `scored` tokens of each row, or on all. `adapt` makes a model with adapters.
     """
 
     rows: int
@@ -92,17 +73,8 @@ class StepSettings:
 
 def step_memory(config: Any, settings: StepSettings) -> StepMemory:
     """
-    Memory of a step of a model with this configuration, blocks beyond the first few extrapolated.
-
-    Args:
-        config (`PretrainedConfig`):
-            Config of a causal language model.
-        settings ([`StepSettings`]):
-            The step.
-
-    Raises:
-        ValueError: If the blocks are not alike, so that a few do not speak for all, or a step cannot be taken on fake
-            tensors.
+    Memory of a step of a causal language model with this configuration, blocks beyond the first few extrapolated. A
+    `ValueError` says that the blocks are not alike, so that a few do not speak for all.
     """
     depth, period = config.get_text_config().num_hidden_layers, _period(config)
     first = min(depth, max(2, period))

@@ -20,13 +20,9 @@ def read_texts(split: str) -> list[dict[str, Any]]:
     Questions and answers of a split; the same questions in English, Chinese, Korean and Russian.
 
     Args:
-        split (`str`):
-            `"train"`: rows with `id`, `lang` and `messages`; some answers contain stray Chinese words. `"dev"` and
+        split: `"train"`: rows with `id`, `lang` and `messages`; some answers contain stray Chinese words. `"dev"` and
             `"test"`: rows with `id`, `lang`, `kind`, `prompt`, `answer` and `check`, the text that a right answer
             contains (empty if the answer cannot be checked).
-
-    Raises:
-        ValueError: If there is no such split.
     """
     if split not in SPLITS:
         raise ValueError(f"The lab has the splits {', '.join(SPLITS)}, not {split!r}.")

@@ -54,25 +54,14 @@ def run_demo(
     table as an uninterrupted run.
 
     Args:
-        output_dir (`str` or path):
-            Folder to write: feature sets, models, answers, `table.txt` and `report.html`. It must be new or empty,
-            unless `resume` or `overwrite` is set.
-        quick (`bool`, *optional*, defaults to `False`):
-            Run only the first half, language switching, with fewer questions and steps.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the training and the sampling.
-        resume (`bool`, *optional*, defaults to `False`):
-            Continue the demo in the folder, if there is one. Finished stages are not repeated.
-        overwrite (`bool`, *optional*, defaults to `False`):
-            Remove the demo in the folder and start again. Files that the demo did not write are kept.
+        output_dir: Folder to write: feature sets, models, answers, `table.txt` and `report.html`. It must be new or
+            empty, unless `resume` or `overwrite` is set.
+        quick: Run only the first half, language switching, with fewer questions and steps.
+        seed: Seed of the training and the sampling.
+        resume: Continue the demo in the folder, if there is one. Finished stages are not repeated.
+        overwrite: Remove the demo in the folder and start again. Files that the demo did not write are kept.
 
-    Returns:
-        `Path`: the report.
-
-    Raises:
-        ValueError: If `output_dir` is not empty and neither `resume` nor `overwrite` is set, if it holds something
-            other than a demo, or if `resume` is set and the demo there has other settings or package versions.
-        ImportError: If matplotlib is missing, before any work.
+    Returns the report.
     """
     import matplotlib  # noqa: F401  # the report's pictures need it: better to fail now than in eight minutes
 

@@ -63,14 +63,9 @@ def write_lab(folder: str | os.PathLike[str]) -> Path:
       translation. The shortest answers come first, so that a batch has answers of similar length.
 
     Args:
-        folder (`str` or path):
-            Folder to write. It must be new or empty.
+        folder: Folder to write. It must be new or empty.
 
-    Returns:
-        `Path`: the folder.
-
-    Raises:
-        FileExistsError: If the folder is not empty.
+    Returns the folder.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -22,17 +22,8 @@ RECORD_FILE = "demo.json"
 @dataclass(frozen=True)
 class Stage:
     """
-    A part of the demo's work.
-
-    Attributes:
-        makes (`Path`):
-            File or folder that the stage writes. It identifies the stage.
-        text (`str`):
-            Description of the stage for the user.
-        work (`Callable[[], None]`):
-            Function that does the work. It reads the files of earlier stages and writes `makes`.
-        measures (`bool`):
-            Whether the stage writes the answers of an arm, which table and report show.
+    A part of the demo's work: a function that reads the files of earlier stages and writes the file or folder `makes`,
+    which identifies the stage. `measures`: it writes the answers of an arm, which table and report show.
     """
 
     makes: Path
@@ -46,12 +37,8 @@ class Record:
     The finished stages of a folder, and the settings and versions they were made with.
 
     Parameters:
-        folder (`Path`):
-            The demo's folder.
-        settings, versions (`Mapping[str, Any]`):
-            Settings and versions that must be the same when a run is resumed.
-        seconds (`dict[str, float]`):
-            Duration of each finished stage, by the path of its result.
+        settings, versions: Settings and versions that must be the same when a run is resumed.
+        seconds: Duration of each finished stage, by the path of its result.
     """
 
     def __init__(
@@ -96,21 +83,8 @@ def open_record(
     own: tuple[str, ...],
 ) -> Record:
     """
-    Open the record of a new folder, or of a folder that may be used again.
-
-    Args:
-        folder (`Path`):
-            The demo's folder; made if missing.
-        settings, versions (`Mapping[str, Any]`):
-            Settings and package versions of this run.
-        resume, overwrite (`bool`):
-            Whether to continue a demo in the folder, or to remove it.
-        own (`tuple[str, ...]`):
-            Names in the folder that the demo writes: what `overwrite` removes. Other files stay.
-
-    Raises:
-        ValueError: If the folder is not empty and neither `resume` nor `overwrite` is set, if it holds no demo, if
-            `resume` is set and the demo has other settings or versions, or if both are set.
+    Open the record of a folder, made if missing, with the settings and package versions of this run. A demo in the
+    folder is continued with `resume`, and removed with `overwrite`: the names in `own`; other files stay.
     """
     if resume and overwrite:
         raise ValueError("`resume` goes on with a demo and `overwrite` removes it: set one of the two.")

@@ -42,22 +42,14 @@ class AdaptiveWeight:
     feed it the same figures keep the same weight.
 
     Args:
-        weight (`float`):
-            Weight at the start; above 0.
-        target (`float`):
-            Excess rate to hold: share of penalised tokens and features above level and margin, between 0 and 1.
-        max_loss_increase (`float`, *optional*):
-            Share of the reference by which the loss may rise, 0.02 for 2 %. It has priority over the target. There is
-            no limit if it is left out.
-        gain (`float`, *optional*, defaults to `0.05`):
-            Largest change of the logarithm in one step: the weight grows tenfold in 46 steps or more.
+        weight: Weight at the start; above 0.
+        target: Excess rate to hold: share of penalised tokens and features above level and margin, between 0 and 1.
+        max_loss_increase: Share of the reference by which the loss may rise, 0.02 for 2 %. It has priority over the
+            target. There is no limit if it is left out.
+        gain: Largest change of the logarithm in one step: the weight grows tenfold in 46 steps or more.
 
     Attributes:
-        weight (`float`):
-            The weight of the next step.
-
-    Raises:
-        ValueError: If a setting is out of its range.
+        weight: The weight of the next step.
     """
 
     def __init__(self, weight: float, *, target: float, max_loss_increase: float | None = None, gain: float = 0.05):
@@ -93,17 +85,9 @@ class AdaptiveWeight:
 
     def add(self, above: Tensor, possible: Tensor, loss: Tensor, accelerator: Any, *, mean_of_batches: bool) -> None:
         """
-        Take in one micro-batch. At the last one of an optimizer step, add up all processes and adapt the weight.
-
-        Args:
-            above (`torch.Tensor` of shape `()`), possible (`torch.Tensor` of shape `()`):
-                Numerator and denominator of the excess rate.
-            loss (`torch.Tensor` of shape `()`):
-                The trainer's loss on the micro-batch, without the penalty.
-            accelerator (`accelerate.Accelerator`):
-                The trainer's accelerator.
-            mean_of_batches (`bool`):
-                Whether the loss of a step is the mean over its micro-batches, and not their sum.
+        Take in one micro-batch: numerator and denominator of the excess rate, and the trainer's loss without the
+        penalty. At the last one of an optimizer step, add up all processes and adapt the weight. `mean_of_batches`:
+        the loss of a step is the mean over its micro-batches, and not their sum.
         """
         device = accelerator.device
         parts = (above, possible, loss.detach(), torch.ones_like(possible))
@@ -119,18 +103,8 @@ class AdaptiveWeight:
 
     def update(self, excess_rate: float, loss: float) -> float:
         """
-        Take in one optimizer step, and return the weight of the next one.
-
-        A step without a penalised token has no excess rate: do not call this for it.
-
-        Args:
-            excess_rate (`float`):
-                Excess rate of the penalised tokens of that step, over all processes.
-            loss (`float`):
-                Mean token loss of that step over all processes, without the penalty.
-
-        Raises:
-            ValueError: If a value is not finite, or the rate is no share.
+        Take in one optimizer step, over all processes, and return the weight of the next one. The loss is without the
+        penalty. A step without a penalised token has no excess rate: do not call this for it.
         """
         if not 0 <= excess_rate <= 1:
             raise ValueError(f"An excess rate lies between 0 and 1, got {excess_rate}.")
@@ -179,16 +153,7 @@ class AdaptiveWeight:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """
-        Go on from a state that `state()` returned, with the settings of this object.
-
-        Args:
-            state (`dict[str, Any]`):
-                The state.
-
-        Raises:
-            ValueError: If it is not the state of an adaptive weight.
-        """
+        """Go on from a state that `state()` returned, with the settings of this object."""
         known = self.state()
         if set(state) != set(known):
             raise ValueError(
@@ -214,10 +179,6 @@ class KeepWeightInCheckpoints(TrainerCallback):
     It is not an `ExportableState`: transformers restores those only with `restore_callback_states_from_checkpoint`,
     and as new objects that the trainer does not know. Update the weight before `on_step_end`, or the checkpoint of a
     step lacks that step.
-
-    Args:
-        adaptive_weight ([`AdaptiveWeight`]):
-            The weight that the trainer uses.
     """
 
     _KEY = "AdaptiveWeight"

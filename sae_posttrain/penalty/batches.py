@@ -26,16 +26,10 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
       one. The trainer scores whole conversations and does not say where the answer begins.
 
     Args:
-        batch (`Mapping[str, Any]`):
-            What `compute_loss` gets.
-        pairs (`bool`, *optional*, defaults to `False`):
-            Whether the rows of the dataset are pairs of a chosen and a rejected answer.
+        batch: What `compute_loss` gets.
+        pairs: Whether the rows of the dataset are pairs of a chosen and a rejected answer.
 
-    Returns:
-        `torch.Tensor` of shape `(B, T)`, bool, as long as what the model is given.
-
-    Raises:
-        ValueError: If the batch is of none of these kinds.
+    Returns `(B, T)`, bool, as long as what the model is given.
     """
     labels = batch.get("labels")
     if "prompt_ids" in batch and "completion_mask" in batch:
@@ -62,21 +56,12 @@ def answer_tokens(batch: Mapping[str, Any], *, pairs: bool = False) -> Tensor:
 
 def behind_the_first(batch: Mapping[str, Any], shape: torch.Size | tuple[int, int]) -> Tensor:
     """
-    Positions that are not the first of a document. Nothing predicts a first position, and its state is an attention
-    sink.
+    Positions `(B, T)` that are not the first of a document. Nothing predicts a first position, and its state is an
+    attention sink.
 
     A document begins where `position_ids` begin again, where an attention mask says so (padding ends, or the number of
     the document rises), where the masks of prompts and answers say so, or where `cu_seq_lens_q` does. Rows that were
     cut out of a stream of documents (packing `"wrapped"`) are one document to the model.
-
-    Args:
-        batch (`Mapping[str, Any]`):
-            What `compute_loss` gets.
-        shape (`tuple[int, int]`):
-            Rows and tokens `(B, T)` that the model is given.
-
-    Returns:
-        `torch.Tensor` of shape `(B, T)`, bool, on the device of the batch.
     """
     real, positions, bounds = (batch.get(name) for name in ("attention_mask", "position_ids", "cu_seq_lens_q"))
     if real is None and "prompt_mask" in batch and "completion_mask" in batch:
@@ -102,12 +87,7 @@ def without_groups(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_groups(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
-    """
-    A copy of a batch without the groups, and the groups.
-
-    Raises:
-        ValueError: If the batch has no groups.
-    """
+    """A copy of a batch without the groups, and the groups."""
     if batch.get(GROUP_IDS) is None:
         raise ValueError(
             f"The batch has no `{GROUP_IDS}`, so the penalty cannot tell which tokens it applies to. "
@@ -117,12 +97,7 @@ def split_groups(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
 
 
 def token_ids(batch: Mapping[str, Any]) -> Tensor:
-    """
-    The tokens that the model reads, `(B, T)`.
-
-    Raises:
-        ValueError: If the batch is of no known kind.
-    """
+    """The tokens that the model reads, `(B, T)`."""
     if "prompt_ids" in batch and "completion_ids" in batch:
         return torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     if "input_ids" in batch:
@@ -170,15 +145,8 @@ def holds_preferences(row: Mapping[str, Any]) -> bool:
 
 def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> list[int]:
     """
-    Group number of each sequence that a row of the dataset becomes: [`PADDING`] for one that does not count.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            A prepared row.
-        groups ([`RowGroups`]):
-            Finds the group of a row.
-        rows (`"chosen"` or `"both"`):
-            Whether rejected answers count.
+    Group number of each sequence that a row of the dataset becomes: [`PADDING`] for one that does not count. `rows`
+    says whether rejected answers count (`"both"`) or not (`"chosen"`).
     """
     number = groups(row)
     if holds_pairs(row):
@@ -190,15 +158,8 @@ def group_ids_of_row(row: Mapping[str, Any], groups: RowGroups, rows: str) -> li
 
 class RowGroupCollator:
     """
-    A data collator that also batches [`GROUP_IDS`], one number per row.
-
-    Args:
-        collator (`Callable`):
-            The trainer's own collator. It makes the rest of the batch, and does not see the column with the groups.
-        groups ([`RowGroups`]):
-            Finds the group of a row.
-        rows (`"chosen"` or `"both"`):
-            Whether rejected answers count.
+    The trainer's own data collator, which does not see the column with the groups, and [`GROUP_IDS`] beside it, one
+    number per row. `rows` is that of [`group_ids_of_row`].
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Any], groups: RowGroups, rows: str):

@@ -32,30 +32,12 @@ def prepare_row_groups(
     penalised_tokens: Collection[int] = (),
 ) -> tuple[RowGroups, bool]:
     """
-    Check the datasets of a trainer, and refuse what the penalty could not use.
+    Check the datasets of a trainer by name (the one to train on is `"train"`), and refuse what the penalty could not
+    use.
 
-    Args:
-        datasets (`Mapping[str, Any]`):
-            Prepared datasets by name, the one to train on as `"train"`; `None` where there is none.
-        table ([`GroupTable`]):
-            The groups.
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        decode (`Callable`, *optional*):
-            Function from token ids to their text, to tell a group from its script; `None` without a tokenizer.
-        generates (`bool`):
-            Whether the rows are prompts that the model answers in training.
-        charges (`bool`):
-            Whether a weight is above 0. Then some row must have a token to penalise.
-        penalised_tokens (`Collection[int]`, *optional*):
-            Set of tokens whose probability is penalised where the answer's own token is not in the set.
-
-    Returns:
-        [`RowGroups`], and whether the rows are pairs of a chosen and a rejected answer.
-
-    Raises:
-        ValueError: If a row does not tell its group or its group has no statistics, no row has a token to penalise,
-            the data is not text, or `penalty_rows` asks for rejected answers that it does not have.
+    `decode` gives the text of token ids, to tell a group from its script; `generates`: the rows are prompts that the
+    model answers in training; `charges`: a weight is above 0, so some row must have a token to penalise. Returns the
+    groups, and whether the rows are pairs of a chosen and a rejected answer.
     """
     answer = partial(_answer_text, decode) if decode is not None and not generates else None
     firsts = {name: next(_rows(dataset), {}) for name, dataset in datasets.items() if dataset is not None}
@@ -93,16 +75,8 @@ def prepare_row_groups(
 
 def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> GroupTable:
     """
-    The groups where no features are penalised: the target groups, and the rest.
-
-    Args:
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        dataset:
-            Any dataset of the trainer; `None` if there is none. If it is a stream, its first thousand rows are read.
-
-    Raises:
-        ValueError: If `target_group` is not set, and the data have no group of the language in `penalised_tokens`.
+    The groups where no features are penalised: the target groups, and the rest. Of a stream, the first thousand rows
+    are read.
     """
     if settings.target_group:
         return GroupTable.for_tokens(settings.target_group)

@@ -10,24 +10,13 @@ def divide(
     trainer: Any, total: Tensor, num_tokens: Tensor, num_items_in_batch: Any, num_generated: Tensor | None
 ) -> Tensor:
     """
-    Divide a sum over tokens as the trainer divides its token loss.
+    Divide a sum over the tokens of a micro-batch as the trainer divides its token loss.
 
-    SFT, `Trainer`, GRPO and distillation count the tokens of the whole accumulation window over all processes. That
-    count is the divisor, for every `loss_type`: a weight means the same at any batch size, accumulation and number of
-    processes. For DPO, KTO, reward models and RLOO, `Trainer` divides the loss of a micro-batch by the accumulation,
-    and the penalty is the mean of the micro-batch.
-
-    Args:
-        trainer (`transformers.Trainer`):
-            The trainer.
-        total (`torch.Tensor` of shape `()`):
-            Sum over the tokens of the micro-batch: of excesses, or of probabilities.
-        num_tokens (`torch.Tensor` of shape `()`):
-            Tokens of the micro-batch that count.
-        num_items_in_batch (`torch.Tensor` or `int`, *optional*):
-            Labels of the accumulation window, over all processes if `average_tokens_across_devices`.
-        num_generated (`torch.Tensor`, *optional*):
-            Tokens that were generated at once over all processes. Trainers that generate put this number in the batch.
+    SFT, `Trainer`, GRPO and distillation count the tokens of the whole accumulation window over all processes
+    (`num_items_in_batch`, or `num_generated` where the model generates). That count is the divisor, for every
+    `loss_type`: a weight means the same at any batch size, accumulation and number of processes. For DPO, KTO, reward
+    models and RLOO, `Trainer` divides the loss of a micro-batch by the accumulation, and the penalty is the mean of
+    the micro-batch.
     """
     if trainer_divides(trainer, num_items_in_batch):
         return total / num_tokens.to(total.device).clamp(min=1)

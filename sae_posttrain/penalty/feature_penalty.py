@@ -27,14 +27,11 @@ class PenaltyReading:
     What [`FeaturePenalty`] measured on one micro-batch.
 
     Attributes:
-        excess_sum (`torch.Tensor` of shape `()`):
-            Sum over penalised tokens of the mean excess over features, summed over sites; attached to the graph.
-        num_penalised (`torch.Tensor` of shape `()`):
-            Number of tokens that were penalised.
-        num_above (`torch.Tensor` of shape `(F,)`):
-            Number of penalised tokens on which each feature was above its level and margin.
-        pre_activation_sum (`torch.Tensor` of shape `(F,)`):
-            Sum of each feature's pre-activation over the penalised tokens, in raw units.
+        excess_sum (`()`): Sum over penalised tokens of the mean excess over features, summed over sites; attached to
+            the graph.
+        num_penalised (`()`): Number of tokens that were penalised.
+        num_above (`(F,)`): Number of penalised tokens on which each feature was above its level and margin.
+        pre_activation_sum (`(F,)`): Sum of each feature's pre-activation over the penalised tokens, in raw units.
     """
 
     excess_sum: Tensor
@@ -49,25 +46,16 @@ class FeaturePenalty(PenaltyTerm):
     summed over sites and over the tokens of every group but the target.
 
     Args:
-        feature_set ([`FeatureSet`]):
-            The features.
-        groups ([`GroupTable`]):
-            Numbers of the groups in the batches.
-        weight (`float` or [`AdaptiveWeight`], *optional*, defaults to `1.0`):
-            Weight of the penalty in a trainer.
-        penalty (`"sasft"` or `"zero"`):
-            Level a feature may reach for free: the mean of the token's group, or 0 (the published variant).
-        unit (`"std"` or `"raw"`):
-            Unit of excess and margin: standard deviations of that feature on that group, or raw units of its site.
-        margin (`float`):
-            Height above the level that costs nothing, in that unit.
-        hold (`str` or `Mapping[str, str]`):
-            `"down"` or `"up"`, for all features or by name (`"down"` for names left out).
-        positions (`"response"` or `"predicting"`):
-            Whether the residuals at the answer's tokens are penalised, or those one to the left, which predict them.
-
-    Raises:
-        ValueError: If statistics are missing, a feature does not vary, or `hold` names an unknown feature.
+        groups: Numbers of the groups in the batches.
+        weight: Weight of the penalty in a trainer.
+        penalty (`"sasft"` or `"zero"`): Level a feature may reach for free: the mean of the token's group, or 0 (the
+            published variant).
+        unit (`"std"` or `"raw"`): Unit of excess and margin: standard deviations of that feature on that group, or raw
+            units of its site.
+        margin: Height above the level that costs nothing, in that unit.
+        hold: `"down"` or `"up"`, for all features or by name (`"down"` for names left out).
+        positions (`"response"` or `"predicting"`): Whether the residuals at the answer's tokens are penalised, or
+            those one to the left, which predict them.
     """
 
     def __init__(
@@ -149,18 +137,10 @@ class FeaturePenalty(PenaltyTerm):
 
     def __call__(self, values: Mapping[Place, Tensor], group_ids: Tensor, mask: Tensor) -> PenaltyReading:
         """
-        Measure one micro-batch.
+        Measure one micro-batch, given what passes at each block and site, `(B, T, D)`.
 
-        Args:
-            values (`Mapping[Place, torch.Tensor]`):
-                What passes at each block and site, `(B, T, D)`.
-            group_ids (`torch.Tensor` of shape `(B, T)`):
-                Number of each token's group in the group table; −1 on padding.
-            mask (`torch.Tensor` of shape `(B, T)`, bool):
-                Tokens of the answers. Those of the target groups are removed here.
-
-        Returns:
-            [`PenaltyReading`]: on the device of the last site; its number of tokens is on the device of `mask`.
+        `group_ids` `(B, T)` are numbers of the group table, −1 on padding. `mask` `(B, T)` marks tokens of the
+        answers; those of the target groups are removed here.
         """
         mask_BT = mask & self.groups.is_penalised(group_ids)
         sums, above, pre_sums = [], [], []

@@ -37,21 +37,13 @@ ROWS_READ_FROM_A_STREAM = 1000
 @dataclass(frozen=True)
 class GroupTable:
     """
-    Numbers of the groups. They travel with the tokens.
+    Numbers of the groups with statistics and of the target groups, which are not penalised. They travel with the
+    tokens; the number after the last one is for groups that are in the data but not here.
 
     A group that is a language may be called by any of its names: `zh-CN`, `zho_Hans` and `Chinese` are `zh`
-    ([`named_group`]). Where several groups are of one language, only their exact names tell them apart.
-
-    Parameters:
-        names (`tuple[str, ...]`):
-            Groups with statistics, and the target groups; only the target groups where no statistics are needed. A
-            group's number is its index here. The index after the last one is for groups that are in the data but not
-            here.
-        targets (`tuple[str, ...]`):
-            Groups whose tokens are not penalised.
-        unknown_group (`"error"`, `"mean"` or `"penalised"`):
-            Treatment of a group that is not in `names`: it is refused, read with the mean statistics of the others,
-            or, where no statistics are needed, penalised like any other.
+    ([`named_group`]). Where several groups are of one language, only their exact names tell them apart. A group that
+    is not in `names` is refused (`unknown_group="error"`), read with the mean statistics of the others (`"mean"`), or,
+    where no statistics are needed, penalised like any other (`"penalised"`).
     """
 
     names: tuple[str, ...]
@@ -60,13 +52,7 @@ class GroupTable:
 
     @classmethod
     def for_features(cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str) -> "GroupTable":
-        """
-        The groups of a feature set. Without statistics these are the targets, and every other group in the data.
-
-        Raises:
-            ValueError: If no target is given, or a target is not among the groups that have statistics, or may stand
-                for several of them.
-        """
+        """The groups of a feature set. Without statistics these are the targets, and every other group in the data."""
         if not targets:
             raise ValueError(
                 "The feature set does not say which group it stands for. Set `target_group`, the group whose "
@@ -102,13 +88,7 @@ class GroupTable:
         )
 
     def number(self, name: object) -> int:
-        """
-        Number of a group.
-
-        Raises:
-            ValueError: If it has no statistics and `unknown_group` is `"error"`; if it may stand for several of the
-                groups; or if it looks like a misspelt target.
-        """
+        """Number of a group."""
         if not isinstance(name, str):
             raise ValueError(f"An example's group must be a text, got {name!r}.")
         group = named_group(name, self.names, alike=self.targets)
@@ -125,12 +105,7 @@ class GroupTable:
         return len(self.names)
 
     def number_of_text(self, text: str) -> int:
-        """
-        Number of the group of an answer, told from the answer's script; [`NO_GROUP`] if it has no letters.
-
-        Raises:
-            ValueError: If the groups are not languages that scripts tell apart, or the script belongs to none of them.
-        """
+        """Number of the group of an answer, told from the answer's script; [`NO_GROUP`] if it has no letters."""
         group = self.detector()(text)
         return NO_GROUP if group is None else self.number(group)
 
@@ -200,22 +175,8 @@ def find_group_column(
     row: Mapping[str, Any], column: str, table: GroupTable, dataset_name: str, *, by_script: bool = True
 ) -> str | None:
     """
-    The column with the groups of a dataset, or `None` if they are told from the script of the answers.
-
-    Args:
-        row (`Mapping[str, Any]`):
-            First row of the dataset.
-        column (`str`):
-            Name that the settings give; only the default name may be absent.
-        table ([`GroupTable`]):
-            The groups.
-        dataset_name (`str`):
-            Name of the dataset in messages.
-        by_script (`bool`, *optional*, defaults to `True`):
-            Whether the rows hold answers to tell the group from.
-
-    Raises:
-        ValueError: If there is no such column and the script cannot tell the groups.
+    The column with the groups of a dataset, or `None` if they are told from the script of the answers (`by_script`:
+    the rows hold some). Only a column with the default name may be absent.
     """
     if column in row:
         return column
@@ -239,18 +200,8 @@ def find_group_column(
 @dataclass(frozen=True)
 class RowGroups:
     """
-    Finds the number of a dataset row's group, from its column or from the script of its answer.
-
-    Parameters:
-        table ([`GroupTable`]):
-            The groups.
-        column (`str`):
-            Column with the group of each row.
-        answer (`Callable`, *optional*):
-            Function from a row to the text of its answer, for rows without the column. Without the function such rows
-            are refused.
-        by_script (`bool`, *optional*, defaults to `False`):
-            Whether there are such rows.
+    Finds the number of a dataset row's group, from its column or from the script of its answer. Without the function
+    `answer`, rows without the column are refused.
     """
 
     table: GroupTable
@@ -259,12 +210,7 @@ class RowGroups:
     by_script: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> int:
-        """
-        Number of the row's group.
-
-        Raises:
-            ValueError: If the row does not tell its group, or the group has no statistics.
-        """
+        """Number of the row's group."""
         if self.column in row:
             return self.table.number(row[self.column])
         if self.answer is None:
@@ -279,20 +225,10 @@ def require_penalised(
     penalised: Iterable[bool], table: GroupTable, *, streamed: bool, of_tokens: bool = False
 ) -> None:
     """
-    Refuse a dataset in which no row would be penalised.
+    Refuse a dataset in which no row would be penalised, given for each row whether it has a token to penalise.
 
-    Args:
-        penalised (`Iterable[bool]`):
-            For each row, whether it has a token to penalise.
-        table ([`GroupTable`]):
-            The groups.
-        of_tokens (`bool`, *optional*, defaults to `False`):
-            Whether the penalty is on a set of tokens: it does not count answers' tokens of that set.
-        streamed (`bool`):
-            Whether reading rows is expensive. Then only the first thousand are read, and there is a warning.
-
-    Raises:
-        ValueError: If there is none.
+    Of a `streamed` dataset only the first thousand rows are read, and there is a warning. `of_tokens`: the penalty is
+    on a set of tokens, and answers' tokens of that set do not count.
     """
     for row, found in enumerate(penalised):
         if found:
@@ -313,16 +249,7 @@ def add_group_ids(
 ) -> dict[str, list[int]]:
     """
     The column [`GROUP_IDS`] of a tokenized example: one number per token, since packing puts several into a row.
-
-    Args:
-        example (`Mapping[str, Any]`):
-            With `input_ids` and `labels`.
-        groups ([`GroupTable`]):
-            The groups.
-        column (`str`, *optional*):
-            Column with the example's group. Without it the script of the answer tells it.
-        decode (`Callable`, *optional*):
-            Function from token ids to their text, where there is no column.
+    Without a column, the script of the decoded answer tells the group.
     """
     if column is not None:
         number = groups.number(example[column])
@@ -335,18 +262,8 @@ def add_group_ids(
 
 def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[int] = ()) -> None:
     """
-    Refuse a tokenized dataset with [`GROUP_IDS`] in which no token would be penalised.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            With `labels`.
-        table ([`GroupTable`]):
-            The groups.
-        charged (`Iterable[int]`, *optional*):
-            The set of tokens whose probability is penalised. An answer's own tokens of that set are not penalised.
-
-    Raises:
-        ValueError: If there is none.
+    Refuse a tokenized dataset with [`GROUP_IDS`] in which no token would be penalised. Answers' own tokens of the set
+    `charged` are not penalised.
     """
     penalised, exempt = set(table.penalised_ids), {-100, *charged}
     has_token = (
@@ -360,12 +277,8 @@ def require_penalised_tokens(dataset: Any, table: GroupTable, charged: Iterable[
 
 class GroupCollator:
     """
-    A data collator that also batches [`GROUP_IDS`]: padded, or in one row for padding-free batches.
-
-    Args:
-        collator (`Callable`):
-            The trainer's own collator. It makes the rest of the batch. An example may be a list of examples, where
-            the collator packs those into one row.
+    The trainer's own data collator, and [`GROUP_IDS`] beside it: padded, or in one row for padding-free batches. An
+    example may be a list of examples, where the collator packs those into one row.
     """
 
     def __init__(self, collator: Callable[[list[Any]], dict[str, Any]]):

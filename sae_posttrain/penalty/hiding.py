@@ -25,17 +25,10 @@ PROBABILITY_KEPT = 0.8
 @dataclass(frozen=True)
 class FeatureFigures:
     """
-    One feature, now and before training.
-
-    Attributes:
-        correlation (`float`):
-            Correlation of its pre-activations now with those before, token by token.
-        auroc, auroc_before (`float`):
-            How well its mean pre-activation tells a text of the target from another.
-        refitted_auroc, refitted_auroc_before (`float`):
-            The same for the difference of means at its site, fitted anew on the model as it is.
-        fall (`float`):
-            How far its mean pre-activation on the other groups fell, in standard deviations before.
+    One feature, now and before training: the correlation of its pre-activations token by token; how well its mean
+    pre-activation tells a text of the target from another (`auroc`), and how well the difference of means at its site
+    does, fitted anew on the model as it is; and how far its mean on the other groups fell, in standard deviations
+    before.
     """
 
     correlation: float
@@ -58,14 +51,12 @@ class Drift:
     How the features of a set read now, compared with before training.
 
     Attributes:
-        features (`dict[str, FeatureFigures]`):
-            Figures of each feature, by name.
-        variance_explained (`dict[str, tuple[float, float]]`):
-            Share of the variance that the SAE of a place reconstructs, now and before. Only places with an SAE occur.
-        target_probability (`tuple[float, float]`):
-            Mean next-token probability of all target tokens together in the texts of the other groups, now and before.
-        probability_ratio (`tuple[float, float, float]`, *optional*):
-            Ratio of these two and its 95 % interval; `None` if the groups do not differ in their tokens.
+        variance_explained: Share of the variance that the SAE of a place reconstructs, now and before. Only places
+            with an SAE occur.
+        target_probability: Mean next-token probability of all target tokens together in the texts of the other groups,
+            now and before.
+        probability_ratio: Ratio of these two and its 95 % interval; `None` if the groups do not differ in their
+            tokens.
     """
 
     features: dict[str, FeatureFigures]
@@ -105,15 +96,7 @@ class Drift:
 
 
 def compare_readings(feature_set: FeatureSet, before: ProbeReading, now: ProbeReading) -> Drift:
-    """
-    Compare two readings of one probe set, feature by feature.
-
-    Args:
-        feature_set ([`FeatureSet`]):
-            The features.
-        before, now ([`ProbeReading`]):
-            Readings by [`read_probe`].
-    """
+    """Compare two readings of one probe set, feature by feature."""
     features: dict[str, FeatureFigures] = {}
     for place in feature_set.places:
         of_place = feature_set.at(place)
@@ -153,16 +136,7 @@ def _mean_probability(reading: ProbeReading) -> float:
 
 
 def correlation(before: Tensor, now: Tensor) -> Tensor:
-    """
-    Pearson correlation of each column.
-
-    Args:
-        before, now (`torch.Tensor` of shape `(N, F)`):
-            Readings of the same tokens.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`: 0 where a column is constant.
-    """
+    """Pearson correlation of each column of two readings `(N, F)`; 0 where a column is constant."""
     before, now = (values.double() - values.double().mean(dim=0) for values in (before, now))
     lengths = before.norm(dim=0) * now.norm(dim=0)
     return (before * now).sum(dim=0) / lengths.clamp_min(torch.finfo(torch.float64).tiny)
@@ -173,13 +147,7 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
     How well the model's own difference of means tells the target apart. The features play no part in it.
 
     The direction is fitted on every second text and tried on the rest, then the other way round. The result is the
-    mean of the two.
-
-    Args:
-        mean_values (`torch.Tensor` of shape `(P, D)`):
-            Mean of what the site holds, for each text.
-        positive (`torch.Tensor` of shape `(P,)`, bool):
-            Which texts belong to the target. At least two do, and at least two do not.
+    mean of the two. `mean_values` is `(P, D)`; at least two texts are of the target, and at least two are not.
     """
     half = torch.zeros_like(positive)
     for side in (positive, ~positive):
@@ -193,11 +161,9 @@ def refitted_auroc(mean_values: Tensor, positive: Tensor) -> float:
 
 def probability_ratio(before: ProbeReading, now: ProbeReading) -> tuple[float, float, float] | None:
     """
-    How much more probable target tokens have become in the texts of other groups: now / before.
-
-    Returns:
-        `tuple[float, float, float]` or `None`: the ratio and its 95 % interval, from 1,000 draws of the texts with
-        replacement (percentiles); `None` if there are no target tokens, or they had no probability.
+    How much more probable target tokens have become in the texts of other groups: now / before. Returns the ratio and
+    its 95 % interval, from 1,000 draws of the texts with replacement (percentiles); `None` if there are no target
+    tokens, or they had no probability.
     """
     others = ~before.text_is_target
     a, b = before.target_probability[others], now.target_probability[others]

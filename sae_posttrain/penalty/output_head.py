@@ -17,19 +17,11 @@ _TOLERANCE_OF_HALF_TYPES = 0.05
 
 class OutputHead:
     """
-    Input of a model's LM head, and the logits that the model makes of it.
+    Input of a model's LM head, and the logits that the model makes of it; for models that are not sharded.
 
     TRL computes its losses without logits: it takes the hidden states behind the last norm and multiplies them with
     the head's weight tile by tile. A hook on the decoder sees the same hidden states, whoever asks for them. It only
     stores them, and is registered once by `listen`, before the first forward.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model, wrapped by PEFT or not; not sharded.
-
-    Raises:
-        ValueError: If the model has no LM head, there is dropout in it, or the logits computed here differ from the
-            model's own.
     """
 
     def __init__(self, model: nn.Module):
@@ -87,9 +79,6 @@ class OutputHead:
         """
         The head's input in the forward of the loss: with gradients enabled the first that requires grad, else the
         first.
-
-        Raises:
-            ValueError: If there is none, or with gradients enabled nothing depends on a trainable parameter.
         """
         if not captures:
             raise ValueError(
@@ -105,16 +94,7 @@ class OutputHead:
         return attached[0] if torch.is_grad_enabled() and attached else captures[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """
-        The model's logits, in the type of the head's weight.
-
-        Args:
-            hidden (`torch.Tensor` of shape `(N, D)`):
-                Input of the head.
-
-        Returns:
-            `torch.Tensor` of shape `(N, V)`.
-        """
+        """The model's logits `(N, V)` of the head's input `(N, D)`, in the type of the head's weight."""
         head = self._find()
         if head.weight.is_floating_point():
             hidden = hidden.to(head.weight.dtype)

@@ -35,13 +35,9 @@ _TOKENS_PER_TILE = 512  # of an SAE's dense activations
 @dataclass(frozen=True)
 class ProbeSet:
     """
-    Texts of the target groups and of others, the same ones at every reading.
-
-    Attributes:
-        batches (`tuple[TextBatch, ...]`):
-            The texts; the groups' numbers are 1 for a target group and 0 for another.
-        target_tokens (`torch.Tensor` of shape `(V,)`, bool):
-            Tokens that are used almost only in texts of the target groups; there may be none.
+    Texts of the target groups and of others, the same ones at every reading. The groups' numbers are 1 for a target
+    group and 0 for another. `target_tokens` `(V,)` are used almost only in texts of the target groups; there may be
+    none.
     """
 
     batches: tuple[TextBatch, ...]
@@ -55,12 +51,7 @@ class ProbeSet:
         target_groups: Sequence[str],
         options: TextOptions,
     ) -> "ProbeSet":
-        """
-        Tokenize rows and draw at most `max_texts` different texts of each group, always the same ones.
-
-        Raises:
-            ValueError: If a column is missing, or the target or the others have fewer than four texts that count.
-        """
+        """Tokenize rows and draw at most `max_texts` different texts of each group, always the same ones."""
         texts = tokenize(rows, tokenizer, options)
         kept: list[Text] = []
         groups = {text.group for text in texts}
@@ -97,16 +88,13 @@ class ProbeReading:
     What one model gave on a probe set. Everything is on the CPU, in the order of the probe set.
 
     Attributes:
-        pre_activations (`dict[Place, torch.Tensor]`, each of shape `(N, F)`):
-            Pre-activations of the place's features on every counted token.
-        mean_values (`dict[Place, torch.Tensor]`, each of shape `(P, D)`):
-            Mean of what the site holds over the counted tokens of each text.
-        variance_explained (`dict[Place, float]`):
-            Share of the variance of what the site holds that its SAE reconstructs; where an SAE was given.
-        token_is_target (`torch.Tensor` of shape `(N,)`, bool), text_is_target (`torch.Tensor` of shape `(P,)`, bool):
-            Whether it belongs to a target group.
-        target_probability (`torch.Tensor` of shape `(P,)`), num_tokens (`torch.Tensor` of shape `(P,)`):
-            For each text, the summed next-token probability of all target tokens, and the number of tokens in the sum.
+        pre_activations (`(N, F)`): Pre-activations of the place's features on every counted token.
+        mean_values (`(P, D)`): Mean of what the site holds over the counted tokens of each text.
+        variance_explained: Share of the variance of what the site holds that its SAE reconstructs; where an SAE was
+            given.
+        token_is_target (`(N,)`, bool): Whether it belongs to a target group.
+        target_probability (`(P,)`): For each text, the summed next-token probability of all target tokens, and the
+            number of tokens in the sum.
     """
 
     pre_activations: dict[Place, Tensor]
@@ -120,20 +108,8 @@ class ProbeReading:
 
 def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes: Mapping[Place, Any]) -> ProbeReading:
     """
-    Read the features on the probe set: forward passes only, without dropout, gradients or random numbers.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        probe ([`ProbeSet`]):
-            The texts.
-        feature_set ([`FeatureSet`]):
-            The features.
-        saes (`Mapping[Place, Any]`):
-            Where wanted, the SAE of a place: anything with `reconstruct(x)`.
-
-    Raises:
-        ValueError: If the model has no such block or site.
+    Read the features on the probe set: forward passes only, without dropout, gradients or random numbers. An SAE of a
+    place is anything with `reconstruct(x)`.
     """
     features = {place: feature_set.at(place) for place in feature_set.places}
     device = next(model.parameters()).device

@@ -19,21 +19,8 @@ def load_features(
     settings: FeaturePenaltyArguments, feature_set: FeatureSet | None, terms: Sequence[PenaltyTerm] = ()
 ) -> FeatureSet | None:
     """
-    Find the features that are to be held.
-
-    Args:
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        feature_set ([`FeatureSet`], *optional*):
-            Features that were passed; they come before `settings.features`.
-        terms (`Sequence` of [`PenaltyTerm`], *optional*):
-            Penalties of the user's own, which need no features.
-
-    Returns:
-        [`FeatureSet`] or `None`: `None` where there are no features to hold.
-
-    Raises:
-        ValueError: If there are no features, and a setting asks for some.
+    Find the features that are to be held: those that were passed come before `settings.features`. `None` where there
+    are none; the user's own `terms` need no features.
     """
     if feature_set is None and settings.features is not None:
         return FeatureSet.from_pretrained(settings.features)
@@ -63,12 +50,7 @@ def _require_no_feature_settings(settings: FeaturePenaltyArguments) -> None:
 
 
 def refuse_old_method(trainer: type) -> None:
-    """
-    Refuse a subclass that overrides `penalised_tokens`, the earlier name of `penalised_positions`.
-
-    Raises:
-        TypeError: If the class has a method of the earlier name, which nothing would call.
-    """
+    """Refuse a subclass that overrides `penalised_tokens`, the earlier name of `penalised_positions`."""
     if hasattr(trainer, "penalised_tokens"):
         raise TypeError(
             f"{trainer.__name__} overrides `penalised_tokens`. The method is called `penalised_positions` now, and "
@@ -80,20 +62,7 @@ def refuse_wrong_model(
     features: FeatureSet | None, settings: FeaturePenaltyArguments, model: Any, tokenizer: Any = None
 ) -> None:
     """
-    Refuse features of another model. A model that is given by its name is checked once it is loaded.
-
-    Args:
-        features ([`FeatureSet`], *optional*):
-            The features.
-        settings ([`FeaturePenaltyArguments`]):
-            The trainer's settings.
-        model:
-            The model, or its name.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model's tokenizer, to be checked too.
-
-    Raises:
-        ValueError: If the features were found on another model.
+    Refuse features of another model or tokenizer. A model that is given by its name is checked once it is loaded.
     """
     if features is not None and isinstance(model, nn.Module):
         features.check_model(model, allow_base_model=settings.allow_base_model, tokenizer=tokenizer)
@@ -106,20 +75,7 @@ def warn_of_plain_training(
     feature_set: FeatureSet | None,
     terms: Sequence[PenaltyTerm] = (),
 ) -> None:
-    """
-    Warn that a trainer with a plain config trains plainly.
-
-    Args:
-        trainer (`type`), mixin (`type`):
-            The class of the trainer, and the mixin in its bases.
-        given (`Iterable[Any]`):
-            Arguments of the trainer, its config among them.
-        feature_set ([`FeatureSet`], *optional*), terms (`Sequence` of [`PenaltyTerm`], *optional*):
-            What was passed to be penalised.
-
-    Raises:
-        ValueError: If there is something to penalise.
-    """
+    """Warn that a trainer with a plain config, which is among the `given` arguments, trains plainly."""
     config = next((type(value).__name__ for value in given if isinstance(value, TrainingArguments)), None)
     plain = f"a plain `{config}`" if config else "no config"
     if feature_set is not None or terms:
@@ -142,18 +98,7 @@ def warn_of_plain_training(
 def refuse_environment_without_rows(
     trainer: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """
-    Refuse an environment that brings prompts of its own: those tell no group.
-
-    Args:
-        trainer (`Callable`):
-            Function that builds the trainer.
-        args (`Sequence`), kwargs (`Mapping`):
-            Its arguments.
-
-    Raises:
-        ValueError: If there is an environment and no dataset to train on.
-    """
+    """Refuse an environment that brings prompts of its own: those tell no group."""
     if kwargs.get("environment_factory") is None:
         return
     named = dict(inspect.signature(trainer).bind_partial(*args, **kwargs).arguments)
@@ -168,18 +113,7 @@ def refuse_environment_without_rows(
 
 
 def refuse_what_cannot_work(trainer: Any, settings: FeaturePenaltyArguments) -> None:
-    """
-    Refuse settings of a trainer that the penalties do not support.
-
-    Args:
-        trainer (`transformers.Trainer`):
-            The trainer.
-        settings ([`FeaturePenaltyArguments`]):
-            Its settings.
-
-    Raises:
-        ValueError: If there is such a setting.
-    """
+    """Refuse settings of a trainer that the penalties do not support."""
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ValueError(

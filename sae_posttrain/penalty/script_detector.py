@@ -13,19 +13,9 @@ def script_detector(groups: Sequence[str], *, others: bool = False) -> Callable[
     """
     A function that tells the group of a text from its script, for groups that are languages.
 
-    Args:
-        groups (`Sequence[str]`):
-            The languages.
-        others (`bool`, *optional*, defaults to `False`):
-            Whether texts may be in a script of none of these languages. Their group is then called `"other"`;
-            otherwise such scripts are ignored.
-
-    Returns:
-        `Callable`: function from a text to its group, or to `None` if the text has no letters. It raises a
-        `ValueError` for a text with letters of other scripts only, where others are ignored.
-
-    Raises:
-        ValueError: If a group is not a known language, or two groups share a script.
+    It gives `None` for a text without letters. Texts in a script of none of these languages are of the group `"other"`
+    with `others`; without, such scripts are ignored, and it raises a `ValueError` for a text that has no other
+    letters.
     """
     group_of: dict[str, str] = {}
     for group in groups:

@@ -187,12 +187,6 @@ class GroupShare(PenaltyTerm):
 
 
 def summable(*figures: Tensor) -> Tensor:
-    """
-    Figures of a micro-batch as one vector, in the widest floating-point type of the first one's device.
-
-    Args:
-        *figures (`torch.Tensor` of shape `()` or `(N,)`):
-            The figures.
-    """
+    """Figures of a micro-batch as one vector, in the widest floating-point type of the first one's device."""
     device = figures[0].device
     return torch.cat([figure.detach().reshape(-1).to(device) for figure in figures]).to(widest_float(device))

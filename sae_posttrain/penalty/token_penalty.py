@@ -21,10 +21,9 @@ class TokenReading(NamedTuple):
     What [`TokenPenalty`] measured on one micro-batch.
 
     Attributes:
-        mass_sum (`torch.Tensor` of shape `()`):
-            Sum over the counted positions of the probability of the penalised tokens; attached to the graph.
-        num_counted (`torch.Tensor` of shape `()`):
-            Number of positions that were counted.
+        mass_sum (`()`): Sum over the counted positions of the probability of the penalised tokens; attached to the
+            graph.
+        num_counted (`()`): Number of positions that were counted.
     """
 
     mass_sum: Tensor
@@ -37,17 +36,7 @@ class TokenPenalty(PenaltyTerm):
 
     It is "SFT+Penalty" of SASFT (https://huggingface.co/papers/2507.14894), the baseline without an SAE. Two kinds of
     positions do not count: those that predict a token of a target group, and those whose true next token is itself in
-    the set, since the trainer's own loss teaches it there.
-
-    Args:
-        ids (`Sequence[int]`):
-            Ids of the tokens.
-        groups ([`GroupTable`]):
-            Numbers of the groups in the batches.
-        weight (`float`, *optional*, defaults to `10.0`):
-            Weight of the penalty in a trainer.
-        head ([`OutputHead`], *optional*):
-            LM head of the trainer's model; made from the model where it is left out.
+    the set, since the trainer's own loss teaches it there. `head` is made from the model where it is left out.
     """
 
     def __init__(
@@ -63,19 +52,10 @@ class TokenPenalty(PenaltyTerm):
         self, hidden: Tensor, head: OutputHead, token_ids: Tensor, group_ids: Tensor, mask: Tensor
     ) -> TokenReading:
         """
-        Measure one micro-batch.
+        Measure one micro-batch, given the input of the LM head `(B, T, D)` and the tokens `(B, T)`.
 
-        Args:
-            hidden (`torch.Tensor` of shape `(B, T, D)`):
-                Input of the LM head.
-            head ([`OutputHead`]):
-                The LM head.
-            token_ids (`torch.Tensor` of shape `(B, T)`):
-                The tokens.
-            group_ids (`torch.Tensor` of shape `(B, T)`):
-                Number of each token's group in the group table; −1 on padding.
-            mask (`torch.Tensor` of shape `(B, T)`, bool):
-                Tokens of the answers. Those of the target groups and of the set are removed here.
+        `group_ids` `(B, T)` are numbers of the group table, −1 on padding. `mask` `(B, T)` marks tokens of the
+        answers; those of the target groups and of the set are removed here.
         """
         self._ids_K = self._ids_K.to(token_ids.device)
         mask_BT = mask & self.groups.is_penalised(group_ids) & ~torch.isin(token_ids, self._ids_K)
@@ -107,20 +87,8 @@ class TokenPenalty(PenaltyTerm):
 
 def read_token_ids(penalised_tokens: str, tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
     """
-    The ids of the tokens that a setting names, sorted.
-
-    Args:
-        penalised_tokens (`str`):
-            A language, which stands for the tokens of its script, or the path of a `.json` file with a list of token
-            ids.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model's tokenizer. A file needs none.
-        vocab_size (`int`):
-            Number of tokens to which the model's head gives a logit.
-
-    Raises:
-        ValueError: If the language is unknown, the file holds no list of ids, or the set is empty, outside the
-            vocabulary or the whole of it.
+    The sorted ids of the tokens that a setting names: by a language, which stands for the tokens of its script, or by
+    the path of a `.json` file with a list of token ids, which needs no tokenizer.
     """
     if penalised_tokens.endswith(".json"):
         ids: Sequence[int] = _read_file(Path(penalised_tokens))

@@ -16,16 +16,8 @@ _EPSILON = 1e-4  # as GRPOTrainer
 
 def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
     """
-    Weighted sum of the rewards, as `GRPOTrainer` takes it.
-
-    Args:
-        rewards_per_func (`torch.Tensor` of shape `(N, K)`):
-            Rewards; NaN where a reward function returned `None`.
-        reward_weights (`torch.Tensor` of shape `(K,)`):
-            Weight of each reward function.
-
-    Returns:
-        `torch.Tensor` of shape `(N,)`: NaN where every reward function returned `None`.
+    Weighted sum `(N,)` of the rewards `(N, K)`, as `GRPOTrainer` takes it; NaN where every reward function returned
+    `None`.
     """
     rewards_N = (rewards_per_func * reward_weights.to(rewards_per_func.device)).nansum(dim=1)
     rewards_N[rewards_per_func.isnan().all(dim=1)] = torch.nan
@@ -34,14 +26,7 @@ def total_reward(rewards_per_func: Tensor, reward_weights: Tensor) -> Tensor:
 
 def spread(rewards: Tensor) -> Tensor:
     """
-    Largest minus smallest reward among the rollouts of each prompt.
-
-    Args:
-        rewards (`torch.Tensor` of shape `(M, G)`):
-            Total rewards; NaN where there is none.
-
-    Returns:
-        `torch.Tensor` of shape `(M,)`: `-inf` for a prompt without any reward.
+    Largest minus smallest reward `(M, G)` among the rollouts of each prompt; `-inf` for a prompt without any reward.
     """
     return rewards.nan_to_num(nan=-torch.inf).amax(dim=1) - rewards.nan_to_num(nan=torch.inf).amin(dim=1)
 
@@ -62,19 +47,16 @@ def group_advantages(
     score the same, and a standard deviation of 0 would raise the steered rollout's advantage to `(r − mean) / 1e-4`.
 
     Args:
-        rewards (`torch.Tensor` of shape `(N,)`):
-            Total rewards of all rollouts of each prompt, one prompt after the other; NaN where there is none.
-        num_generations (`int`):
-            Number of rollouts of a prompt, G.
-        scale_rewards (`"group"`, `"batch"` or `"none"`, *optional*, defaults to `"group"`):
-            What the standard deviation is taken over: the rollouts of a prompt, or all rollouts.
-        in_baseline (`torch.Tensor` of shape `(N,)`, bool):
-            Rollouts whose mean reward is subtracted.
-        in_group (`torch.Tensor` of shape `(N,)`, bool):
-            Rollouts that take part. The others have advantage 0 and count neither in the mean nor in the scale.
+        rewards (`(N,)`): Total rewards of all rollouts of each prompt, one prompt after the other; NaN where there is
+            none.
+        num_generations: Number of rollouts of a prompt, G.
+        scale_rewards (`"group"`, `"batch"` or `"none"`): What the standard deviation is taken over: the rollouts of a
+            prompt, or all rollouts.
+        in_baseline (`(N,)`, bool): Rollouts whose mean reward is subtracted.
+        in_group (`(N,)`, bool): Rollouts that take part. The others have advantage 0 and count neither in the mean nor
+            in the scale.
 
-    Returns:
-        `torch.Tensor` of shape `(N,)`: 0 where there is no reward, no baseline or no second rollout to compare with.
+    Returns `(N,)`: 0 where there is no reward, no baseline or no second rollout to compare with.
     """
     rewards_N = rewards.masked_fill(~in_group, torch.nan)
     rewards_NG = rewards_N.view(-1, num_generations)
@@ -91,13 +73,8 @@ def group_advantages(
 
 def truncated_weights(logps: Tensor, sampling_logps: Tensor, clip: float) -> Tensor:
     """
-    `min(π_old / μ, clip)` per token: truncated importance sampling.
-
-    Args:
-        logps, sampling_logps (`torch.Tensor` of shape `(R, C)`):
-            Log-probabilities of the tokens under the policy, and under the steered policy that sampled them.
-        clip (`float`):
-            Largest weight.
+    `min(π_old / μ, clip)` per token, `(R, C)`: truncated importance sampling. μ is the steered policy that sampled
+    them.
     """
     return (logps - sampling_logps).exp().clamp(max=clip)
 

@@ -42,13 +42,8 @@ class BlindRewardCheck:
     Counts prompts in a row whose rollouts show the fault and whose rewards do not see it.
 
     A prompt counts if a steered rollout shows the fault and a plain one does not. The count starts anew if a faulty
-    steered rollout scores below the mean of the plain ones.
-
-    Args:
-        patience (`int`):
-            Number of such prompts after which [`BlindRewardCheck.update`] raises. 0: it never raises.
-        reward_names (`Sequence[str]`):
-            Names of the rewards, for the message.
+    steered rollout scores below the mean of the plain ones. After `patience` such prompts, [`BlindRewardCheck.update`]
+    raises; with 0 never.
     """
 
     def __init__(self, patience: int, reward_names: Sequence[str]):
@@ -58,18 +53,8 @@ class BlindRewardCheck:
 
     def update(self, rewards: Tensor, steered: Tensor, faulty: Tensor, num_generations: int) -> None:
         """
-        Take in the prompts of one generation, in their order.
-
-        Args:
-            rewards (`torch.Tensor` of shape `(N,)`):
-                Total rewards; NaN where there is none.
-            steered, faulty (`torch.Tensor` of shape `(N,)`, bool):
-                Rollouts that were steered, and rollouts that show the fault.
-            num_generations (`int`):
-                Number of rollouts of a prompt.
-
-        Raises:
-            ValueError: If `patience` prompts in a row were blind.
+        Take in the prompts of one generation, in their order: rewards and flags are `(N,)`, NaN where there is no
+        reward.
         """
         rewards_NG, steered_NG, faulty_NG = (x.view(-1, num_generations) for x in (rewards, steered, faulty))
         plain_mean_N1 = rewards_NG.masked_fill(steered_NG, torch.nan).nanmean(dim=1, keepdim=True)

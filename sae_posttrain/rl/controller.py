@@ -29,14 +29,8 @@ class StrengthController(TrainerCallback, ExportableState):
     So look it up among the trainer's callbacks, and do not keep a reference to it.
 
     Args:
-        strength (`float`):
-            First strength, in residual norms.
-        target (`float`):
-            Share of the steered rollouts that should show the fault.
-        gain (`float`):
-            Change of the logarithm per generation, per unit of missing hit rate.
-        largest (`float`):
-            Largest strength.
+        target: Share of the steered rollouts that should show the fault.
+        gain: Change of the logarithm per generation, per unit of missing hit rate.
     """
 
     def __init__(self, strength: float, *, target: float, gain: float, largest: float):

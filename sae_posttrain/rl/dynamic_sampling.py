@@ -48,10 +48,8 @@ class SamplingState(TrainerCallback, ExportableState):
     What dynamic sampling keeps in checkpoints.
 
     Attributes:
-        num_drawn (`int`):
-            Number of further prompts drawn so far.
-        lowest, highest (`float`, *optional*):
-            Lowest and highest reward of a plain rollout so far. `None` before there is one.
+        num_drawn (`int`): Number of further prompts drawn so far.
+        lowest, highest (`float`): Lowest and highest reward of a plain rollout so far. `None` before there is one.
     """
 
     def __init__(self) -> None:
@@ -103,25 +101,7 @@ class DynamicSampler:
     the open places.
 
     Every process takes part in every round with the same number of rows and knows the rewards of all, so all processes
-    decide alike.
-
-    Args:
-        generate (`Callable[[list[dict]], Rollouts]`):
-            Generates and scores one rollout for each row of this process. All processes call it together.
-        args ([`SteeredGRPOConfig`]):
-            Settings.
-        accelerator (`accelerate.Accelerator`):
-            Tells the number of processes and which one this is.
-        dataset (`Dataset`):
-            Where fresh prompts are drawn from.
-        reward_names (`Sequence[str]`):
-            Names of the rewards, as they are logged.
-        reward_weights (`torch.Tensor` of shape `(K,)`):
-            Weights of the rewards.
-
-    Raises:
-        ValueError: If there is no reward of the name that is judged by, or the dataset is a stream and fresh prompts
-            are wanted.
+    decide alike. They call `generate` together, which generates and scores one rollout for each row of its process.
     """
 
     def __init__(
@@ -157,20 +137,8 @@ class DynamicSampler:
 
     def fill(self, inputs: list[Row], state: SamplingState) -> tuple[list[Row], Rollouts, dict[str, float]]:
         """
-        Sample until the batch is full.
-
-        Args:
-            inputs (`list[dict]`):
-                Rows of this process, as the trainer drew them.
-            state ([`SamplingState`]):
-                What checkpoints keep; moved on.
-
-        Returns:
-            The rows of this process that were kept, their rollouts with the rewards of all processes, and what is
-            logged.
-
-        Raises:
-            ValueError: If the rows hold images.
+        Sample until the batch is full. `inputs` are rows of this process, as the trainer drew them. Returns the rows
+        of this process that were kept, their rollouts with the rewards of all processes, and what is logged.
         """
         refuse_images(inputs[0])
         args, size, num_local = self._args, self._size, len(inputs)
@@ -327,17 +295,8 @@ def prompts_to_ask(missing: int, num_spread: int, num_asked: int, at_most: int) 
 
 def fresh_indices(num_drawn: int, num: int, num_prompts: int, seed: int) -> list[int]:
     """
-    Numbers of the next prompts, drawn without replacement until every prompt of the dataset was drawn once.
-
-    Args:
-        num_drawn (`int`):
-            Number of prompts drawn before. Nothing else must be remembered.
-        num (`int`):
-            Number of prompts to draw.
-        num_prompts (`int`):
-            Size of the dataset.
-        seed (`int`):
-            Seed of the random order, which changes each time the dataset is through.
+    Numbers of the next prompts, drawn without replacement until every prompt of the dataset was drawn once, then in a
+    new order. Only the number of prompts drawn before must be remembered.
     """
     chosen: list[int] = []
     while len(chosen) < num:

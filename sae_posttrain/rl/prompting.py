@@ -13,24 +13,11 @@ def require_calibrated_prompts(
     chat_template_kwargs: Mapping[str, Any] | None,
 ) -> None:
     """
-    Compare how prompts go to the model in training with how they went to it in the calibration.
+    Compare how prompts go to the model in training with how they went to it in the `calibration` of the feature set.
 
     A strength holds for the prompts that it was measured on. A model answers a bare text, a chat turn and a turn with
-    thinking switched off in different ways, and loops at different strengths. Nothing is compared that the calibration
-    did not record, and no prompts that it got as token ids.
-
-    Args:
-        calibration (`Mapping`):
-            `notes["calibration"]` of the feature set.
-        rows (`Iterable[Mapping]`):
-            Training prompts. Only the first one is looked at.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Tokenizer of the trainer.
-        chat_template_kwargs (`Mapping[str, Any]`, *optional*):
-            Variables that the trainer renders prompts with.
-
-    Raises:
-        ValueError: If the two differ. The message says what to do.
+    thinking switched off in different ways, and loops at different strengths. Only the first training prompt is looked
+    at. Nothing is compared that the calibration did not record, and no prompts that it got as token ids.
     """
     settings = calibration.get("settings") or {}
     form = settings.get("prompt_form")

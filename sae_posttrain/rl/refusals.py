@@ -21,7 +21,7 @@ _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exi
 
 def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *, detects_loops: bool = True) -> None:
     """
-    Refuse what would undo steering, or take the steered rollouts out of the loss.
+    Refuse what would undo steering, or take the steered rollouts out of the loss, if `num_steered` is above 0.
 
     Args:
         args ([`SteeredGRPOConfig`]):
@@ -101,18 +101,7 @@ def samples(args: "SteeredGRPOConfig") -> bool:
 
 
 def refuse_short_completions(reward_funcs: Any, max_completion_length: int | None) -> None:
-    """
-    Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does.
-
-    Args:
-        reward_funcs (`Any`):
-            The rewards as the trainer got them: one, or a list.
-        max_completion_length (`int`, *optional*):
-            Longest completion, in tokens. `None` has no limit.
-
-    Raises:
-        ValueError: If such a reward needs longer loops.
-    """
+    """Refuse a completion length at which an `EndlessRepetitionReward` is 0 whatever the model does."""
     for reward in reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]:
         least = reward.min_tokens if isinstance(reward, EndlessRepetitionReward) else 0
         if max_completion_length is not None and max_completion_length < least:
@@ -124,12 +113,7 @@ def refuse_short_completions(reward_funcs: Any, max_completion_length: int | Non
 
 
 def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
-    """
-    Refuse arguments of the trainer whose way to generate cannot be steered.
-
-    Raises:
-        ValueError: If one of them is given.
-    """
+    """Refuse arguments of the trainer whose way to generate cannot be steered."""
     if rollout_func is not None:
         raise ValueError(
             "`rollout_func` generates by itself, so its rollouts would not be steered. Leave it out, or set "
@@ -144,12 +128,7 @@ def refuse_arguments(rollout_func: Any, tools: Any, environment_factory: Any) ->
 
 
 def refuse_several_turns(rollout_func: Any, tools: Any, environment_factory: Any) -> None:
-    """
-    Refuse arguments of the trainer whose rollouts dynamic sampling cannot replace.
-
-    Raises:
-        ValueError: If one of them is given.
-    """
+    """Refuse arguments of the trainer whose rollouts dynamic sampling cannot replace."""
     given = {"rollout_func": rollout_func, "tools": tools, "environment_factory": environment_factory}
     for name, value in given.items():
         if value:
@@ -160,12 +139,7 @@ def refuse_several_turns(rollout_func: Any, tools: Any, environment_factory: Any
 
 
 def refuse_images(row: dict[str, Any]) -> None:
-    """
-    Refuse rows with images, which dynamic sampling cannot sample again.
-
-    Raises:
-        ValueError: If there is a column `image` or `images`.
-    """
+    """Refuse rows with images, which dynamic sampling cannot sample again."""
     for column in ("image", "images"):
         if column in row:
             raise ValueError(
@@ -175,12 +149,7 @@ def refuse_images(row: dict[str, Any]) -> None:
 
 
 def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) -> None:
-    """
-    Refuse to generate some rollouts again if all processes must make the same forward passes.
-
-    Raises:
-        ValueError: For `on_miss="resample"` with a sharded model.
-    """
+    """Refuse to generate some rollouts again if all processes must make the same forward passes."""
     if is_sharded and args.on_miss == "resample":
         raise ValueError(
             "`on_miss='resample'` lets processes generate a different number of times, and a model sharded by "

@@ -8,21 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
 from ..measure.answers.end_of_turn import answer_end_ids
 from ..model_loading import generation_config_of, tokenizer_of
-from ..model_source import require_model
 from ..training.gate import require_prompt_rows, rows_of_rewards
-from ..training.script import (
-    load_data,
-    loading_arguments,
-    parse_settings,
-    require_template,
-    take_split,
-    train_and_save,
-)
+from ..training.script import trainer_arguments
 from .config import SteeredGRPOConfig
 from .rewards import EndlessRepetitionReward, LanguageConsistencyReward
 from .trainer import SteeredGRPOTrainer
@@ -69,33 +61,6 @@ REWARDS: dict[str, Callable[[SteeredGRPOConfig, ModelConfig], Callable]] = {
 """How each named reward is made, by the name users write in a recipe."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Train, evaluate if there is an evaluation split, save, and push to the Hub if asked.
-
-    Args:
-        arguments (`Sequence[str]`, *optional*):
-            Command line: `--config FILE.yaml` and any field of [`ARGUMENTS`]; `sys.argv` by default.
-
-    Raises:
-        ValueError: If a setting or a row of the data does not fit.
-        FileNotFoundError: If the data, the model or the features are not there.
-    """
-    run(*parse_settings(ARGUMENTS, "sae-posttrain grpo", arguments))
-
-
-def run(
-    script_args: SteeredGRPOScriptArguments,
-    training_args: SteeredGRPOConfig,
-    model_args: ModelConfig,
-    dataset_args: DatasetMixtureConfig,
-) -> SteeredGRPOTrainer:
-    """Train with the parsed settings and return the trainer."""
-    trainer = make_trainer(script_args, training_args, model_args, dataset_args)
-    train_and_save(trainer, script_args)
-    return trainer
-
-
 def make_trainer(
     script_args: SteeredGRPOScriptArguments,
     training_args: SteeredGRPOConfig,
@@ -105,37 +70,15 @@ def make_trainer(
     """Build the trainer of the parsed settings. All rows of the data are checked before the model is loaded."""
     columns, check_language = rows_of_rewards(script_args.reward_funcs)
     check = partial(require_prompt_rows, columns=columns, check_language=check_language)
-    dataset = load_data(script_args, dataset_args, check)
-    train_dataset = take_split(dataset, script_args, "dataset_train_split")
-    with_eval = training_args.eval_strategy != "no"
-    eval_dataset = take_split(dataset, script_args, "dataset_test_split") if with_eval else None
-    name: Any = model_args.model_name_or_path
-    if name:
-        require_model(name, model_args.model_revision)
-    reward_funcs = load_rewards(script_args.reward_funcs, training_args, model_args)
-    options = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
-    require_template(tokenizer_of(name, **options), training_args, train_dataset, ("prompt",))
-    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
-    return SteeredGRPOTrainer(
-        name,
-        reward_funcs,
-        training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        peft_config=get_peft_config(model_args),
-        quantization_config=get_quantization_config(model_args),
-    )
+    shared = trainer_arguments(script_args, training_args, model_args, dataset_args, check, ("prompt",))
+    rewards = load_rewards(script_args.reward_funcs, training_args, model_args)
+    return SteeredGRPOTrainer(reward_funcs=rewards, args=training_args, **shared)
 
 
 def load_rewards(
     names: Sequence[str], training_args: SteeredGRPOConfig, model_args: ModelConfig
 ) -> list[Callable[..., list[float | None]]]:
-    """
-    The rewards of a recipe, as [`SteeredGRPOScriptArguments`] names them.
-
-    Raises:
-        ValueError: If there are none, or there is no reward of that name.
-    """
+    """The rewards of a recipe, as [`SteeredGRPOScriptArguments`] names them."""
     if not model_args.model_name_or_path:
         raise ValueError("Name the model: `model_name_or_path` (a folder, a GGUF file or a Hub id).")
     if not names:

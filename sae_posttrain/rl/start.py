@@ -81,9 +81,6 @@ def first_strength(args: SteeredGRPOConfig, feature_set: FeatureSet) -> float:
     The strength that a run starts with, in residual norms: `steer_strength`, or else the calibrated one.
 
     Warns if the strength was calibrated at another sampling temperature.
-
-    Raises:
-        ValueError: If there is no strength, or it is above the largest one that the controller may set.
     """
     strength: float | None = args.steer_strength
     if strength is None:
@@ -167,12 +164,7 @@ def controller_of(args: SteeredGRPOConfig, strength: float) -> StrengthControlle
 
 
 def warn_of_plain_config(args: Any, feature_set: FeatureSet | None) -> None:
-    """
-    Warn that a run with a plain `GRPOConfig` steers nothing.
-
-    Raises:
-        ValueError: If a feature set was passed all the same.
-    """
+    """Warn that a run with a plain `GRPOConfig` steers nothing."""
     if feature_set is not None:
         raise ValueError(
             f"A `feature_set` was passed with a plain `{type(args).__name__}`, which steers nothing. Use "

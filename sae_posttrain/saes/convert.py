@@ -32,12 +32,7 @@ class Conversion:
     What [`convert_sae`] wrote.
 
     Attributes:
-        folder (`pathlib.Path`):
-            The folder that was written.
-        architecture (`str`):
-            SAELens' name for the architecture.
-        notes (`tuple[str, ...]`):
-            Where the written SAE differs from the source, and what SAELens does not do by itself.
+        notes: Where the written SAE differs from the source, and what SAELens does not do by itself.
     """
 
     folder: Path
@@ -92,13 +87,7 @@ def convert_sae(
 
 
 def write_saelens(sae: FrozenSAE, out: str | os.PathLike[str]) -> Conversion:
-    """
-    Write a loaded SAE in SAELens' layout: the second half of [`convert_sae`].
-
-    Raises:
-        FileExistsError: If `out` exists and is not an empty folder.
-        ValueError: If this layout cannot express the SAE.
-    """
+    """Write a loaded SAE in SAELens' layout: the second half of [`convert_sae`]."""
     folder = _require_empty(out)
     config, tensors, notes = saelens_form(sae)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +110,7 @@ def _require_empty(out: str | os.PathLike[str]) -> Path:
 
 
 def saelens_form(sae: FrozenSAE) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """
-    Configuration and tensors in SAELens' layout, and notes as in [`Conversion`].
-
-    Raises:
-        ValueError: If this layout cannot express the SAE.
-    """
+    """Configuration and tensors in SAELens' layout, and notes as in [`Conversion`]."""
     if sae.features is not None:
         raise ValueError(f"Only {sae.num_features} features were loaded. Load the SAE without `features`.")
     if sae.activation not in ARCHITECTURES:

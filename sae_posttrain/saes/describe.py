@@ -32,21 +32,7 @@ class ListedSAE(NamedTuple):
 def list_place(
     path_or_repo: str | os.PathLike[str], *, format: str | None = None, revision: str | None = None
 ) -> list[ListedSAE]:
-    """
-    The SAEs in a local folder or Hub repository, ordered by block.
-
-    Args:
-        path_or_repo (`str` or `os.PathLike`):
-            As in [`load_sae`].
-        format (`str`, *optional*):
-            List only the SAEs of this format.
-        revision (`str`, *optional*):
-            Branch, tag or commit of the Hub repository.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or repository.
-        ValueError: If it holds no SAE, or the format is unknown.
-    """
+    """The SAEs in a local folder or Hub repository, ordered by block; only those of one `format` if it is given."""
     found = list_saes(find_files(path_or_repo, revision), format)
     listed = [ListedSAE(name, *sae) for name, saes in found.items() for sae in saes]
     return sorted(listed, key=lambda sae: (sae.block is None, sae.block or 0, sae.site or "", sae.format, sae.file))
@@ -86,9 +72,8 @@ class DescribedTensor:
     A tensor as it lies in the file.
 
     Attributes:
-        reads_alone (`bool` or `None`):
-            Whether the values of one feature are stored together, so that a few features can be read without the
-            rest; `None` if the tensor is not a matrix over features, or if its shape does not tell.
+        reads_alone: Whether the values of one feature are stored together, so that a few features can be read without
+            the rest; `None` if the tensor is not a matrix over features, or if its shape does not tell.
     """
 
     name: str
@@ -104,25 +89,16 @@ class SAEDescription:
     What an SAE's files say and hold, made by [`describe_sae`]. `print` shows it as a page for a terminal.
 
     Attributes:
-        format, repository, revision, file, sha256 (`str`):
-            Where the SAE came from, as in [`SAESource`].
-        block (`int`), site (`str`), base_model (`str`):
-            What the SAE reads. `base_model` is the model that its files name, or empty.
-        num_features, d_model (`int`):
-            Number of features, and width of the site.
-        tensors (`tuple[DescribedTensor, ...]`):
-            The tensors as stored in the file.
-        activation (`str`), k (`int` or `None`), relu_after_topk, norm_in_acts, scales_by_decoder_norm (`bool`), \
-input_norm (`str` or `None`):
-            As in [`FrozenSAE`].
-        thresholds (`dict[str, float]` or `None`):
-            Quantiles of the JumpReLU thresholds, in units of the pre-activation.
-        encoder_norms, decoder_norms (`Spread`):
-            Norms of the features' encoder columns and of their directions, in raw units of the site.
-        encoder_decoder_cosine (`float`):
-            Median cosine of a feature's encoder column and its direction.
-        uses (`dict[str, str]`):
-            For each purpose, why the SAE cannot be used for it; an empty text if it can.
+        format, repository, revision, file, sha256: Where the SAE came from, as in [`SAESource`].
+        block, site, base_model: What the SAE reads. `base_model` is the model that its files name, or empty.
+        num_features, d_model: Number of features, and width of the site.
+        tensors: The tensors as stored in the file.
+        activation, k, relu_after_topk, norm_in_acts, scales_by_decoder_norm, input_norm: As in [`FrozenSAE`].
+        thresholds: Quantiles of the JumpReLU thresholds, in units of the pre-activation.
+        encoder_norms, decoder_norms: Norms of the features' encoder columns and of their directions, in raw units of
+            the site.
+        encoder_decoder_cosine: Median cosine of a feature's encoder column and its direction.
+        uses: For each purpose, why the SAE cannot be used for it; an empty text if it can.
     """
 
     format: str

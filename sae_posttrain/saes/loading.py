@@ -99,12 +99,7 @@ def load_sae(
 
 
 def list_saes(files: SAEFiles, format: str | None = None) -> dict[str, list[SAEFile]]:
-    """
-    The SAEs in one place, by format. A format without any SAE there is left out.
-
-    Raises:
-        ValueError: If there is no SAE at all, or the format is unknown.
-    """
+    """The SAEs in one place, by format. A format without any SAE there is left out."""
     if format is not None and format not in FORMATS:
         raise ValueError(f"Unknown SAE format {format!r}. Known: {', '.join(FORMATS)}.")
     asked = FORMATS if format is None else {format: FORMATS[format]}

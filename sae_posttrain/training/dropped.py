@@ -10,18 +10,8 @@ logger = logging.getLogger(__name__)
 
 def say_dropped(before: Mapping[str, int], after: Mapping[str, int], name: str, max_length: int | None) -> None:
     """
-    Warn how many rows of each group a trainer dropped, and which groups are gone. Only the first process warns.
-
-    Args:
-        before, after (`Mapping[str, int]`):
-            Number of rows of each group, as given and as trained on. Rows without a group are of the group `""`.
-        name (`str`):
-            Name of the dataset.
-        max_length (`int`, *optional*):
-            The length limit.
-
-    Raises:
-        ValueError: If nothing is left.
+    Warn how many rows of each group (`""`: of none) a trainer dropped, and which groups are gone. Only the first
+    process warns.
     """
     lost = {group: number - after.get(group, 0) for group, number in before.items() if number > after.get(group, 0)}
     if not lost:

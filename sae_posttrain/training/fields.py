@@ -38,15 +38,7 @@ SETTINGS = {
 
 class Field(NamedTuple):
     """
-    A field of a dataclass.
-
-    Attributes:
-        name, type, help (`str`):
-            Name, type and help text, as written in the source.
-        default (`Any`):
-            Default value, or the source of a default that is computed.
-        owner (`str`):
-            The dataclass that declares it.
+    A field of a dataclass as written in the source; the default is a value, or the source of one that is computed.
     """
 
     name: str
@@ -63,15 +55,8 @@ class Field(NamedTuple):
 
 def fields_of(command: str) -> dict[str, Field] | None:
     """
-    Fields that a YAML file of a command may hold, by name.
-
-    Args:
-        command (`str`):
-            `"sft"` or `"grpo"`.
-
-    Returns:
-        `dict[str, Field]`, or `None` if the installed libraries keep their settings in other files than those known
-        here.
+    Fields that a YAML file of `sft` or `grpo` may hold, by name; `None` if the installed libraries keep their settings
+    in other files than those known here.
     """
     try:
         return {field.name: field for kind in SETTINGS[command] for field in _fields_of_class(kind)}

@@ -35,28 +35,12 @@ def require_training_rows(
     check_group: Callable[[str], Any] | None = None,
 ) -> bool:
     """
-    Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`, or
-    `input_ids`. A warning counts exact copies.
+    Check every row of a dataset for SFT: `messages` (in any common form), `prompt` with `completion`, `text`
+    (`text_field`), or `input_ids`. A warning counts exact copies. Only the first thousand rows of a stream are read.
 
-    Args:
-        rows (`Iterable[Mapping]`):
-            The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
-        group_column (`str`, *optional*, defaults to `"lang"`):
-            Column with each row's group. It may be missing in all rows; otherwise each row must hold a text in it.
-        source (`str`, *optional*):
-            Name of the dataset in errors.
-        start (`int`, *optional*, defaults to `1`):
-            Number of the first row.
-        text_field (`str`, *optional*, defaults to `"text"`):
-            Column with texts that are trained on as they are (`dataset_text_field`).
-        check_group (`Callable[[str], Any]`, *optional*):
-            Raises a `ValueError` at a group that cannot be used, e.g. one without statistics.
-
-    Returns:
-        `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
-
-    Raises:
-        ValueError: At the first row that cannot be trained on. The message says what it should hold.
+    All rows have a text in the column of groups, or none has that column. `check_group` raises a `ValueError` at a
+    group that cannot be used, e.g. one without statistics. Returns whether a row holds messages in another form than
+    TRL's, which [`with_messages`] converts.
     """
     return _pass(rows, TrainingRows(group_column, text_field, check_group), source, start)
 
@@ -70,26 +54,11 @@ def require_prompt_rows(
     check_language: Callable[[str], Any] | None = None,
 ) -> bool:
     """
-    Check every row of a dataset for RL: a `prompt` (a text or messages), and the columns that rewards read. A warning
-    counts exact copies.
+    Check every row of a dataset for RL: a `prompt` (a text or messages), and the columns with texts that rewards read,
+    where `check_language` raises a `ValueError` at a text that names no known language. A warning counts exact copies.
+    Only the first thousand rows of a stream are read.
 
-    Args:
-        rows (`Iterable[Mapping]`):
-            The dataset, or the rows of a file. Only the first thousand rows of a stream are read.
-        columns (`Iterable[str]`, *optional*):
-            Columns that must hold a text in each row.
-        source (`str`, *optional*):
-            Name of the dataset in errors.
-        start (`int`, *optional*, defaults to `1`):
-            Number of the first row.
-        check_language (`Callable[[str], Any]`, *optional*):
-            Raises a `ValueError` at a text in one of these columns that names no known language.
-
-    Returns:
-        `bool`: whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
-
-    Raises:
-        ValueError: At the first row that cannot be answered. The message says what it should hold.
+    Returns whether a row holds messages in another form than TRL's, which [`with_messages`] converts.
     """
     return _pass(rows, PromptRows(tuple(columns), check_language), source, start)
 

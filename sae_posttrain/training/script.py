@@ -6,9 +6,19 @@ from typing import Any, NoReturn
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
+from trl import (
+    DatasetMixtureConfig,
+    ModelConfig,
+    ScriptArguments,
+    TrlParser,
+    get_dataset,
+    get_peft_config,
+    get_quantization_config,
+)
 
 from ..measure.answers.rows import is_data_file
+from ..model_loading import tokenizer_of
+from ..model_source import require_model
 from .data import CheckRows, checked, load_file, require_data_file
 
 _NO_BF16 = "doesn't support bf16"
@@ -22,12 +32,7 @@ class SettingsParser(TrlParser):
 
 
 def parse_settings(kinds: Sequence[Any], prog: str, arguments: Sequence[str] | None) -> tuple[Any, ...]:
-    """
-    The settings of a YAML file and a command line.
-
-    Raises:
-        ValueError: If a setting does not fit, or the settings ask for bf16 on a GPU and the machine has none.
-    """
+    """The settings of a YAML file and a command line."""
     try:
         return SettingsParser(kinds, prog=prog).parse_args_and_config(args=arguments)
     except ValueError as error:
@@ -44,18 +49,8 @@ def load_data(
 ) -> DatasetDict:
     """
     The dataset of a recipe: a mixture, a local JSON, JSONL, CSV or Parquet file, or a Hub id (or local folder) as
-    `datasets` loads it. Messages of other forms are converted to TRL's.
-
-    Args:
-        script_args (`ScriptArguments`), dataset_args (`DatasetMixtureConfig`):
-            The settings.
-        check (`Callable`, *optional*):
-            [`require_training_rows`] or [`require_prompt_rows`] with its settings. It is called with the rows of each
-            split that is used.
-
-    Raises:
-        FileNotFoundError: If `dataset_name` is neither on this machine nor on the Hub.
-        ValueError: If no dataset is named, or a row does not fit.
+    `datasets` loads it. Messages of other forms are converted to TRL's. `check` is called with the rows of each split
+    that is used.
     """
     name = script_args.dataset_name
     train = script_args.dataset_train_split
@@ -90,6 +85,38 @@ def take_split(dataset: Any, script_args: ScriptArguments, field: str) -> Datase
     if name not in dataset:
         raise ValueError(f"The dataset has no split {name!r}; it has {', '.join(dataset)}. Set `{field}`.")
     return dataset[name]
+
+
+def trainer_arguments(
+    script_args: ScriptArguments,
+    training_args: Any,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+    check: CheckRows,
+    columns: Sequence[str],
+) -> dict[str, Any]:
+    """
+    What both commands pass to their trainer beside its own settings. All rows are checked before the model's folder,
+    and the chat template before the model is loaded. `columns` are those that may hold messages.
+    """
+    dataset = load_data(script_args, dataset_args, check)
+    train_dataset = take_split(dataset, script_args, "dataset_train_split")
+    with_eval = training_args.eval_strategy != "no"
+    eval_dataset = take_split(dataset, script_args, "dataset_test_split") if with_eval else None
+    name = model_args.model_name_or_path
+    if not name:
+        raise ValueError("Name the model: `model_name_or_path` (a folder, a GGUF file or a Hub id).")
+    require_model(name, model_args.model_revision)
+    options: Any = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+    require_template(tokenizer_of(name, **options), training_args, train_dataset, columns)
+    training_args.model_init_kwargs = loading_arguments(training_args, model_args)
+    return {
+        "model": name,
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset,
+        "peft_config": get_peft_config(model_args),
+        "quantization_config": get_quantization_config(model_args),
+    }
 
 
 def loading_arguments(training_args: Any, model_args: ModelConfig) -> dict[str, Any]:

@@ -80,11 +80,14 @@ def test_filter_that_could_see_no_switch_is_refused():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"completion": CLEAN}, "Row 0 does not say the language .* no column 'lang'. It has: completion"),
-        ({"completion": CLEAN, "lang": "kr"}, "Row 0 has the unknown language 'kr'.*Did you mean 'ko'"),
-        ({"prompt": "?", "lang": "ko"}, "Row 0 holds no answer: it needs `messages`"),
+        (
+            {"completion": CLEAN},
+            "Row 1 of the dataset does not say the language .* no column `lang`. It has: completion",
+        ),
+        ({"completion": CLEAN, "lang": "kr"}, "Row 1 of the dataset has the unknown language 'kr'.*you mean 'ko'"),
+        ({"prompt": "?", "lang": "ko"}, "Row 1 of the dataset holds no answer: it needs `messages`"),
         ({"messages": [{"role": "user", "content": "?"}], "lang": "ko"}, "none of its messages is the assistant's"),
-        ({"messages": [{"role": "assistant", "content": [1]}], "lang": "ko"}, "`content` is not text"),
+        ({"messages": [{"role": "assistant", "content": [1]}], "lang": "ko"}, "only parts of text are read"),
     ],
 )
 def test_row_that_cannot_be_read_is_an_error_that_says_which(row, message):

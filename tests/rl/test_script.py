@@ -12,7 +12,8 @@ from trl import TrlParser
 
 from sae_posttrain import EndlessRepetitionReward, SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.cli import main
-from sae_posttrain.rl.script import ARGUMENTS, REWARDS, end_token_ids, load_rewards, make_trainer, run
+from sae_posttrain.rl.script import ARGUMENTS, REWARDS, end_token_ids, load_rewards, make_trainer
+from sae_posttrain.training.script import train_and_save
 
 OTHER_END = 7
 
@@ -64,6 +65,12 @@ def write_yaml(folder):
 
 def parse(file, *extra):
     return TrlParser(ARGUMENTS).parse_args_and_config(args=["--config", str(file), *extra])
+
+
+def run(script_args, *settings):
+    trainer = make_trainer(script_args, *settings)
+    train_and_save(trainer, script_args)
+    return trainer
 
 
 def rewards_of(*arguments):

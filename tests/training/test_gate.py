@@ -4,9 +4,10 @@ import json
 
 import pytest
 from datasets import Dataset
+from trl import TrlParser
 
-from sae_posttrain.rl.script import main as grpo
-from sae_posttrain.sft.script import main as sft
+from sae_posttrain.rl import script as grpo
+from sae_posttrain.sft import script as sft
 from sae_posttrain.training.gate import ROWS_READ_FROM_A_STREAM, require_prompt_rows, require_training_rows
 
 USER, ASSISTANT = {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}
@@ -136,13 +137,14 @@ def test_of_a_stream_the_first_rows_are_read_and_no_row_is_an_error():
         require_prompt_rows([])
 
 
-@pytest.mark.parametrize(("run", "message"), [(sft, "none of messages"), (grpo, "no `prompt`")])
-def test_the_scripts_check_before_they_load_a_model(run, message, tmp_path):
+@pytest.mark.parametrize(("script", "message"), [(sft, "none of messages"), (grpo, "no `prompt`")])
+def test_the_scripts_check_before_they_load_a_model(script, message, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"question": "a"}) + "\n")
     arguments = ["--model_name_or_path", "no/such-model", "--dataset_name", str(data), "--use_cpu", "true"]
     arguments += ["--output_dir", str(tmp_path / "out"), "--bf16", "false", "--features", "none.safetensors"]
-    if run is grpo:
+    if script is grpo:
         arguments += ["--reward_funcs", "sae_posttrain.measure.faults.loops.find_loop"]
+    settings = TrlParser(script.ARGUMENTS).parse_args_and_config(args=arguments)
     with pytest.raises(ValueError, match=f"Row 1 of {data}.*{message}"):
-        run(arguments)
+        script.make_trainer(*settings)

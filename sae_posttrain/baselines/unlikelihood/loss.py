@@ -14,20 +14,8 @@ def repeated_ngram_mask(token_ids: Sequence[int], n: int = 4) -> list[bool]:
     """
     Tokens that belong to an n-gram which began earlier in the same sequence (Welleck et al. 2019, equation 7).
 
-    All n-grams count; the code of the paper leaves out the last one. Give the continuation alone: what is copied from
-    the prompt is no repetition.
-
-    Args:
-        token_ids (`Sequence[int]`):
-            One continuation, without padding and end token.
-        n (`int`, *optional*, defaults to `4`):
-            Tokens of an n-gram.
-
-    Returns:
-        `list[bool]`: one entry for each token.
-
-    Raises:
-        ValueError: If `n` is below 1.
+    All n-grams count; the code of the paper leaves out the last one. Give the continuation alone, without padding and
+    end token: what is copied from the prompt is no repetition.
     """
     if n < 1:
         raise ValueError(f"An n-gram has 1 token or more, got `n={n}`.")
@@ -44,16 +32,8 @@ def repeated_ngram_mask(token_ids: Sequence[int], n: int = 4) -> list[bool]:
 
 def loop_mask(token_ids: Sequence[int], *, finished: bool) -> list[bool]:
     """
-    Tokens of the loop that [`find_loop`] finds, from its second cycle on: the first one says nothing twice.
-
-    Args:
-        token_ids (`Sequence[int]`):
-            One continuation, without padding and end token.
-        finished (`bool`):
-            Whether it ended with an end token.
-
-    Returns:
-        `list[bool]`: one entry for each token; none is true without a loop.
+    Tokens of the loop that [`find_loop`] finds in a continuation, from its second cycle on: the first one says nothing
+    twice. `finished`: it ended with an end token.
     """
     loop = find_loop(token_ids, finished=finished)
     if loop.onset is None or loop.period is None:
@@ -64,17 +44,11 @@ def loop_mask(token_ids: Sequence[int], *, finished: bool) -> list[bool]:
 
 def log_one_minus(log_probs: Tensor) -> Tensor:
     """
-    `log(1 - p)` from `log p`, with a gradient that never breaks off: it is bounded as if `1 - p` were at least 1e-6.
+    `log(1 - p)` from `log p` in float32, with a gradient that never breaks off: it is bounded as if `1 - p` were at
+    least 1e-6.
 
     In a loop `p` comes so close to 1 that `1 - p` is 0 in float32. Clamped there, as in the code of the paper, the
     worst tokens would have no gradient at all.
-
-    Args:
-        log_probs (`torch.Tensor`):
-            Log-probabilities, of any shape, in float32.
-
-    Returns:
-        `torch.Tensor` of the same shape, 0 or less.
     """
     excess = (log_probs + _SMALLEST_REST).clamp(min=0).detach()
     return torch.log(-torch.expm1(log_probs - excess))

@@ -138,18 +138,8 @@ def matched_random_features(
 
 def eligible_features(firing_rate: Tensor, targets: Sequence[int], own: Sequence[int]) -> Tensor:
     """
-    Features that may stand in: they fire, are none of the target's, and are not among the set's own.
-
-    Args:
-        firing_rate (`torch.Tensor` of shape `(G, F)`):
-            Share of each group's tokens on which a feature is active.
-        targets (`Sequence[int]`):
-            Numbers of the target groups.
-        own (`Sequence[int]`):
-            Positions of the set's own features.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`, bool.
+    Features `(F,)` that may stand in: they fire (`firing_rate` is `(G, F)`), are none of the target's, and are not
+    among the set's own.
     """
     others = [group for group in range(len(firing_rate)) if group not in targets]
     on_target_F = firing_rate[list(targets)].amax(dim=0)
@@ -162,22 +152,8 @@ def draw_matches(
     properties: Tensor, own: Sequence[int], eligible: Tensor, num_neighbours: int, drawn: random.Random
 ) -> list[int]:
     """
-    Draw one of the nearest eligible neighbours of each own feature, without replacement.
-
-    Args:
-        properties (`torch.Tensor` of shape `(F, P)`):
-            What is matched, above 0; distances are taken between logarithms.
-        own (`Sequence[int]`):
-            Positions of the features to match.
-        eligible (`torch.Tensor` of shape `(F,)`, bool):
-            Which may be drawn.
-        num_neighbours (`int`):
-            How many are drawn from.
-        drawn (`random.Random`):
-            The draw.
-
-    Raises:
-        ValueError: If fewer features are eligible than are wanted.
+    Draw one of the nearest eligible neighbours of each own feature, without replacement. Distances are taken between
+    logarithms of `properties` `(F, P)`.
     """
     if int(eligible.sum()) < len(own):
         raise ValueError(

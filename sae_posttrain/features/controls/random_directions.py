@@ -69,30 +69,12 @@ def difference_of_means(
     batch_size: int = 16,
 ) -> FeatureSet:
     """
-    One direction a block: the site's mean over the tokens of one kind minus its mean over those of another.
+    One direction a block: the site's mean over the tokens of one kind minus its mean over those of another, with the
+    median norm of the negatives there. Texts come with a mask each: the tokens that count.
 
-    For loops against normal text: `collect_samples` gathers both, and
-    `difference_of_means(model, samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])`
-    compares the tokens of a loop from its second time round on with those of normal answers.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        positives, negatives (`Sequence[Text]`):
-            Token ids with a mask each: the tokens that count.
-        blocks (`Sequence[int]`):
-            Decoder blocks, from 0.
-        site (`str`, *optional*, defaults to `"resid_post"`):
-            Site in each of them.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Texts in one forward pass.
-
-    Returns:
-        [`FeatureSet`]: the directions, of the length of the difference, with the median norm of the negatives
-        at the site.
-
-    Raises:
-        ValueError: If no token counts on one side, or the means are equal.
+    For loops against normal text: `collect_samples` gathers both, and `difference_of_means(model,
+    samples.loop_texts(skip_first_round=True), samples.normal_texts(), blocks=[4])` compares the tokens of a loop from
+    its second time round on with those of normal answers.
     """
     places = [(block, site) for block in blocks]
     means: list[dict[Place, Tensor]] = []

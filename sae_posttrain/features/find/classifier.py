@@ -19,27 +19,13 @@ _FLAT = 1e-7  # a coordinate whose deviation is this share of the largest does n
 
 def fit_probe(x: Tensor, positive: Tensor, weight: Tensor, *, l2: float) -> tuple[Tensor, Tensor]:
     """
-    L2-regularised logistic regression on standardised coordinates, given back in the units of `x`.
+    L2-regularised logistic regression of `positive` `(N,)` on standardised coordinates of `x` `(N, D)`, given back in
+    its units: `w` `(D,)` and `b` `()`, float64, so that the logit of `x` is `x · w + b`.
 
-    Minimises `Σ weight · log(1 + exp(∓(z · v + c))) + l2 / 2 · ‖v‖²` over `v` and `c` by L-BFGS in float64, where
-    `z = (x − mean) / std` under the weights; the intercept is free. The regression of scikit-learn with its strength
-    `C` and N tokens of equal weight has `l2 = 1 / (C · N)`.
-
-    Args:
-        x (`torch.Tensor` of shape `(N, D)`):
-            Residuals.
-        positive (`torch.Tensor` of shape `(N,)`, bool):
-            Which tokens are of the class to be told apart.
-        weight (`torch.Tensor` of shape `(N,)`):
-            Weight of each token; they sum to 1.
-        l2 (`float`):
-            Strength of the regularisation, above 0: without it, classes that can be told apart have no optimum.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: `w` `(D,)` and `b` `()`, float64: the logit of `x` is `x · w + b`.
-
-    Raises:
-        ValueError: If `l2` is not above 0, or one class is missing.
+    Minimises `Σ weight · log(1 + exp(∓(z · v + c))) + l2 / 2 · ‖v‖²` over `v` and `c` by L-BFGS in float64, where `z =
+    (x − mean) / std` under the weights, which sum to 1; the intercept is free. The regression of scikit-learn with its
+    strength `C` and N tokens of equal weight has `l2 = 1 / (C · N)`. Without `l2`, classes that can be told apart have
+    no optimum.
     """
     if not l2 > 0:
         raise ValueError(f"`l2` must be above 0, got {l2}.")
@@ -81,22 +67,11 @@ def fit_probe(x: Tensor, positive: Tensor, weight: Tensor, *, l2: float) -> tupl
 
 def fit_probes(x: Tensor, positive: Tensor, weight: Tensor, num_probes: int, *, l2: float) -> tuple[Tensor, Tensor]:
     """
-    Several probes at right angles, each fitted on what the ones before it cannot read.
+    Several probes at right angles, each fitted as by [`fit_probe`] on what the ones before it cannot read: rows `(P,
+    D)` and biases `(P,)`, float64, for the `x` that was given.
 
     Iterative nullspace projection (https://huggingface.co/papers/2004.07667): after each fit, what lies along its
     direction is projected out of `x`.
-
-    Args:
-        x, positive, weight, l2 (*see* [`fit_probe`]):
-            The tokens, and the strength of the regularisation.
-        num_probes (`int`):
-            Probes wanted, at most D.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: rows `(P, D)` and biases `(P,)`, float64, for the `x` that was given.
-
-    Raises:
-        ValueError: If there are more probes than coordinates, or nothing is left that a probe could read.
     """
     if not 1 <= num_probes <= x.shape[1]:
         raise ValueError(f"A place of width {x.shape[1]} has 1 to {x.shape[1]} probes at right angles: {num_probes}?")
@@ -119,21 +94,8 @@ def fit_probes(x: Tensor, positive: Tensor, weight: Tensor, num_probes: int, *, 
 
 def balanced_weights(groups: Tensor, target: int) -> Tensor:
     """
-    Weight of each token: the target's together have 1/2, the other groups' the other half in equal parts.
-
-    So a group weighs the same however many tokens it has, as in monolinguality.
-
-    Args:
-        groups (`torch.Tensor` of shape `(N,)`):
-            Number of each token's group.
-        target (`int`):
-            Number of the target group.
-
-    Returns:
-        `torch.Tensor` of shape `(N,)`, float64, of sum 1.
-
-    Raises:
-        ValueError: If there is no token of the target, or none of another group.
+    Weight of each token, `(N,)`: the target's together have 1/2, the other groups' the other half in equal parts. So a
+    group weighs the same however many tokens it has, as in monolinguality.
     """
     present, number_N, size_G = groups.unique(return_inverse=True, return_counts=True)
     is_target = present == target

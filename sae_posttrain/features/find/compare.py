@@ -19,16 +19,11 @@ class OldFeature:
     A feature of the set that was found before.
 
     Attributes:
-        name (`str`):
-            As it was called.
-        place (`Place`), feature_id (`int`):
-            Where it is, and its index in the SAE.
-        rank_before (`int`), rank (`int`, *optional*):
-            Its rank at its place, from 1, in each search; `None` if the later one did not list it.
-        scores_before, scores (`dict[str, float]`):
-            Its scores in each search; empty where it was not listed, NaN where a score was not measured.
-        still_found (`bool`):
-            Whether it is now among the best at its place, as many as were found before.
+        place, feature_id: Where it is, and its index in the SAE.
+        rank_before, rank: Its rank at its place, from 1, in each search; `None` if the later one did not list it.
+        scores_before, scores: Its scores in each search; empty where it was not listed, NaN where a score was not
+            measured.
+        still_found: Whether it is now among the best at its place, as many as were found before.
     """
 
     name: str
@@ -58,12 +53,8 @@ class FeatureComparison:
     What [`compare_features`] found.
 
     Attributes:
-        old (`tuple[OldFeature, ...]`):
-            The features found before.
-        moved_to (`tuple[NewFeature, ...]`):
-            Features that have taken the places of old ones among the best.
-        num_listed (`dict[Place, int]`):
-            Features that the later search listed, by place.
+        moved_to: Features that have taken the places of old ones among the best.
+        num_listed: Features that the later search listed, by place.
     """
 
     old: tuple[OldFeature, ...]

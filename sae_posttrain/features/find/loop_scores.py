@@ -63,22 +63,9 @@ def mean_increase(
     batch serves all SAEs, and only the values of their sites at these positions are encoded.
 
     Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        texts (`Sequence[RepeatedText]`):
-            Texts and where they repeat. Those in which no token repeats are left out of the mean.
-        saes (`Sequence[FrozenSAE]`):
-            One a place.
-        specials (`Collection[int]`, *optional*):
-            Tokens that do not count.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Texts in one forward pass.
+        texts: Texts and where they repeat. Those in which no token repeats are left out of the mean.
 
-    Returns:
-        `dict[Place, torch.Tensor]`: for each block and site `(F,)`, in units of activation.
-
-    Raises:
-        ValueError: If no token repeats in any text.
+    Returns for each block and site `(F,)`, in units of activation.
     """
     device = next(model.parameters()).device
     saes = [sae.to(device) for sae in saes]
@@ -108,15 +95,10 @@ def increase(first_PD: Tensor, last_PD: Tensor, weights: Tensor, sae: FrozenSAE)
     Weighted sum over pairs of positions of the activation at the last minus that at the first, a tile at a time.
 
     Args:
-        first_PD, last_PD (`torch.Tensor` of shape `(P, D)`):
-            What the SAE's site holds.
-        weights (`torch.Tensor` of shape `(P,)`):
-            Weight of each pair.
-        sae ([`FrozenSAE`]):
-            Encodes them.
+        first_PD, last_PD (`(P, D)`): What the SAE's site holds.
+        weights (`(P,)`): Weight of each pair.
 
-    Returns:
-        `torch.Tensor` of shape `(F,)`, float64, or float32 on a device that has no other.
+    Returns `(F,)`, float64, or float32 on a device that has no other.
     """
     total_F = torch.zeros(sae.num_features, dtype=widest_float(first_PD.device), device=first_PD.device)
     per_tile = max(1, _TILE_ELEMENTS // sae.num_features)
@@ -131,12 +113,8 @@ class LoopRates:
     How much a model loops when pushed along each of some features.
 
     Attributes:
-        endless (`torch.Tensor` of shape `(F,)`):
-            Share of answers that loop endlessly.
-        share (`torch.Tensor` of shape `(F,)`):
-            Mean share of an answer that is in a loop: it tells features apart whose rates are equal.
-        num_answers (`int`):
-            Answers for each feature.
+        endless (`(F,)`): Share of answers that loop endlessly.
+        share (`(F,)`): Mean share of an answer that is in a loop: it tells features apart whose rates are equal.
     """
 
     endless: Tensor
@@ -163,19 +141,9 @@ def loop_rates(
     One batch serves many features: each row has its own.
 
     Args:
-        model (`torch.nn.Module`), tokenizer (`PreTrainedTokenizerBase`):
-            A causal language model and its tokenizer.
-        questions (`Sequence[Question]`), sampling ([`Sampling`]):
-            What to answer, and how.
-        feature_set ([`FeatureSet`], *optional*):
-            The features.
-        strength (`float`, *optional*):
-            How far, in median residual norms; below 0 against the direction.
-        description (`str`, *optional*, defaults to `"answers"`):
-            Label of the progress bar.
+        strength: How far, in median residual norms; below 0 against the direction.
 
-    Returns:
-        [`LoopRates`]: of each feature; of one that stands for none if there is no feature set.
+    Returns the rates of each feature, or of one that stands for none if there is no feature set.
     """
     num_features = 1 if feature_set is None else len(feature_set)
     asked = [question for question in questions for _ in range(num_features)]

@@ -54,11 +54,8 @@ class Verdict(NamedTuple):
     Whether an SAE belongs to a model.
 
     Attributes:
-        word (`str`):
-            `"belongs"`, `"belongs to a relative"` (fits, but worse than the model it was trained on), `"doubtful"` or
-            `"does not belong"`.
-        reason (`str`):
-            Sentences with the numbers.
+        word: `"belongs"`, `"belongs to a relative"` (fits, but worse than the model it was trained on), `"doubtful"`
+            or `"does not belong"`.
     """
 
     word: str
@@ -67,23 +64,11 @@ class Verdict(NamedTuple):
 
 def judge(fit: SAEFit, on_base: SAEFit | None = None) -> Verdict:
     """
-    Whether an SAE belongs to the model it was measured on.
+    Whether an SAE belongs to the model it was measured on; `on_base` is the same SAE on the model it was trained on.
 
     It does not if it describes what is there hardly better than the mean does, or describes the block before or after
     clearly better: blocks of one model are so alike that a wrong block can look well described by itself. Whether a
     well described model is the SAE's own or a fine-tuned copy, only a measurement on the base model tells.
-
-    Args:
-        fit ([`SAEFit`]):
-            Measured on the model.
-        on_base ([`SAEFit`], *optional*):
-            The same SAE measured on the model it was trained on, on the same texts.
-
-    Returns:
-        `Verdict`.
-
-    Raises:
-        ValueError: If the two are not of the same SAE.
     """
     if on_base is not None and (fit.block, fit.site, fit.file) != (on_base.block, on_base.site, on_base.file):
         raise ValueError(

@@ -8,19 +8,8 @@ from ...precision import widest_float
 
 def auroc(scores: Tensor, positive: Tensor) -> Tensor:
     """
-    Area under the ROC curve, from ranks: the chance that a positive scores above a negative, ties counting half.
-
-    Args:
-        scores (`torch.Tensor` of shape `(N, F)`):
-            Scores of N texts or tokens by F features.
-        positive (`torch.Tensor` of shape `(N,)`, bool):
-            Which of them are positives.
-
-    Returns:
-        `torch.Tensor` of shape `(F,)`, float32.
-
-    Raises:
-        ValueError: If there is no positive or no negative.
+    Area under the ROC curve of each column of `scores` `(N, F)`, from ranks: the chance that a positive scores above a
+    negative, ties counting half.
     """
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:

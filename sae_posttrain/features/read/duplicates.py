@@ -19,10 +19,6 @@ Key = str | tuple[int, ...]
 def text_key(text: str) -> str:
     """
     The same for texts that differ in case, spaces or the form of their characters only (Unicode NFKC), as a hash.
-
-    Args:
-        text (`str`):
-            The whole text.
     """
     normal = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
     return hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -43,22 +39,11 @@ def hold_out(
     by_group: Mapping[str, Sequence["Text"]], fraction: float
 ) -> tuple[dict[str, list["Text"]], dict[str, list["Text"]]]:
     """
-    Hold back a fraction of each group, all copies of a text on one side, whatever their groups.
+    Hold back a fraction of each group, all copies of a text on one side, whatever their groups. Returns the kept and
+    the held-out texts.
 
     Without duplicates, the first texts of each group are held back. With some, a group's share can differ from the
     fraction by the copies of one text.
-
-    Args:
-        by_group (`Mapping[str, Sequence[Text]]`):
-            Texts of each group, shuffled.
-        fraction (`float`):
-            Share to hold back; 0 keeps all.
-
-    Returns:
-        `tuple[dict, dict]`: the kept and the held-out texts of each group.
-
-    Raises:
-        ValueError: If the texts of a group cannot be divided.
     """
     sizes = {group: Counter(map(_key, members)) for group, members in by_group.items()}
     is_held: dict[Key, bool] = {}

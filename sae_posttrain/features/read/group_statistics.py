@@ -85,14 +85,6 @@ def measure_groups(
 def with_statistics(model: nn.Module, feature_set: FeatureSet, texts: GroupedTexts) -> FeatureSet:
     """
     The set with mean and standard deviation of its pre-activations over each group's kept texts, and the norms there.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model, in the mode in which it is to be measured.
-        feature_set ([`FeatureSet`]):
-            The features.
-        texts ([`GroupedTexts`]):
-            The texts.
     """
     mine = share_of_process(texts.kept)
     rows_of = _rows_by_place(feature_set)
@@ -138,24 +130,8 @@ def held_out_scores(
     model: nn.Module, feature_set: FeatureSet, texts: GroupedTexts, target_group: str
 ) -> dict[str, Tensor]:
     """
-    How well each pre-activation tells the target group from the others on the held-out texts.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model, in the mode in which it is to be measured.
-        feature_set ([`FeatureSet`]):
-            The features.
-        texts ([`GroupedTexts`]):
-            The texts, with some held out.
-        target_group (`str`):
-            The group to tell from the others.
-
-    Returns:
-        `dict[str, torch.Tensor]`, each of shape `(F,)`: `auroc` of a text's mean pre-activation, as in
-        [`find_features`], and `auroc_tokens` of single tokens.
-
-    Raises:
-        ValueError: If the held-out texts lack the target group or the others.
+    How well each pre-activation tells the target group from the others on the held-out texts, `(F,)`: `auroc` of a
+    text's mean, as in [`find_features`], and `auroc_tokens` of single tokens.
     """
     rows_of = _rows_by_place(feature_set)
     parts, groups, members = [], [], []

@@ -26,18 +26,8 @@ def read_group_rows(
     """
     Rows of texts, checked for the groups that are asked for before anything large is loaded.
 
-    Args:
-        texts (`str`, `os.PathLike` or iterable of rows):
-            As [`find_features`] takes them.
-        target_groups (`Sequence[str]`):
-            Groups that must occur. Rows of the same language under another name get this one.
-        options ([`TextOptions`], *optional*):
-            Names of the columns, and the split of a `datasets` id.
-        needs_others (`bool`, *optional*, defaults to `True`):
-            Whether some group that is no target must occur too.
-
-    Raises:
-        ValueError: If there are no rows, a row has no group or no text, or a group is missing.
+    The target groups must occur, and another one if `needs_others`. Rows of the same language under another name get
+    the target's name.
     """
     group_column = options.group_column
     rows = check_texts(texts, options.split, group_column=group_column, text_column=options.text_column)
@@ -80,12 +70,7 @@ class GroupedTexts:
     Tokenized texts, divided as [`find_features`] divides them: with the same settings, into the same ones.
 
     Attributes:
-        kept, held_out (`list[Text]`):
-            Texts to measure, and texts to judge by.
-        groups (`tuple[str, ...]`):
-            Names of the groups, by number.
-        batch_size (`int`):
-            Texts in one forward pass.
+        kept, held_out: Texts to measure, and texts to judge by.
     """
 
     kept: list[Text]
@@ -103,12 +88,7 @@ class GroupedTexts:
         held_out: float,
         seed: int,
     ) -> "GroupedTexts":
-        """
-        Tokenize rows and hold a share of each group out; a share of 0 keeps all.
-
-        Raises:
-            ValueError: If the share is not in [0, 1), or a group has fewer than two texts with a token that counts.
-        """
+        """Tokenize rows and hold a share of each group out; a share of 0 keeps all."""
         if not 0 <= held_out < 1:
             raise ValueError(f"`held_out` must be in [0, 1), got {held_out}.")
         texts = tokenize(rows, tokenizer, options)

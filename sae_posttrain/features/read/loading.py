@@ -48,12 +48,7 @@ def load_saes(
     site: str | None = None,
     **options: Any,
 ) -> list[FrozenSAE]:
-    """
-    One SAE a place, loaded or as they are given; `find_features` says which forms `sae` takes.
-
-    Raises:
-        ValueError: If they are not one a place, or features cannot be searched in one of them.
-    """
+    """One SAE a place, loaded or as they are given; `find_features` says which forms `sae` takes."""
     given = [sae] if isinstance(sae, str | os.PathLike | FrozenSAE) else list(sae)
     loaded = [each for each in given if isinstance(each, FrozenSAE)]
     paths = [each for each in given if not isinstance(each, FrozenSAE)]

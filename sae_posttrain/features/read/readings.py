@@ -22,25 +22,8 @@ def read_features(
     options: TextOptions = ALL_TEXTS,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """
-    Mean and standard deviation of the pre-activation of each feature over the tokens of each group.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model: the one that the features were found on, or one trained from it.
-        feature_set ([`FeatureSet`]):
-            The features.
-        rows (`Iterable[Mapping]`):
-            Texts with a group each, as in [`find_features`].
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        options ([`TextOptions`], *optional*):
-            How the texts are tokenized, and how many go into one forward pass.
-
-    Returns:
-        `dict[str, dict[str, tuple[float, float]]]`: by feature and group, in raw units of the feature's site.
-
-    Raises:
-        ValueError: If there are no rows, a column is missing, or no token of a group counts.
+    Mean and standard deviation of the pre-activation of each feature over the tokens of each group, in raw units of
+    its site, for the model that the features were found on, or one trained from it.
     """
     texts = tokenize(list(rows), tokenizer, options)
     groups = sorted({text.group for text in texts})

@@ -31,12 +31,10 @@ class GroupSums:
     Sums over the tokens of each group, for every feature of one SAE.
 
     Attributes:
-        num_tokens (`torch.Tensor` of shape `(G,)`):
-            Tokens counted.
-        activation, fired, pre, pre_squared (`torch.Tensor` of shape `(G, F)`, float64):
-            Sums of the activation, of whether it is above 0, of the pre-activation and of its square.
-        norms (`torch.Tensor` of shape `(N,)`):
-            Norms of what the SAE's site holds.
+        num_tokens (`(G,)`): Tokens counted.
+        activation, fired, pre, pre_squared (`(G, F)`, float64): Sums of the activation, of whether it is above 0, of
+            the pre-activation and of its square.
+        norms (`(N,)`): Norms of what the SAE's site holds.
     """
 
     num_tokens: Tensor
@@ -115,21 +113,7 @@ def collect_statistics(
     Sums of every feature of every SAE, each at its own site, from one forward pass per batch.
 
     Under `accelerate launch` each process gives its own batches, and the sums are added up over the processes.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        batches (`Iterable[TextBatch]`):
-            The texts.
-        saes (`Sequence[FrozenSAE]`):
-            One SAE per place.
-        num_groups (`int`):
-            Number of groups.
-        num_tokens (`int`, *optional*):
-            Tokens in all batches, for the progress bar.
-
-    Returns:
-        `dict[Place, GroupSums]`: by block and site.
+    `num_tokens` is for the progress bar.
     """
     device = next(model.parameters()).device
     saes = [sae.to(device) for sae in saes]

@@ -37,15 +37,8 @@ class Text:
 @dataclass(frozen=True)
 class TextBatch:
     """
-    Texts of about one length, padded on the right.
-
-    Attributes:
-        input_ids, attention_mask (`torch.Tensor` of shape `(B, T)`):
-            As the model takes them.
-        counted (`torch.Tensor` of shape `(B, T)`, bool):
-            Tokens that count: no padding, no first position, no special token, nothing of a prompt.
-        groups (`torch.Tensor` of shape `(B,)`):
-            Number of each text's group.
+    Texts of about one length, padded on the right: token ids and attention mask `(B, T)`, number of each text's group
+    `(B,)`, and which tokens count `(B, T)`: no padding, no first position, no special token, nothing of a prompt.
     """
 
     input_ids: Tensor
@@ -61,11 +54,6 @@ def read_rows(texts: str | os.PathLike | Iterable[Mapping[str, Any]], split: str
     """
     Rows of a JSON, JSONL, CSV or Parquet file, a folder of such files, a `datasets` id, or an iterable of rows. Their
     conversations are read into TRL's messages.
-
-    Raises:
-        FileNotFoundError: If it is neither on this machine nor a dataset of the Hub that can be reached.
-        ValueError: If a row of a file is not a JSON object, a conversation cannot be read, or a file's name does not
-            end in one of these.
     """
     return [row for _, row in located_rows(texts, split)]
 
@@ -122,15 +110,8 @@ def check_texts(
     [`tokenize`] takes. Exact copies are counted, and said.
 
     Args:
-        texts, split:
-            As [`read_rows`] takes them.
-        group_column (`str` or `None`):
-            Column with the group; `None` where there are no groups.
-        text_column (`str`, *optional*, defaults to `"text"`):
-            Column with the text.
-
-    Raises:
-        ValueError: At the first row that cannot be read; the message says which and why.
+        texts, split: As [`read_rows`] takes them.
+        group_column: Column with the group; `None` where there are no groups.
     """
     rows, copies = [], Copies()
     for where, row in located_rows(texts, split):
@@ -147,10 +128,6 @@ def check_prompts(prompts: Any) -> None:
     """
     Check every row of a file of prompts, before a model is loaded to answer them. Anything but a file or the id of a
     dataset is left to be checked when it is read.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there are no prompts, or one has nothing to answer; the message says in which row.
     """
     if isinstance(prompts, str | os.PathLike):
         rows = [{**row, "id": number, "lang": "en"} for number, row in enumerate(read_rows(prompts))]
@@ -198,17 +175,8 @@ def tokenize(
     Never counted: the first position, whose residual is an outlier in most models, and special tokens.
 
     Args:
-        rows (`Sequence[Mapping]`):
-            The texts.
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        options ([`TextOptions`], *optional*):
-            Names of the columns, length and variables of the chat template. An empty group is that of texts that
+        options: Names of the columns, length and variables of the chat template. An empty group is that of texts that
             have none.
-
-    Raises:
-        ValueError: If there are no rows, a column is missing or of the wrong type, or the chat template refuses a
-            conversation.
     """
     if not rows:
         raise ValueError("There are no texts to find features in.")
@@ -265,10 +233,6 @@ def split_held_out(
     Shuffle, keep up to `max_per_group` texts of each group, and hold back a fraction of each group.
 
     Copies of a text, up to case and spaces, stay on one side; how many there are is logged.
-
-    Raises:
-        ValueError: If a group has fewer than two different texts with a token that counts, or `max_per_group` is
-            below 2.
     """
     if max_per_group is not None and max_per_group < 2:
         raise ValueError(

@@ -21,12 +21,9 @@ class Tokens:
     The tokens of one batch that count.
 
     Attributes:
-        values (`dict[Place, torch.Tensor]`, each of shape `(N, D)`, float32):
-            What each site holds.
-        groups (`torch.Tensor` of shape `(N,)`):
-            Number of each token's group.
-        texts (`torch.Tensor` of shape `(N,)`):
-            Number of each token's text, counted over all batches.
+        values (`(N, D)`, float32): What each site holds.
+        groups (`(N,)`): Number of each token's group.
+        texts (`(N,)`): Number of each token's text, counted over all batches.
     """
 
     values: dict[Place, Tensor]
@@ -68,17 +65,8 @@ def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence
 
 def sample_tokens(texts: Sequence[Text], most: Mapping[str, int], seed: int) -> list[Text]:
     """
-    The texts with only some of their tokens still counting: of each group so many, drawn uniformly from all it has.
-
-    Texts without a drawn token are left out, so that they cost no forward pass.
-
-    Args:
-        texts (`Sequence[Text]`):
-            The texts.
-        most (`Mapping[str, int]`):
-            Tokens to draw of each group; a group that has fewer gives all.
-        seed (`int`):
-            Draws the tokens.
+    The texts with only some of their tokens still counting: of each group so many (all if it has fewer), drawn
+    uniformly from all it has. Texts without a drawn token are left out, so that they cost no forward pass.
     """
     drawn = random.Random(seed)
     chosen = {}

@@ -14,17 +14,7 @@ from ...precision import widest_float
 
 
 class UnexplainedVariance:
-    """
-    Sums for `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, by group of tokens, about the mean of all tokens.
-
-    Args:
-        num_groups (`int`):
-            Number of groups.
-        width (`int`):
-            Width of the site.
-        device (`torch.device`):
-            Device of the sums.
-    """
+    """Sums for `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, by group of tokens, about the mean of all tokens."""
 
     def __init__(self, num_groups: int, width: int, device: torch.device):
         options: dict[str, Any] = {"dtype": widest_float(device), "device": device}

@@ -17,10 +17,8 @@ _NOTE = "calibration"
 
 def calibrated_features(feature_set: "FeatureSet") -> list[dict[str, Any]]:
     """
-    What identifies the features of a set, to be kept with what was measured for them: JSON.
-
-    Returns:
-        `list[dict]`: for each feature `name`, `block`, `site`, `feature_id`, and a hash of its `direction`.
+    What identifies the features of a set, to be kept with what was measured for them: JSON. Returns for each feature
+    `name`, `block`, `site`, `feature_id`, and a hash of its `direction`.
     """
     return [
         {"name": name, "block": block, "site": site, "feature_id": number, "direction": _hash(direction)}
@@ -35,12 +33,7 @@ def calibrated_features(feature_set: "FeatureSet") -> list[dict[str, Any]]:
 
 
 def calibration_of(feature_set: "FeatureSet") -> dict[str, Any]:
-    """
-    The calibration that a set carries; empty if it carries none.
-
-    Raises:
-        ValueError: If it was measured for other features.
-    """
+    """The calibration that a set carries; empty if it carries none."""
     calibration = feature_set.notes.get(_NOTE) or {}
     if _measured_for(calibration, feature_set) != _keys(calibrated_features(feature_set)):
         raise ValueError(
@@ -55,12 +48,6 @@ def calibration_of(feature_set: "FeatureSet") -> dict[str, Any]:
 def with_own_calibration(changed: "FeatureSet", before: Sequence["FeatureSet"]) -> dict[str, Any]:
     """
     Notes of a set made from others: with a calibration only if it was measured for exactly the features of the set.
-
-    Args:
-        changed ([`FeatureSet`]):
-            The new set.
-        before (`Sequence[FeatureSet]`):
-            The sets that it was made from.
     """
     notes = {name: value for name, value in changed.notes.items() if name != _NOTE}
     carried = [(each.notes[_NOTE], each) for each in before if each.notes.get(_NOTE)]

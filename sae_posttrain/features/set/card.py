@@ -44,15 +44,7 @@ _GEMMA_SCOPE_SHOWN = {
 
 def feature_card(feature_set: "FeatureSet", repo_id: str, *, has_picture: bool) -> str:
     """
-    The card in Markdown, with the metadata that the Hub reads.
-
-    Args:
-        feature_set ([`FeatureSet`]):
-            The features.
-        repo_id (`str`):
-            Repository that the card is for.
-        has_picture (`bool`):
-            Whether [`PICTURE`] lies beside it.
+    The card of a repository in Markdown, with the metadata that the Hub reads, and [`PICTURE`] if it lies beside it.
     """
     targets = ", ".join(map(code, feature_set.target_groups))
     found_on = f" They were found on {code(recorded_name(feature_set.base_model))}." if feature_set.base_model else ""
@@ -153,10 +145,8 @@ def _licence(source: "FeatureSource") -> str:
 
 def stated_licence(repository: str, revision: str | None) -> str | None:
     """
-    The licence that a repository of the Hub states in its metadata; the Hub is asked once in a process.
-
-    Returns:
-        `str` or `None`: e.g. `"apache-2.0"`, or `"other (qwen)"`; `None` if it states none or cannot be asked.
+    The licence that a repository of the Hub states in its metadata; the Hub is asked once in a process. Returns a text
+    such as `"apache-2.0"`, or `"other (qwen)"`; `None` if it states none or cannot be asked.
     """
     return None if constants.HF_HUB_OFFLINE else _ask_for_licence(repository, revision)
 

@@ -16,12 +16,7 @@ _MATRICES = ("encoder_rows", "directions")
 
 
 def check_set(feature_set: "FeatureSet") -> None:
-    """
-    Check that the fields of a set fit together.
-
-    Raises:
-        ValueError: If one has another kind, shape or length than the rest, or a feature stands twice.
-    """
+    """Check that the fields of a set fit together."""
     num_features, num_groups = len(feature_set.feature_ids), len(feature_set.groups)
     if num_features == 0:
         raise ValueError("A feature set needs at least one feature.")
@@ -87,12 +82,7 @@ def require_matrix(name: str, value: Any) -> None:
 
 
 def block_number(block: Any) -> int:
-    """
-    A decoder block as a plain number.
-
-    Raises:
-        ValueError: If it is none; a module's path is answered with the number in it.
-    """
+    """A decoder block as a plain number."""
     if not isinstance(block, bool | str):
         try:
             return operator.index(block)
@@ -125,14 +115,7 @@ def name_list(names: Any, what: str) -> tuple[str, ...]:
 
 
 def positions(index: Any, num_features: int) -> list[int]:
-    """
-    Positions that an index stands for: one position, a slice, positions, or a mask with a bool for each feature.
-
-    Raises:
-        IndexError: If a position does not exist.
-        TypeError: If it is none of these.
-        ValueError: If a mask has another length than the set.
-    """
+    """Positions that an index stands for: one position, a slice, positions, or a mask with a bool for each feature."""
     if isinstance(index, slice):
         return list(range(num_features))[index]
     listed = index.tolist() if hasattr(index, "tolist") else index  # of torch or numpy

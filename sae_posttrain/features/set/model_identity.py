@@ -29,16 +29,8 @@ _IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]{40}/?$")
 
 def fingerprint(model: nn.Module, tokenizer: Any = None) -> dict[str, Any]:
     """
-    What tells a model's architecture from another's, without its weights.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model, wrapped or not.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            Its tokenizer; its vocabulary is hashed, without the tokens that were added to it.
-
-    Returns:
-        `dict[str, Any]`: plain values by the names in [`COMPARED`]; what a model does not state is left out.
+    What tells a model's architecture from another's, without its weights, by the names in [`COMPARED`]; what a model
+    does not state is left out. The tokenizer's vocabulary is hashed, without the tokens that were added to it.
     """
     config = unwrap(model).config.get_text_config()
     found = {name: getattr(config, name, None) for name in COMPARED if name != "tokenizer"}
@@ -100,18 +92,8 @@ def require_same_model(
     allow_base_model: str | None = None,
 ) -> None:
     """
-    Refuse a model that is not the one on which features were found, by its name and its configuration.
-
-    Args:
-        base_model (`str`), recorded (`Mapping[str, Any]`):
-            Name and [`fingerprint`] of the model on which the features were found; empty if unknown.
-        model (`torch.nn.Module`), tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model about to be used.
-        allow_base_model (`str`, *optional*):
-            Name of another model that is allowed, whatever its configuration.
-
-    Raises:
-        ValueError: If name or configuration differ; the message says in what.
+    Refuse a model that is not the one on which features were found, by its name and its recorded [`fingerprint`]. The
+    model `allow_base_model` is allowed, whatever its configuration.
     """
     name = _stated_name(model)
     if allow_base_model and name and is_same_name(allow_base_model, name):

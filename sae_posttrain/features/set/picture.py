@@ -15,17 +15,8 @@ _OTHER_COLORS = ("#2c7fb8", "#7f8c8d", "#41ab5d", "#8e6bbf", "#b8860b", "#17a2a2
 
 def draw_features(feature_set: "FeatureSet", path: str | os.PathLike) -> Path:
     """
-    Draw mean and standard deviation of the pre-activation per group, a row for each feature.
-
-    Args:
-        feature_set ([`FeatureSet`]):
-            A set with statistics. The first 24 features are drawn.
-        path (`str` or `os.PathLike`):
-            File to write; its ending decides the format (`.png`, `.svg`, `.pdf`).
-
-    Raises:
-        ImportError: If matplotlib is missing.
-        ValueError: If the set has no statistics.
+    Draw mean and standard deviation of the pre-activation per group, a row for each of the first 24 features. The
+    ending of the file decides its format (`.png`, `.svg`, `.pdf`).
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -53,12 +53,7 @@ class FeatureInput(BaseModel):
 
 
 class FeaturePlugin(BasePlugin):
-    """
-    Trains with features held down, or with `rl: grpo` with rollouts steered along them.
-
-    Raises:
-        ValueError: If a setting of axolotl would undo that; the message says what to set.
-    """
+    """Trains with features held down, or with `rl: grpo` with rollouts steered along them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,18 +23,11 @@ from ...rl.trainer import SteeredGRPOTrainer
 
 class AxolotlSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, AxolotlTrainer):  # type: ignore[misc]
     """
-    axolotl's trainer plus the penalty of [`SASFTTrainer`].
+    axolotl's trainer plus the penalty of [`SASFTTrainer`]. Its settings derive from [`FeaturePenaltyArguments`].
 
     Its datasets are already tokenized. axolotl drops every other column when it tokenizes, so the group of an example
     is derived from the script of its answer. Data that were tokenized before axolotl keep the group column. Packed
     rows keep the group of each token.
-
-    Args:
-        *args, **kwargs:
-            Arguments of axolotl's trainer. Its settings derive from [`FeaturePenaltyArguments`].
-
-    Raises:
-        ValueError: As [`FeaturePenaltyMixin`] does, or if the data is a stream.
     """
 
     def _build_penalty(self, settings: FeaturePenaltyArguments, features: FeatureSet | None) -> None:

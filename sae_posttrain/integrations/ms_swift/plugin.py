@@ -20,19 +20,10 @@ SETTINGS: dict[str, Any] = {}
 
 def hold_features(**settings: Any) -> None:
     """
-    Make `swift sft` hold features down.
+    Make `swift sft` hold features down. Settings are fields of [`FeaturePenaltyArguments`], except `group_column`.
 
     The group of each row is in the column `channel`, which ms-swift keeps. Without this column, the group is derived
     from the script of the answer.
-
-    Args:
-        **settings:
-            Fields of [`FeaturePenaltyArguments`], except `group_column`.
-
-    Raises:
-        ValueError: If a setting is unknown or does not fit, or training uses Megatron. For a method other than SFT,
-        the
-            error is raised when its arguments are created.
     """
     known = sorted({field.name for field in fields(FeaturePenaltyArguments)} - {"group_column"})
     unknown = [name for name in settings if name not in known]

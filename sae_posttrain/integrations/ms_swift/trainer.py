@@ -26,16 +26,7 @@ class SwiftSASFTArguments(FeaturePenaltyArguments, Seq2SeqTrainingArguments):
 
 
 class SwiftSASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, Seq2SeqTrainer):  # type: ignore[misc]
-    """
-    ms-swift's trainer plus the penalty of [`SASFTTrainer`].
-
-    Args:
-        *args, **kwargs:
-            Arguments of ms-swift's trainer.
-
-    Raises:
-        ValueError: As [`FeaturePenaltyMixin`] does, or if a setting of ms-swift leaves a token without its group.
-    """
+    """ms-swift's trainer plus the penalty of [`SASFTTrainer`]."""
 
     def _refuse_what_cannot_work(self, settings: FeaturePenaltyArguments) -> None:
         super()._refuse_what_cannot_work(settings)

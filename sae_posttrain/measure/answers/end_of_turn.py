@@ -18,15 +18,8 @@ def end_of_turn_id(tokenizer: Any) -> int | None:
 
     Two conversations are rendered, and the token after the answer's text is taken. If the template leaves the last
     turn open, the token after an answer in the middle of a conversation is taken, which opens the next turn. Only
-    added or special tokens count: a template that ends turns with ordinary words has no such token.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            With or without a chat template.
-
-    Returns:
-        `int` or `None`: id of the token; `None` if there is no template, it cannot be rendered, or ordinary text
-        follows the answer.
+    added or special tokens count: a template that ends turns with ordinary words has no such token. Returns the id of
+    the token, or `None` if there is no template, it cannot be rendered, or ordinary text follows the answer.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -74,15 +67,7 @@ def known_end_ids(generation_config: Any, tokenizer: Any) -> set[int]:
 
 
 def answer_end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
-    """
-    Every token that ends an answer: [`known_end_ids`], and the chat template's [`end_of_turn_id`].
-
-    Args:
-        generation_config (`GenerationConfig` or `None`):
-            The model's generation config.
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
-    """
+    """Every token that ends an answer: [`known_end_ids`], and the chat template's [`end_of_turn_id`]."""
     closing = end_of_turn_id(tokenizer)
     return sorted(known_end_ids(generation_config, tokenizer) | (set() if closing is None else {closing}))
 
@@ -96,21 +81,12 @@ def why_never_ending(
     rows: Iterable[Any], tokenizer: Any, generation_config: Any, *, cloned_template: bool = False
 ) -> str | None:
     """
-    Why a model would not learn to end its answers from these rows, and what to set.
+    Why a model would not learn to end its answers from these rows, and what to set; `None` if some row has a token at
+    which generation stops, or no row has a token to learn.
 
-    Args:
-        rows (`Iterable[Mapping]`):
-            Tokenized rows with `labels` (-100 where there is no loss), or with `input_ids` if all tokens count. Only
-            the first 64 rows are checked.
-        tokenizer (`PreTrainedTokenizerBase`), generation_config (`GenerationConfig` or `None`):
-            As they will be saved with the model.
-        cloned_template (`bool`, *optional*, defaults to `False`):
-            Whether TRL copies the template from another tokenizer. The end token of that tokenizer then overrides
-            `eos_token`.
-
-    Returns:
-        `str` or `None`: a message for the user; `None` if some row has a token at which generation stops, or no row
-        has a token to learn.
+    The first 64 tokenized rows are checked, with `labels` or, if all tokens count, `input_ids`. Tokenizer and
+    generation config are those that will be saved with the model. With `cloned_template` TRL copies the template from
+    another tokenizer, whose end token then overrides `eos_token`.
     """
     known = known_end_ids(generation_config, tokenizer)
     last: list[Sequence[int]] = []

@@ -26,38 +26,15 @@ def generate_answers(
     logits_processor: "LogitsProcessorList | None" = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """
-    Samples one answer to each prompt, all in one batch.
+    Samples one answer to each prompt (token ids, of any lengths from 1 up), all in one batch; greedily at temperature
+    0.
 
     The same batch and seed give the same answers on the same hardware and versions. The random state of the caller,
     the model's mode and its generation settings are left as they were. Of the latter only the end tokens are used,
     together with that of the tokenizer and the one that closes a turn in the chat template.
 
-    Args:
-        model (`PreTrainedModel` or `PeftModel`):
-            A causal language model.
-        tokenizer (`PreTrainedTokenizerBase`):
-            Gives the padding token and an end token.
-        prompts (`Sequence[Sequence[int]]`):
-            Token ids of each prompt, of any lengths from 1 up.
-        max_new_tokens (`int`, *optional*, defaults to `512`):
-            Longest answer, in tokens.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Sampling temperature; 0 takes the likeliest token each time.
-        top_p (`float`, *optional*, defaults to `0.8`):
-            Probability mass of the tokens that are sampled from.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of this batch.
-        repetition_penalty (`float`, *optional*, defaults to `1.0`):
-            What logits of tokens that stand in the prompt or the answer are divided by; 1 leaves them.
-        logits_processor (`LogitsProcessorList`, *optional*):
-            Further changes to the logits before sampling.
-
-    Returns:
-        `tuple[list[list[int]], list[bool]]`: the token ids of each answer up to its end token, without it, and whether
-        there was one. `False` means that the answer was cut at `max_new_tokens`.
-
-    Raises:
-        ValueError: If a prompt is empty or does not fit the model together with its answer.
+    Returns the token ids of each answer up to its end token, without it, and whether there was one. `False` means that
+    the answer was cut at `max_new_tokens`.
     """
     import torch
     from transformers import GenerationConfig

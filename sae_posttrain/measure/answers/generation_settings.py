@@ -20,42 +20,21 @@ USUAL = frozenset("do_sample max_length max_new_tokens repetition_penalty temper
 """Settings that most chat models have and that callers choose. They are recorded without a warning."""
 
 NEUTRAL: dict[str, Any] = {
-    "assistant_early_exit": None,
-    "bad_words_ids": None,
-    "begin_suppress_tokens": None,
-    "constraints": None,
-    "diversity_penalty": 0.0,
-    "dola_layers": None,
-    "early_stopping": False,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "exponential_decay_length_penalty": None,
-    "force_words_ids": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "guidance_scale": None,
-    "length_penalty": 1.0,
-    "max_time": None,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "num_beam_groups": 1,
-    "num_return_sequences": 1,
-    "penalty_alpha": None,
-    "prefill_chunk_size": None,
-    "prompt_lookup_num_tokens": None,
-    "remove_invalid_values": False,
-    "renormalize_logits": False,
-    "return_dict_in_generate": False,
-    "sequence_bias": None,
-    "stop_strings": None,
-    "suppress_tokens": None,
-    "token_healing": False,
-    "top_h": None,
-    "typical_p": 1.0,
-    "use_mtp": None,
-    "watermarking_config": None,
+    **dict.fromkeys(
+        (
+            "assistant_early_exit bad_words_ids begin_suppress_tokens constraints dola_layers "
+            "exponential_decay_length_penalty force_words_ids forced_bos_token_id forced_eos_token_id "
+            "guidance_scale max_time min_new_tokens penalty_alpha prefill_chunk_size prompt_lookup_num_tokens "
+            "sequence_bias stop_strings suppress_tokens top_h use_mtp watermarking_config"
+        ).split()
+    ),
+    **dict.fromkeys("diversity_penalty epsilon_cutoff eta_cutoff".split(), 0.0),
+    **dict.fromkeys(
+        "early_stopping remove_invalid_values renormalize_logits return_dict_in_generate token_healing".split(), False
+    ),
+    **dict.fromkeys("encoder_no_repeat_ngram_size min_length".split(), 0),
+    **dict.fromkeys("encoder_repetition_penalty length_penalty typical_p".split(), 1.0),
+    **dict.fromkeys("num_beam_groups num_return_sequences".split(), 1),
 }
 """Every other setting of transformers that changes the sampled tokens, with the value that has no effect."""
 
@@ -75,18 +54,9 @@ HARMLESS = frozenset(
 """Settings that do not change answers. A test compares these four lists with the installed transformers."""
 
 
-SCALED = "scaled_probabilities"
-"""Field of the model's config in which [`scale_probabilities`] notes that it wrote `sequence_bias`. Then this bias is
-part of the model."""
-
-
 @contextmanager
 def own_settings_aside(model: Any) -> Iterator[None]:
-    """
-    Hide all of the model's own generation settings from `generate`; they are restored when the context exits.
-
-    The bias that [`scale_probabilities`] writes stays, because it is part of the model.
-    """
+    """Hide all of the model's own generation settings from `generate`; they are restored when the context exits."""
     from transformers import GenerationConfig
 
     holders = [
@@ -95,8 +65,7 @@ def own_settings_aside(model: Any) -> Iterator[None]:
     own = [module.generation_config for module in holders]
     try:
         for module in holders:
-            bias = module.generation_config.sequence_bias if _is_scaled(module) else None
-            module.generation_config = GenerationConfig(sequence_bias=bias)
+            module.generation_config = GenerationConfig()
         yield
     finally:
         for module, config in zip(holders, own):
@@ -105,31 +74,18 @@ def own_settings_aside(model: Any) -> Iterator[None]:
 
 def unused_settings(model: Any) -> dict[str, Any]:
     """
-    The model's own generation settings that would change answers and are not used.
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`):
-            A model as [`generate_answers`] takes it.
-
-    Returns:
-        `dict[str, Any]`: value by name, sorted, including settings that no list here contains. End and padding tokens
-        are not included, because they are used.
+    The model's own generation settings that would change answers and are not used, also those that no list here
+    contains. End and padding tokens are not included, because they are used.
     """
     config = getattr(model, "generation_config", None)
     values = config.to_dict() if config is not None else {}
     skipped = HARMLESS | {"eos_token_id", "pad_token_id", "use_cache"}
-    if _is_scaled(model):
-        skipped |= {"sequence_bias"}
     defaults = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, **NEUTRAL}
     return {
         name: value
         for name, value in sorted(values.items())
         if name not in skipped and value is not None and value != [] and value != defaults.get(name)
     }
-
-
-def _is_scaled(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), SCALED, None) is True
 
 
 def describe_unused(unused: dict[str, Any]) -> str:

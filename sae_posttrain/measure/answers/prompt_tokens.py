@@ -35,19 +35,7 @@ def tokenize_prompts(
     Token ids of each prompt, as TRL's `GRPOTrainer` makes them: text with the tokenizer's own special tokens and
     without the chat template; messages through the template, with the beginning of an answer.
 
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        prompts (`Sequence[Prompt]`):
-            The prompts.
-        template_kwargs (`Mapping[str, Any]`, *optional*):
-            Further variables of the template, e.g. `{"enable_thinking": False}`.
-        rows (`Sequence[int]`, *optional*):
-            Number of each prompt's row, from 1, for messages; by default its position in `prompts`.
-
-    Raises:
-        ValueError: If a prompt is messages and there is no template, or the template refuses them; or if there are
-            variables for the template and no prompt goes through it.
+    `rows` are the numbers of the prompts' rows, from 1, for messages.
     """
     template_kwargs = dict(template_kwargs or {})
     if template_kwargs and prompts and all(prompt.messages is None for prompt in prompts):
@@ -72,22 +60,7 @@ _AS_MESSAGES = 'To have a text answered as a user\'s turn, write {"prompt": [{"r
 
 
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str, **options: Any) -> list[int]:
-    """
-    Token ids of a conversation, through the chat template.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The model's tokenizer.
-        messages (`Sequence[Mapping]`):
-            The turns.
-        where (`str`):
-            Name of the row in errors, e.g. `"Row 3 of the prompts"`.
-        **options:
-            As `apply_chat_template` takes them.
-
-    Raises:
-        ValueError: If there is no template, or it refuses the conversation, as some do with a system turn.
-    """
+    """Token ids of a conversation, through the chat template, with options of `apply_chat_template`."""
     import jinja2
 
     for message in messages:
@@ -119,11 +92,8 @@ def prompt_form(prompts: Sequence[Prompt]) -> str:
 
 def describe_prompting(tokenizer: Any, form: str, template_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    Describe how prompts of a form are sent to the model, for records.
-
-    Returns:
-        `dict`: `prompt_form`; `chat_template`, a hash, and `chat_template_kwargs`, both `None` if nothing goes through
-        the template.
+    Describe how prompts of a form are sent to the model, for records. Returns `prompt_form`; `chat_template`, a hash,
+    and `chat_template_kwargs`, both `None` if nothing goes through the template.
     """
     templated = form in ("messages", "mixed")
     return {

@@ -22,16 +22,11 @@ class Prompt:
     A prompt to answer.
 
     Attributes:
-        id (`str` or `int`):
-            Unique among the prompts of one language.
-        lang (`str`):
-            Language the answer should be in.
-        text (`str`):
-            Text of the prompt; for a conversation, the text of all its turns.
-        messages (`list[dict]`, *optional*):
-            The conversation, if it is one.
-        reference (`str`, *optional*):
-            A known answer; foreign text that it contains is excused.
+        id: Unique among the prompts of one language.
+        lang: Language the answer should be in.
+        text: Text of the prompt; for a conversation, the text of all its turns.
+        messages: The conversation, if it is one.
+        reference: A known answer; foreign text that it contains is excused.
     """
 
     id: str | int
@@ -45,22 +40,8 @@ def read_prompts(
     data: Any, *, group_column: str, target_lang: str | None, limit: int | None = None, source: str | None = None
 ) -> list[Prompt]:
     """
-    Read and check prompts; [`evaluate`] says what a row can hold.
-
-    Args:
-        data (path or iterable of `Mapping`):
-            A file that [`read_rows`] reads, or the rows themselves.
-        group_column (`str`):
-            Column that holds the language the answer should be in.
-        target_lang (`str`, *optional*):
-            Language that answers may switch into; at least one prompt must be able to show it. `None` for any script.
-        limit (`int`, *optional*):
-            Read only this many rows from the beginning.
-        source (`str`, *optional*):
-            Name of the data in errors; by default the file's name.
-
-    Raises:
-        ValueError: If there are no rows, or a row has no prompt, no known language, or the same id as another.
+    Read and check prompts from a file or rows; [`evaluate`] says what a row can hold. At least one must be able to
+    show a switch into `target_lang` (`None`: any script). Errors name the data by `source`.
     """
     is_file = isinstance(data, (str, os.PathLike))
     source = source or (f"{data}" if is_file else "the data")
@@ -99,7 +80,7 @@ def read_prompts(
 
 def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
     row = read_row(require_columns(raw, where), where)
-    lang = _language(row, group_column, where)
+    lang = language_of(row, group_column, where)
     reference = _text(row.get("reference") or row.get("completion"), "completion", where)
     name = "messages" if row.get("prompt") is None else "prompt"
     asked = row.get(name)
@@ -125,7 +106,8 @@ def _read_prompt(raw: Any, index: int, group_column: str, where: str) -> Prompt:
     return Prompt(row_id if isinstance(row_id, (str, int)) else str(row_id), lang, text, messages, reference)
 
 
-def _language(row: Mapping[str, Any], group_column: str, where: str) -> str:
+def language_of(row: Mapping[str, Any], group_column: str, where: str) -> str:
+    """The language of a row's answer. Raise a `ValueError` if the row does not say it, or it is not known."""
     if group_column not in row:
         raise ValueError(
             f"{where} does not say the language of its answer: no column `{group_column}`. It has: "

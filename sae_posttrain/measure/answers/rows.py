@@ -23,14 +23,6 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
     Text is UTF-8, with or without a byte order mark, and may be gzipped (`.gz`). Except for `.json`, rows are read one
     by one while you iterate.
-
-    Args:
-        path (`str` or path):
-            The file.
-
-    Raises:
-        ValueError: If there is no such file or its name has another ending; while iterating, if a row is not a JSON
-            object or the file is not readable.
     """
     path = Path(path)
     if not path.is_file():

@@ -6,20 +6,9 @@ from collections.abc import Sequence
 
 def stratified(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
     """
-    Draw rows so that each group has its share of them.
-
-    Args:
-        groups (`Sequence[str]`):
-            Group of each row.
-        limit (`int`, *optional*):
-            Number of rows wanted; by default all rows.
-        seed (`int`):
-            Seed of the draw.
-
-    Returns:
-        `list[int]`: numbers of the rows, from 0, in ascending order. Each group has its share of all rows, rounded so
-        that the numbers add up to `limit`, and at least one row. If `limit` is below the number of groups, the largest
-        groups have one row each.
+    Draw rows so that each group has its share of them; all if `limit` is `None`. Returns their numbers, from 0, in
+    ascending order. Shares are rounded so that they add up to `limit`, and each group has at least one row. If `limit`
+    is below the number of groups, the largest groups have one row each.
     """
     if limit is None or limit >= len(groups):
         return list(range(len(groups)))

@@ -30,14 +30,8 @@ _OF_ONE_MODEL = ("model", "model_fingerprint", "model_kwargs", "tokenizer", "bat
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """
-    Counts, rates and 95 % intervals of answers.
-
-    Args:
-        answers (`Sequence[Mapping]`):
-            Judged answers, as `answers.jsonl` holds them; at least one.
-
-    Returns:
-        `dict`: `overall`, and `groups` by language. A rate that no answer can show is `None`.
+    Counts, rates and 95 % intervals of judged answers: `overall`, and `groups` by language. A rate that no answer can
+    show is `None`.
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
@@ -126,14 +120,8 @@ def _rate_of(count: int, n: int) -> dict[str, Any] | None:
 
 def compare_answers(before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any]:
     """
-    Differences between the rates of two models, paired by prompt: `after` minus `before`.
-
-    Args:
-        before, after (`Sequence[Mapping]`):
-            Judged answers to the same prompts, in any order.
-
-    Returns:
-        `dict`: `overall`, and `groups` by language.
+    Differences between the rates of two models, paired by prompt: `after` minus `before`, `overall` and in `groups` by
+    language.
     """
     before_by_key = {answer_key(answer): answer for answer in before}
     pairs = [(before_by_key[answer_key(answer)], answer) for answer in after]
@@ -180,14 +168,8 @@ def _flag(answer: Answer, measure: str) -> bool | None:
 
 def format_evaluation(result: Mapping[str, Any]) -> str:
     """
-    Table of an evaluation for a terminal: rates in percent with 95 % intervals, one line per language.
-
-    Args:
-        result (`Mapping[str, Any]`):
-            What [`evaluate`] returned, or the content of its `evaluation.json`.
-
-    Returns:
-        `str`: plain text of several lines.
+    Table of an evaluation (what [`evaluate`] returned) for a terminal: rates in percent with 95 % intervals, one line
+    per language.
     """
     settings = result["settings"]
     target = settings["target_lang"]

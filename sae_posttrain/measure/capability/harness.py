@@ -46,14 +46,7 @@ def load_tasks(
     Load tasks and their documents; the arguments are those of [`evaluate_tasks`].
 
     The search through the harness's own tasks takes ten seconds. It is left out if every name is found without it.
-
-    Returns:
-        `tuple[dict[str, Task], dict[str, list[str]]]`: every single task by name, and the names of the tasks in each
-        group.
-
-    Raises:
-        ValueError: If a name is unknown, a task runs unsafe code without confirmation, its documents cannot be loaded,
-            or it is defined without examples and some are asked for.
+    Returns every single task by name, and the names of the tasks in each group.
     """
     from lm_eval.tasks import TaskManager
 
@@ -225,11 +218,9 @@ def run_task(
     Ask a model everything in a task.
 
     The seed is set for each task, so a result does not depend on which others run before it. The harness's `evaluate`
-    is called because `simple_evaluate` describes the whole machine at each call.
-
-    Returns:
-        `tuple[dict, list[dict]]`: `value` and `higher_is_better` (`None` if the task does not say) of each metric
-        (`acc`, or with an answer filter `exact_match,strict`), and the line of each document for `task_items.jsonl`.
+    is called because `simple_evaluate` describes the whole machine at each call. Returns `value` and
+    `higher_is_better` (`None` if the task does not say) of each metric (`acc`, or with an answer filter
+    `exact_match,strict`), and the line of each document for `task_items.jsonl`.
     """
     from lm_eval.evaluator import evaluate
 

@@ -71,22 +71,12 @@ def compare_tasks(
     margin: float,
 ) -> dict[str, Any]:
     """
-    Paired differences of two models, `after` minus `before`, with a verdict as of [`non_inferiority`].
+    Paired differences of two models, `after` minus `before`, on items of the same documents; equal documents are
+    paired in their order, and the items of a group's tasks are compared together.
 
-    Args:
-        tasks (`Mapping[str, Mapping]`):
-            Tasks of the second model, each with its `metrics` as [`add_intervals`] gives them.
-        groups (`Mapping[str, Sequence[str]]`):
-            Names of the tasks in each group. Their items are compared together.
-        before, after (`Mapping[str, Sequence[Mapping]]`):
-            Items of each task, of the same documents. Equal documents are paired in their order.
-        margin (`float`):
-            Largest acceptable loss, as a rate.
-
-    Returns:
-        `dict`: `tasks` and `groups`, by name: `num_pairs`; `num_other_prompts` (documents with another prompt: other
-        examples or another chat template); and of each rate in `metrics` the fields of [`PairedDifference`] and
-        `verdict` (`None` if the task does not say which way is better).
+    Returns `tasks` and `groups`, by name: `num_pairs`; `num_other_prompts` (documents with another prompt: other
+    examples or another chat template); and of each rate in `metrics` the fields of [`PairedDifference`] and `verdict`:
+    whether a loss of `margin` is ruled out (`None` if the task does not say which way is better).
     """
     pairs = {name: list(zip(_sorted(before[name]), _sorted(after[name]), strict=True)) for name in tasks}
     of_groups = {
@@ -131,14 +121,8 @@ def _are_flags(values: Sequence[Any]) -> bool:
 
 def format_tasks(result: Mapping[str, Any]) -> str:
     """
-    Table of capability tasks for people: values with 95 % intervals, and with a comparison the paired differences.
-
-    Args:
-        result (`Mapping[str, Any]`):
-            What [`evaluate_tasks`] returned, or the content of its `tasks.json`.
-
-    Returns:
-        `str`: plain text of several lines.
+    Table of capability tasks for people, from what [`evaluate_tasks`] returned or its `tasks.json`: values with 95 %
+    intervals, and with a comparison the paired differences.
     """
     table = [["task", "metric", "items", "value", "95 % interval"]]
     for name, metric, figures in _rows(result):

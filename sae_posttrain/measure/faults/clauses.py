@@ -47,13 +47,8 @@ _SENTENCE = regex.compile(
 @dataclass(frozen=True)
 class Limits:
     """
-    How long a term may be, in characters.
-
-    Attributes:
-        short (`tuple[int, int]`):
-            Length up to which a text is always a term: for Han and kana, and for other scripts.
-        long (`tuple[int, int]`):
-            Length above which a text is never a term: for Han and kana, and for other scripts.
+    How long a term may be, in characters, for Han and kana, and for other scripts: up to `short` a text is always a
+    term, above `long` never.
     """
 
     short: tuple[int, int] = (SHORT_DENSE, SHORT_SPACED)
@@ -67,15 +62,8 @@ def says_something(text: str) -> bool:
 
 def is_clause(text: str, limits: Limits, *, title: bool = False) -> bool:
     """
-    Whether foreign text is more than a term.
-
-    Args:
-        text (`str`):
-            The foreign text alone, without the neighbouring words of the answer's own language.
-        limits ([`Limits`]):
-            How long a term may be here.
-        title (`bool`, *optional*, defaults to `False`):
-            Whether the text is marked as a title, as between 《 and 》. Then only its words count.
+    Whether foreign text, without the neighbouring words of the answer's own language, is more than a term. In a title,
+    as between 《 and 》, only its words count.
     """
     dense = _DENSE.search(text) is not None
     length = sum(1 for _ in _LETTER.finditer(text)) if dense else len(text.strip())

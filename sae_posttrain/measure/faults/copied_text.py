@@ -22,15 +22,7 @@ def one_form(text: str) -> str:
 
 
 class Sources:
-    """
-    The texts that an answer may copy from.
-
-    Args:
-        prompt (`str`):
-            The prompt of the answer.
-        reference (`str` or `None`):
-            A correct answer.
-    """
+    """The texts that an answer may copy from."""
 
     def __init__(self, prompt: str, reference: str | None):
         texts = (("prompt", prompt), ("reference", reference or ""))

@@ -34,15 +34,11 @@ class LineLanguage:
     A line or sentence of an answer that was judged.
 
     Attributes:
-        start (`int`):
-            Offset of its first character in the answer.
-        text (`str`):
-            Text of the line as in the answer: `answer[start : start + len(text)]`.
-        language (`str` or `None`):
-            Language of the line, the expected one or a suspect; `None` if it is unknown.
-        probability (`float`):
-            Probability of the likeliest language according to the model, from 1 / (number of languages to choose
-            from) to 1. It is not calibrated. Lines that were judged together share one probability.
+        start: Offset of its first character in the answer.
+        text: Text of the line as in the answer: `answer[start : start + len(text)]`.
+        language: Language of the line, the expected one or a suspect; `None` if it is unknown.
+        probability: Probability of the likeliest language according to the model, from 1 / (number of languages to
+            choose from) to 1. It is not calibrated. Lines that were judged together share one probability.
     """
 
     start: int
@@ -93,28 +89,15 @@ def line_languages(
     Code without code marks is judged, and its keywords are English. German nouns count as names.
 
     Args:
-        answer (`str`):
-            The whole response.
-        lang (`str`):
-            Language the answer should be in, as an ISO 639 code; a region after it is ignored.
-        suspects (`Iterable[str]`):
-            Languages that the answer may have switched into. Other languages are never found. Name only the few that
-            matter, because each further suspect makes more lines unknown.
-        prompt (`str`, *optional*, defaults to `""`), reference (`str`, *optional*):
-            The prompt and a correct answer; whole lines copied from them are not judged.
-        min_words (`int`, *optional*, defaults to `5`):
-            Smallest number of words that are judged, in a line, a sentence or several short lines.
-        min_probability (`float`, *optional*, defaults to `0.9`):
-            Probability below which the language counts as unknown.
-        think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
+        lang: Language the answer should be in, as an ISO 639 code; a region after it is ignored.
+        suspects: Languages that the answer may have switched into. Other languages are never found. Name only the few
+            that matter, because each further suspect makes more lines unknown.
+        prompt, reference: The prompt and a correct answer; whole lines copied from them are not judged.
+        min_words: Smallest number of words that are judged, in a line, a sentence or several short lines.
+        min_probability: Probability below which the language counts as unknown.
+        think_opened: Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
 
-    Returns:
-        `list[LineLanguage]`: the judged lines in order; empty if there are too few words.
-
-    Raises:
-        ValueError: If no suspect other than `lang` is given, a language is unknown, or a number is out of range.
-        ImportError: If py3langid is missing.
+    Returns the judged lines in order; empty if there are too few words.
     """
     if min_words < 1:
         raise ValueError(f"`min_words` must be 1 or more, got {min_words}.")
@@ -140,39 +123,15 @@ def line_languages(
     return judged
 
 
-def line_pass(
-    answer: str,
-    *,
-    lang: str,
-    suspects: Iterable[str],
-    prompt: str = "",
-    reference: str | None = None,
-    min_words: int = MIN_WORDS,
-    min_probability: float = MIN_PROBABILITY,
-    think_opened: bool = False,
-) -> bool | None:
+def line_pass(answer: str, *, lang: str, suspects: Iterable[str], **options: Any) -> bool | None:
     """
-    Whether an answer passes: no line is known to be in a suspect's language. Arguments are as in [`line_languages`].
+    Whether an answer passes: no line is known to be in a suspect's language; `None` if there are too few words to
+    judge. Arguments are as in [`line_languages`].
 
     The share of answers that pass corresponds to the line-level pass rate of the Language Confusion Benchmark
     (https://huggingface.co/papers/2406.20052), but in that benchmark an unknown line fails.
-
-    Returns:
-        `bool` or `None`: `None` if there are too few words to judge.
-
-    Raises:
-        ValueError, ImportError: As [`line_languages`].
     """
-    judged = line_languages(
-        answer,
-        lang=lang,
-        suspects=suspects,
-        prompt=prompt,
-        reference=reference,
-        min_words=min_words,
-        min_probability=min_probability,
-        think_opened=think_opened,
-    )
+    judged = line_languages(answer, lang=lang, suspects=suspects, **options)
     return not any(line.is_foreign(lang) for line in judged) if judged else None
 
 
@@ -187,13 +146,7 @@ def suspects_of(lang: str, lid_languages: Sequence[str]) -> list[str]:
 
 
 def check_suspects(langs: Iterable[str], lid_languages: Sequence[str]) -> None:
-    """
-    Check in advance that there are languages to distinguish in answers in `langs`.
-
-    Raises:
-        ValueError: If a language is unknown, or scripts already show every switch from `langs` to `lid_languages`.
-        ImportError: If py3langid is missing.
-    """
+    """Check in advance that there are languages to distinguish in answers in `langs`."""
     if isinstance(lid_languages, str):
         raise ValueError(f"`lid_languages` is a list of languages, got {lid_languages!r}: pass [{lid_languages!r}].")
     langs = sorted(set(langs))

@@ -42,13 +42,8 @@ _NOT_A_WORD = regex.compile(r"[\p{L}\d]\p{Lu}|\d|_|[./\\=#$<>@&+]\p{L}")
 @dataclass
 class Unit:
     """
-    A part of an answer that is judged as one.
-
-    Attributes:
-        places (`list[tuple[int, int]]`):
-            (start, end) of the line or sentence, or of each of several short lines.
-        words (`list[str]`):
-            Words of the unit, without names.
+    A part of an answer that is judged as one: its words without names, and (start, end) of the line or sentence, or of
+    each of several short lines.
     """
 
     places: list[tuple[int, int]]
@@ -67,19 +62,9 @@ def units_of(
     skip: Callable[[int, int], bool],
 ) -> list[Unit]:
     """
-    Units with enough words: single lines and sentences, and short lines joined together.
-
-    Args:
-        masked (`str`):
-            The answer, as [`masked_answer`] returns it.
-        languages (`frozenset[str]`):
-            The languages to choose from.
-        scripts (`frozenset[str]`):
-            The scripts of these languages; letters of other scripts do not form words.
-        min_words (`int`):
-            Smallest number of words that are judged.
-        skip (`Callable[[int, int], bool]`):
-            Whether the text from `start` to `end` is left out.
+    Units of a masked answer ([`masked_answer`]) with at least `min_words` words: single lines and sentences, and short
+    lines joined together. Letters of other scripts do not form words. `skip` says whether the text from a start to an
+    end is left out.
     """
     letters = letters_of(scripts)
     small_words = frozenset[str]().union(*(FUNCTION_WORDS.get(language, frozenset()) for language in languages))

@@ -27,31 +27,21 @@ class Loop:
     time.
 
     Attributes:
-        endless (`bool`):
-            The answer loops until it was cut: `loop_tail` without an end token.
-        loop_tail (`bool`):
-            The answer's last token is in a loop.
-        loop_any (`bool`):
-            There is a loop somewhere in the answer; it may have ended.
-        near_loop (`bool`):
-            The answer was cut in a loop that is not (or not yet) an exact loop of `min_periods` periods: a counter, a
-            name or a number changes, lines grow, or a long passage is in its fourth copy. An exact loop earlier in
-            the answer does not matter. It is `False` if the model ended the answer: a table, a calendar or a refrain
-            looks like a loop, and only its end shows that it is intended.
-        onset (`int` or `None`):
-            Index of the first token of the loop. If there are several loops, it is the one at the end, else the
+        endless: The answer loops until it was cut: `loop_tail` without an end token.
+        loop_tail: The answer's last token is in a loop.
+        loop_any: There is a loop somewhere in the answer; it may have ended.
+        near_loop: The answer was cut in a loop that is not (or not yet) an exact loop of `min_periods` periods: a
+            counter, a name or a number changes, lines grow, or a long passage is in its fourth copy. An exact loop
+            earlier in the answer does not matter. It is `False` if the model ended the answer: a table, a calendar or
+            a refrain looks like a loop, and only its end shows that it is intended.
+        onset: Index of the first token of the loop. If there are several loops, it is the one at the end, else the
             longest.
-        period (`int` or `None`):
-            Smallest number of tokens after which the loop repeats.
-        span (`int`):
-            Number of tokens in the loop, including the first cycle; 0 without a loop.
-        num_tokens (`int`):
-            Number of tokens in the answer.
-        tail_repetition (`float`):
-            Share of tokens in the loop or near loop at the answer's end that repeat the previous cycle, from 0 to 1.
-            For an exact loop of `n` cycles it is `(n - 1) / n`. It is 0 if there is neither.
-        near_span (`int`):
-            Number of tokens in the near loop, including the first cycle; 0 without a near loop.
+        period: Smallest number of tokens after which the loop repeats.
+        span: Number of tokens in the loop, including the first cycle; 0 without a loop.
+        num_tokens: Number of tokens in the answer.
+        tail_repetition: Share of tokens in the loop or near loop at the answer's end that repeat the previous cycle,
+            from 0 to 1. For an exact loop of `n` cycles it is `(n - 1) / n`. It is 0 if there is neither.
+        near_span: Number of tokens in the near loop, including the first cycle; 0 without a near loop.
     """
 
     endless: bool

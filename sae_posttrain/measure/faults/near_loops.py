@@ -33,28 +33,19 @@ _OUT = -(1 << 50)
 
 def near_loop_at_end(ids: np.ndarray, min_periods: int, min_tokens: int) -> tuple[int, float]:
     """
-    Find the loop at the end of a token sequence in which a little may change each time.
+    Find the loop at the end of the token ids `(T,)` of an answer in which a little may change each time.
 
     A token `i` counts as repeated if it equals token `i - lag`. The lag may change from token to token, at a cost. The
     best sum of scores wins, over all beginnings, lags and changes of lag. The score of `min_periods - 2` unchanged
-    copies of a cycle is subtracted. So a passage must occur more than `min_periods - 1` times, and more often if more
-    of it changes.
+    copies of a cycle is subtracted. So a passage must occur more than `min_periods - 1` times (3 or more), and more
+    often if more of it changes. The loop scores at least `SCORE_PER_TOKEN` for each of `min_tokens`.
 
     The time does not grow with the sequence: it takes at most `WINDOW` times `MAX_PERIOD` comparisons, and few if the
     end repeats nothing. The constants were chosen on one half of a set of real texts and made-up loops, and tested on
     the other half (`benchmarks/bench_near_loops.py`).
 
-    Args:
-        ids (`numpy.ndarray` of shape `(T,)`):
-            Token ids of the answer.
-        min_periods (`int`):
-            3 or more. The loop has more than `min_periods - 1` cycles.
-        min_tokens (`int`):
-            Smallest number of tokens in the loop; the loop scores at least `SCORE_PER_TOKEN` for each of them.
-
-    Returns:
-        `tuple[int, float]`: number of tokens from the beginning of the loop to the end of the answer, and the share of
-        them that repeat the previous cycle (minus the cost of `SHIFT`); 0 and 0.0 if there is no such loop.
+    Returns the number of tokens from the beginning of the loop to the end of the answer, and the share of them that
+    repeat the previous cycle (minus the cost of `SHIFT`); 0 and 0.0 if there is no such loop.
     """
     num = min(len(ids), WINDOW)
     num_lags = min(MAX_PERIOD, num // (min_periods - 1))

@@ -20,11 +20,9 @@ class ScriptTokens:
     Tokens that write a script.
 
     Attributes:
-        whole (`tuple[int, ...]`):
-            Tokens whose text has a letter of the script.
-        partial (`tuple[int, ...]`):
-            Tokens of a byte-level or byte-fallback vocabulary that end within a character, if at least 90 % of the
-            letters that this character can be belong to the script: `E4 B8` for Han. Bytes that only continue a
+        whole: Tokens whose text has a letter of the script.
+        partial: Tokens of a byte-level or byte-fallback vocabulary that end within a character, if at least 90 % of
+            the letters that this character can be belong to the script: `E4 B8` for Han. Bytes that only continue a
             character belong to no script and are never included.
     """
 
@@ -45,17 +43,11 @@ def script_tokens(tokenizer: Any, lang: str) -> ScriptTokens:
     list of whole characters does not cover these (https://huggingface.co/papers/2507.05686).
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The tokenizer; added and special tokens count by their text like any other.
-        lang (`str`):
-            Code of the language, such as `"zh"` for Han. For Japanese, only kana count, as everywhere here.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer; added and special tokens count by their text like any
+            other.
+        lang: Code of the language, such as `"zh"` for Han. For Japanese, only kana count, as everywhere here.
 
-    Returns:
-        [`ScriptTokens`]: the ids of the tokens.
-
-    Raises:
-        ValueError: If the language is unknown or written in Latin, which all languages use, or the vocabulary has no
-            token of its script.
+    Returns the ids of the tokens.
     """
     scripts = target_scripts_of(lang)
     if "Latin" in scripts:

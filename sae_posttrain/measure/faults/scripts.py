@@ -39,14 +39,8 @@ _UNCOUNTED = regex.compile(r"[\p{Script=Inherited}ー]")
 
 def count_scripts(text: str) -> dict[str, int]:
     """
-    Characters of a text by script, the most frequent first.
-
-    Args:
-        text (`str`):
-            Any text; nothing is left out of it.
-
-    Returns:
-        `dict[str, int]`: Unicode script name (one of `SCRIPTS` or `"Other"`) to number of characters.
+    Number of characters of a text by Unicode script (one of `SCRIPTS` or `"Other"`), the most frequent first. Nothing
+    is left out.
     """
     return ScannedText(text).counts()
 
@@ -58,20 +52,9 @@ def same_language(lang: str, other: str) -> bool:
 
 def can_measure(lang: str, target_lang: str | None) -> bool:
     """
-    Whether a switch from one language into another is visible in the script.
-
-    Args:
-        lang (`str`):
-            Language the answer should be in.
-        target_lang (`str` or `None`):
-            Language it may switch into; `None` for any.
-
-    Returns:
-        `bool`: `False` for the same language and for two that share their script. A language in two scripts
-        (`"uz"` and `"uz-Cyrl"`) counts as two.
-
-    Raises:
-        ValueError: If a language is unknown.
+    Whether a switch from the language of an answer into another (`None`: any) is visible in the script. It is not for
+    the same language and for two that share their script. A language in two scripts (`"uz"` and `"uz-Cyrl"`) counts as
+    two.
     """
     allowed = scripts_allowed(lang, None)
     if target_lang is None:
@@ -83,13 +66,7 @@ def can_measure(lang: str, target_lang: str | None) -> bool:
 
 
 class ScannedText:
-    """
-    A text with the script of each character, looked up once.
-
-    Args:
-        text (`str`):
-            Any text.
-    """
+    """A text with the script of each character, looked up once."""
 
     def __init__(self, text: str):
         self.text = text
@@ -196,12 +173,7 @@ def own_scripts(lang: str) -> tuple[str, ...]:
 
 
 def target_scripts_of(lang: str) -> frozenset[str]:
-    """
-    Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese.
-
-    Raises:
-        ValueError: If the language is unknown.
-    """
+    """Scripts that show a switch *into* a language: its own, without the Han that Japanese shares with Chinese."""
     scripts = frozenset(own_scripts(lang))
     return scripts - {"Han"} if known_language(lang) == "ja" and len(scripts) > 1 else scripts
 

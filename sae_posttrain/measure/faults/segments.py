@@ -17,10 +17,6 @@ def opens_thinking(rendered: str) -> bool:
     Whether a prompt, as the model gets it, ends with an opened `<think>`, so that the answer begins inside it.
 
     The chat templates of R1 and QwQ end that way. A template that ends with `<think></think>` has closed it again.
-
-    Args:
-        rendered (`str`):
-            The prompt after the chat template, with special tokens; its end is enough.
     """
     return rendered.rstrip().endswith(_OPEN)
 
@@ -32,13 +28,8 @@ def prompt_opens_thinking(tokenizer: Any, prompt_ids: list[int]) -> bool:
 
 def template_opens_thinking(tokenizer: Any, **template_kwargs: Any) -> bool:
     """
-    Whether the chat template opens the thinking of an answer to a plain question; `False` without a template.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            The tokenizer, whose template is rendered once.
-        **template_kwargs:
-            Options with which the prompts are rendered, e.g. `enable_thinking=False`.
+    Whether the chat template, with such variables, opens the thinking of an answer to a plain question; `False`
+    without a template.
     """
     if not (getattr(tokenizer, "chat_template", None) or template_kwargs.get("chat_template")):
         return False
@@ -52,12 +43,8 @@ def segments_of(answer: str, *, think_opened: bool = False) -> list[tuple[int, i
     """
     (start, end, name) of the thinking and the answer, in order, without gaps; tags belong to the thinking.
 
-    Args:
-        answer (`str`):
-            The whole response. An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it.
-        think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt opened the thinking. Then everything up to `</think>` is thinking, or everything if the
-            answer was cut before it.
+    An unclosed `<think>` runs to the end; a lone `</think>` closes what is before it. If the prompt opened the
+    thinking, everything up to `</think>` is thinking, or everything if the answer was cut before it.
     """
     segments = []
     position = 0

@@ -50,21 +50,14 @@ class Span:
     A maximal run of characters of one foreign script.
 
     Attributes:
-        start (`int`):
-            Offset of the first character in the answer as it was given.
-        text (`str`):
-            The run as in the answer: `answer[start : start + len(text)]`.
-        script (`str`):
-            Unicode name of its script, one of `SCRIPTS` or `"Other"`.
-        num_chars (`int`):
-            Number of characters that count, in the composed form (NFC), without combining marks and `ー`.
-        segment (`str`):
-            `"think"` inside `<think>…</think>`, otherwise `"answer"`.
-        excused (`str` or `None`):
-            Reason why the run is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`, `"tag"`,
-            `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`,
-            `"name"` (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`;
-            `None` if it is unexpected.
+        start: Offset of the first character in the answer as it was given.
+        text: The run as in the answer: `answer[start : start + len(text)]`.
+        script: Unicode name of its script, one of `SCRIPTS` or `"Other"`.
+        num_chars: Number of characters that count, in the composed form (NFC), without combining marks and `ー`.
+        segment: `"think"` inside `<think>…</think>`, otherwise `"answer"`.
+        excused: Reason why the run is expected: `"code"`, `"latex"`, `"markup"`, `"address"`, `"url"`, `"path"`,
+            `"tag"`, `"symbol"` (Greek in a formula, digits), `"reading"` (Bopomofo in Chinese), `"face"`, `"name"`
+            (Han in Japanese), `"prompt"`, `"reference"`, `"quote"` or `"bracket"`; `None` if it is unexpected.
     """
 
     start: int
@@ -89,13 +82,11 @@ class Switches:
     `num_unexpected_in_think` counts the foreign characters there that nothing excuses.
 
     Attributes:
-        spans (`tuple[Span, ...]`):
-            Every run of a script that counts, excused or not, in order.
-        script_counts (`dict[str, int]`):
-            Number of characters of each script in the whole answer, own and foreign. Characters without a script are
-            not counted.
-        num_replacement_chars (`int`):
-            Number of U+FFFD in the answer (bytes that are not text). They have no script and are never a switch.
+        spans: Every run of a script that counts, excused or not, in order.
+        script_counts: Number of characters of each script in the whole answer, own and foreign. Characters without a
+            script are not counted.
+        num_replacement_chars: Number of U+FFFD in the answer (bytes that are not text). They have no script and are
+            never a switch.
     """
 
     spans: tuple[Span, ...]
@@ -234,7 +225,7 @@ def find_switches(
 
 def right_language(answer: str, *, lang: str, think_opened: bool = False) -> bool | None:
     """
-    Whether the answer is written in the script of its language.
+    Whether the answer is written in the script of its language; `None` if it has no words to judge.
 
     The result is true if at least half of its words are in the language's own script: Han for `zh`, Hangul for `ko`,
     Latin for `en` and `es`. Two characters of Han or kana, and four of Thai, count as a word. In a language of another
@@ -242,23 +233,9 @@ def right_language(answer: str, *, lang: str, think_opened: bool = False) -> boo
     `from_pretrained`), and capitalised words without small letters after them. If an answer has no word of its own
     language, capitalised words count, so "Click Save" is wrong where Chinese is expected.
 
-    Code, LaTeX, markup, addresses, paths, numbers and `<think>…</think>` are ignored. Japanese also needs kana, unless
-    the answer is a few Han characters without a Chinese form. This tests only the script: it does not distinguish
-    English from Spanish, or Russian from Ukrainian.
-
-    Args:
-        answer (`str`):
-            The whole response.
-        lang (`str`):
-            Language the answer should be in, as an ISO 639 code.
-        think_opened (`bool`, *optional*, defaults to `False`):
-            Whether the prompt ends in an opened `<think>`, as in [`find_switches`].
-
-    Returns:
-        `bool` or `None`: `None` if the answer has no words to judge.
-
-    Raises:
-        ValueError: If the language is unknown.
+    Code, LaTeX, markup, addresses, paths, numbers and `<think>…</think>` (`think_opened`: as in [`find_switches`]) are
+    ignored. Japanese also needs kana, unless the answer is a few Han characters without a Chinese form. This tests
+    only the script: it does not distinguish English from Spanish, or Russian from Ukrainian.
     """
     code = known_language(lang)
     own = {*own_scripts(lang), *(["Bopomofo"] if code in _CHINESE else [])}

@@ -83,15 +83,9 @@ _SMALL_WORDS = frozenset[str]().union(*FUNCTION_WORDS.values())
 @dataclass
 class WordCount:
     """
-    Words of a text.
-
-    Attributes:
-        by_script (`Counter[str]`):
-            Number of words of each script, without Latin names. It is a fraction if words are counted by characters.
-        names (`int`):
-            Number of capitalised Latin words that may be names. They count if a text has no word of its own language.
-        latin (`int`):
-            Number of all Latin words, including possible names but not certain ones.
+    Number of words of a text by script (a fraction where words are counted by characters), without Latin names; of
+    capitalised Latin words that may be names, which count if a text has no word of its own language; and of all Latin
+    words but certain names.
     """
 
     by_script: Counter[str] = field(default_factory=Counter)

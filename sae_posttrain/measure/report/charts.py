@@ -67,21 +67,8 @@ class Line:
 
 def draw_rates(groups: Mapping[str, Sequence[RateRow]], *, name: str, alt: str) -> str:
     """
-    Rates in percent with intervals: a block of rows for each group, such as a language.
-
-    Args:
-        groups (`Mapping[str, Sequence[RateRow]]`):
-            Rows by the heading of their block.
-        name (`str`):
-            Name of the picture, unique in the page; ids in the picture begin with it.
-        alt (`str`):
-            Description of the picture, for readers who cannot see it.
-
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    Rates in percent with intervals, as an `<svg>` element: a block of rows for each group, such as a language. `name`
+    is unique in the page, and ids in the picture begin with it; `alt` describes it to readers who cannot see it.
     """
     num_rows = sum(1 + len(rows) for rows in groups.values())
     height = num_rows * _ROW + 44
@@ -140,27 +127,10 @@ def draw_lines(
     target: float | None = None,
 ) -> str:
     """
-    Lines with their labels at their ends, in the colour of their arm.
+    Lines with their labels at their ends, in the colour of their arm, as an `<svg>` element; rates in percent from 0.
 
-    If a line has more than 20 points, the points are drawn faintly and the line is their running mean over 5.
-
-    Args:
-        lines (`Sequence[Line]`):
-            At least one line; no line is empty.
-        name, alt (`str`):
-            As in [`draw_rates`].
-        x_label (`str`, *optional*, defaults to `"step"`):
-            Label of the horizontal axis.
-        percent (`bool`, *optional*, defaults to `False`):
-            Whether the values are rates, shown in percent from 0.
-        target (`float`, *optional*):
-            Height of a dashed line.
-
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    If a line has more than 20 points, the points are drawn faintly and the line is their running mean over 5. `target`
+    is the height of a dashed line.
     """
     height = max(200, _LINE_LABEL * len(lines) + 60)
     right = min(130, 14 + max(_width_of(_short(line.label, 18)) for line in lines))
@@ -221,23 +191,8 @@ def draw_readings(
     alt: str,
 ) -> str:
     """
-    Mean pre-activation of one feature with its standard deviation: a block of rows for each group, a row for each arm.
-
-    Args:
-        groups (`Sequence[str]`):
-            Groups to show, in order.
-        arms (`Mapping[str, Mapping[str, tuple[float, float]]]`):
-            Mean and standard deviation by label of the arm and group.
-        colors (`Sequence[int]`):
-            Number of each arm.
-        name, alt (`str`):
-            As in [`draw_rates`].
-
-    Returns:
-        `str`: an `<svg>` element.
-
-    Raises:
-        ImportError: If matplotlib is missing.
+    Mean pre-activation of one feature with its standard deviation, as an `<svg>` element: a block of rows for each
+    group, a row for each arm.
     """
     step = 12
     height = int(len(groups) * (len(arms) * step + 10)) + 46 + 16 * len(arms)

@@ -11,12 +11,10 @@ class Measure:
     A fault that a report shows.
 
     Attributes:
-        name (`str`):
-            Name of the fault in the report, with a capital.
-        of_group (`str`):
-            Key of its rate in a group of `evaluation.json`; for a rule with thresholds, the rate at one character.
-        explanation (`str`):
-            Which answers count, in a sentence.
+        name: Name of the fault in the report, with a capital.
+        of_group: Key of its rate in a group of `evaluation.json`; for a rule with thresholds, the rate at one
+            character.
+        explanation: Which answers count, in a sentence.
     """
 
     name: str
@@ -61,29 +59,18 @@ class Arm:
     One model of a comparison, with everything that is known about it.
 
     Parameters:
-        name (`str`):
-            Name of the arm, unique in its section.
-        label (`str`, *optional*):
-            Name of the arm in the report; by default `name`.
-        evaluation (`Mapping`, *optional*):
-            What [`evaluate`] returned, or the content of its `evaluation.json`.
-        answers (`Sequence[Mapping]`, *optional*):
-            Lines of its `answers.jsonl`, needed for paired differences and for examples.
-        log (`Sequence[Mapping]`, *optional*):
-            `trainer.state.log_history`.
-        readings (`Mapping[str, Mapping[str, tuple[float, float]]]`, *optional*):
-            Mean and standard deviation of the pre-activation, by feature and group.
-        capability (`tuple[int, int]`, *optional*):
-            Number of right answers to checkable questions, and number of these questions; by default counted from
-            `checked`.
-        checked (`Mapping[Hashable, bool]`, *optional*):
-            Whether the answer to each checkable question is right, by question: `(id, sample, language)`, as
+        name: Name of the arm, unique in its section.
+        label: Name of the arm in the report; by default `name`.
+        evaluation: What [`evaluate`] returned, or the content of its `evaluation.json`.
+        answers: Lines of its `answers.jsonl`, needed for paired differences and for examples.
+        log: `trainer.state.log_history`.
+        readings: Mean and standard deviation of the pre-activation, by feature and group.
+        capability: Number of right answers to checkable questions, and number of these questions; by default counted
+            from `checked`.
+        checked: Whether the answer to each checkable question is right, by question: `(id, sample, language)`, as
             [`answer_key`] gives it, or any other key that is the same for all arms. Two arms with the same questions
             are compared question by question. Tuples with the same first part, such as one question in several
             languages, are not treated as independent.
-
-    Raises:
-        ValueError: If `capability` is not a valid pair of counts, or differs from what `checked` counts.
     """
 
     name: str
@@ -122,23 +109,12 @@ class Section:
     Arms that are compared with each other.
 
     Parameters:
-        title (`str`):
-            Heading.
-        arms (`Sequence[Arm]`):
-            The arms, in the order in which they are shown. Examples are chosen for the baseline and the last arm.
-        measure (`str`, *optional*):
-            The fault that is compared, one of `MEASURES`; `None` if no arm was evaluated.
-        baseline (`str`, *optional*):
-            Name of the arm that each other arm is compared with; by default the first evaluated arm. With up to four
-            arms, the last arm is also compared with each of the others.
-        text (`str`, *optional*):
-            Description of what was done; paragraphs are separated by an empty line.
-        calibrations (`Mapping[str, Mapping]`, *optional*):
-            Sweeps over the steering strength to draw, by label: `Calibration.as_dict()`.
-
-    Raises:
-        ValueError: If there are no arms, two have one name, the measure or the baseline is unknown, or an arm has
-            nothing to show.
+        arms: The arms, in the order in which they are shown. Examples are chosen for the baseline and the last arm.
+        measure: The fault that is compared, one of `MEASURES`; `None` if no arm was evaluated.
+        baseline: Name of the arm that each other arm is compared with; by default the first evaluated arm. With up to
+            four arms, the last arm is also compared with each of the others.
+        text: Description of what was done; paragraphs are separated by an empty line.
+        calibrations: Sweeps over the steering strength to draw, by label: `Calibration.as_dict()`.
     """
 
     title: str

@@ -76,16 +76,9 @@ def choose_examples(section: Section) -> tuple[str, list[Example]]:
     """
     Prompts that all arms answered: first those that show the fault in the baseline only, then in the last arm only.
 
-    Within a kind, languages alternate and prompts are sorted by id, so nobody picked them.
-
-    Args:
-        section ([`Section`]):
-            A section with a measure. Arms without answers are left out. With more than four arms, only the baseline
-            and the last arm are used.
-
-    Returns:
-        `tuple[str, list[Example]]`: how many prompts there are of each kind, as a sentence, and the examples; no
-        examples if no prompt is common to all.
+    Within a kind, languages alternate and prompts are sorted by id, so nobody picked them. With more than four arms,
+    only the baseline and the last arm are used. Returns how many prompts there are of each kind, as a sentence, and
+    the examples; none if no prompt is common to all.
     """
     arms = [arm for arm in section.evaluated if arm.answers]
     if not arms or section.measure is None:
@@ -182,17 +175,10 @@ def _facts(answer: Mapping[str, Any]) -> str:
 
 def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     """
-    What to mark in a judged answer: each foreign run, and each round of its loop.
+    What to mark in a line of `answers.jsonl`: each foreign run, and each round of its loop. Marks may overlap.
 
     The loop is recorded in tokens. In the text, it is the part that repeats and has about the same share of the
     answer.
-
-    Args:
-        answer (`Mapping`):
-            A line of `answers.jsonl`.
-
-    Returns:
-        `list[Mark]`: offsets in the answer's text. Marks may overlap.
     """
     text = answer["answer"]
     marks = []

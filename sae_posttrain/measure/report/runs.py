@@ -19,20 +19,8 @@ STATE_FILE = "trainer_state.json"
 
 def read_run(folder: str | os.PathLike[str], *, name: str = "", label: str = "") -> Arm | None:
     """
-    Read one folder: an evaluation, the metrics of a training, or both.
-
-    Args:
-        folder (`str` or path):
-            `output_dir` of [`evaluate`] or of a trainer. If a trainer's folder has no state, the metrics of the last
-            checkpoint are read.
-        name, label (`str`, *optional*):
-            Name and label of the arm; by default the folder's name.
-
-    Returns:
-        [`Arm`] or `None`: `None` if the folder holds neither.
-
-    Raises:
-        ValueError: If a file is not what it should be, or an evaluation is not finished.
+    Read one `output_dir`: an evaluation, the metrics of a training (of its last checkpoint, if it has no state), or
+    both; `None` if it holds neither. Name and label of the arm are the folder's name by default.
     """
     folder = Path(folder)
     evaluation, answers = _read_evaluation(folder)
@@ -47,17 +35,8 @@ def read_sections(
     folders: Sequence[str | os.PathLike[str]], *, baseline: str | os.PathLike[str] | None = None
 ) -> list[Section]:
     """
-    A section for each fault that was measured in these runs, and one for their training.
-
-    Args:
-        folders (`Sequence[str | os.PathLike]`):
-            Runs, or folders of runs.
-        baseline (`str` or path, *optional*):
-            Evaluation to compare with, which need not be in `folders`; by default the first.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If a folder holds no run, the baseline is no evaluation, or a file is not what it should be.
+    A section for each fault that was measured in these runs, and one for their training. The baseline to compare with
+    is the first, or an evaluation elsewhere.
     """
     found = _find_runs(folders)
     base_name = None
@@ -190,67 +169,36 @@ def _parse(content: bytes, where: str) -> dict[str, Any]:
     return parsed
 
 
-_NUMBER = (int, float)
+_NUMBER = int | float
 _MAX_TOKENS = 1e12
 
-_SETTINGS_FIELDS: dict[str, tuple[type, ...]] = {
-    "target_lang": (str, type(None)),
-    "prompts_sha256": (str,),
-    "num_samples": (int,),
-    "max_new_tokens": (int,),
+_SETTINGS_FIELDS = {"target_lang": str | None, "prompts_sha256": str, "num_samples": int, "max_new_tokens": int}
+_ANSWER_FIELDS = {
+    "id": str | int | float | None,
+    **dict.fromkeys(("lang", "prompt", "answer"), str),
+    **dict.fromkeys(("sample", "num_tokens"), int),
+    **dict.fromkeys(("any", "unexpected", "right_language"), bool | None),
+    **{"finished": bool, "num_any": int | None, "spans": list},
 }
-
-_ANSWER_FIELDS: dict[str, tuple[type, ...]] = {
-    "id": (str, int, float, type(None)),
-    "sample": (int,),
-    "lang": (str,),
-    "prompt": (str,),
-    "answer": (str,),
-    "num_tokens": (int,),
-    "finished": (bool,),
-    "any": (bool, type(None)),
-    "unexpected": (bool, type(None)),
-    "num_any": (int, type(None)),
-    "right_language": (bool, type(None)),
-    "spans": (list,),
-}
-_SPAN_FIELDS: dict[str, tuple[type, ...]] = {
-    "start": (int,),
-    "text": (str,),
-    "script": (str,),
-    "segment": (str,),
-    "excused": (str, type(None)),
-}
-_LOOP_FIELDS: dict[str, tuple[type, ...]] = {
-    "endless": (bool,),
-    "loop_any": (bool,),
-    "near_loop": (bool,),
-    "period": (int, type(None)),
-    "span": (int,),
-}
-_RATE_FIELDS: dict[str, tuple[type, ...]] = {
-    "count": (int,),
-    "n": (int,),
-    "rate": _NUMBER,
-    "low": _NUMBER,
-    "high": _NUMBER,
-}
+_SPAN_FIELDS = {"start": int, "text": str, "script": str, "segment": str, "excused": str | None}
+_LOOP_FIELDS = {"endless": bool, "loop_any": bool, "near_loop": bool, "period": int | None, "span": int}
+_RATE_FIELDS = {"count": int, "n": int, "rate": _NUMBER, "low": _NUMBER, "high": _NUMBER}
 
 
 def _check_evaluation(evaluation: Mapping[str, Any], path: Path) -> None:
     where = f"{path} is no evaluation"
-    _check(evaluation, {"overall": (dict,), "groups": (dict,), "settings": (dict,)}, where)
-    _check({"versions": {}, **evaluation}, {"versions": (dict,)}, where)
+    _check(evaluation, {"overall": dict, "groups": dict, "settings": dict}, where)
+    _check({"versions": {}, **evaluation}, {"versions": dict}, where)
     for name, group in {"overall": evaluation["overall"], **evaluation["groups"]}.items():
-        _check({name: group}, {name: (dict,)}, where)
-        _check(group, {"num_answers": (int,), "mean_tokens": _NUMBER}, f"{where}: {name}")
+        _check({name: group}, {name: dict}, where)
+        _check(group, {"num_answers": int, "mean_tokens": _NUMBER}, f"{where}: {name}")
         rates = [group.get(measure) for measure in ("right_language", "endless", "near_loop", LINE_MEASURE)]
         for rule in ("any", "unexpected"):
-            _check(group, {rule: (dict, type(None))}, f"{where}: {name}")
+            _check(group, {rule: dict | None}, f"{where}: {name}")
             rates += [group[rule].get("1", {})] if group[rule] is not None else []
         for rate in rates:
             if rate is not None:
-                _check({"rate": rate}, {"rate": (dict,)}, f"{where}: {name}")
+                _check({"rate": rate}, {"rate": dict}, f"{where}: {name}")
                 _check(rate, _RATE_FIELDS, f"{where}: a rate of {name}")
                 if not all(0 <= rate[key] <= 1 for key in ("rate", "low", "high")):
                     raise ValueError(f"{where}: a rate of {name} is not between 0 and 1.")
@@ -266,17 +214,17 @@ def _check_answer(answer: Mapping[str, Any], where: str) -> None:
     where = f"{where} is no judged answer"
     _check(answer, _ANSWER_FIELDS, where)
     for span in answer["spans"]:
-        _check({"span": span}, {"span": (dict,)}, where)
+        _check({"span": span}, {"span": dict}, where)
         _check(span, _SPAN_FIELDS, f"{where}: a span")
     if "loop" in answer:
-        _check(answer, {"loop": (dict,)}, where)
+        _check(answer, {"loop": dict}, where)
         _check(answer["loop"], _LOOP_FIELDS, f"{where}: its loop")
     if answer.get("lines") is not None:
-        _check(answer, {"lines": (dict,)}, where)
-        _check(answer["lines"], {"line_pass": (bool, type(None))}, f"{where}: its lines")
+        _check(answer, {"lines": dict}, where)
+        _check(answer["lines"], {"line_pass": bool | None}, f"{where}: its lines")
 
 
-def _check(given: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+def _check(given: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> None:
     for name, types in fields.items():
         if name not in given or not isinstance(given[name], types):
             what = f"{name!r} is a {type(given[name]).__name__}" if name in given else f"{name!r} is missing"

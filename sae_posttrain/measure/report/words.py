@@ -4,27 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from ...languages import ENGLISH_NAMES
 from ..answers.summary import answer_key, compare_answers, different_settings
 from ..statistics.intervals import paired_difference, unpaired_difference
 from .data import MANY_ARMS, MEASURES, Arm, Section
-
-_LANGUAGES = {
-    "ar": "Arabic",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "hi": "Hindi",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "pt": "Portuguese",
-    "ru": "Russian",
-    "th": "Thai",
-    "uk": "Ukrainian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
 
 # Arms that differ in these are still comparable: the answers show whether the prompts are the same.
 _OF_ONE_ARM = ("prompts_sha256", "num_prompts")
@@ -40,20 +23,12 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Comparison:
     """
-    An arm compared with another arm, usually the baseline.
+    An arm compared with another arm, usually the baseline; differences are arm minus reference.
 
-    Attributes:
-        arm, reference ([`Arm`]):
-            The two arms; differences are arm minus reference.
-        differences (`Mapping` or `None`):
-            Differences by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be paired.
-        right (`Mapping` or `None`):
-            Difference of the shares of checked questions that were answered right (`difference`, `low`, `high`, and
-            whether it is `paired` by question); `None` if one of the two was not checked.
-        why_not (`str`):
-            Reason why the arms cannot be paired; empty if they are paired.
-        other_settings (`Sequence[str]`):
-            Settings in which the two evaluations differ and should not.
+    `differences` are those by measure, as in `overall` of [`compare_answers`]; `None` if the arms cannot be paired,
+    and `why_not` says why. `right` is the difference of the shares of checked questions that were answered right
+    (`difference`, `low`, `high`, and whether it is `paired` by question); `None` if one of the two was not checked.
+    `other_settings` differ in the two evaluations and should not.
     """
 
     arm: Arm
@@ -145,7 +120,7 @@ def _fault(section: Section, ending: str = "") -> str:
         return f"repeat{ending} {it} endlessly"
     targets = {_settings(arm).get("target_lang") for arm in section.evaluated}
     target = targets.pop() if len(targets) == 1 else None
-    into = language(target) if target in _LANGUAGES else f"the script of {target or 'another language'}"
+    into = language(target) if target in ENGLISH_NAMES else f"the script of {target or 'another language'}"
     return f"slip{ending} into {into}"
 
 
@@ -267,7 +242,7 @@ def direction(paired: Mapping[str, Any] | None) -> int | None:
 
 def language(code: str) -> str:
     """English name of a language, or its code if the name is not listed here."""
-    return _LANGUAGES.get(code, code)
+    return ENGLISH_NAMES.get(code, code)
 
 
 def percent(rate: float) -> str:

@@ -1,30 +1,22 @@
-"""Intervals, tests and sample sizes for claims about rates. The names load on first use."""
+"""Intervals and sample sizes for claims about rates. The names load on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .claims import holm, non_inferiority
-    from .power import sample_size
-    from .resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
-
-__all__ = [
-    "bootstrap_difference",
-    "bootstrap_mean",
-    "bootstrap_ratio",
-    "holm",
-    "non_inferiority",
-    "sample_size",
-]
+    from .power import sample_size as sample_size
+    from .resampling import bootstrap_difference as bootstrap_difference
+    from .resampling import bootstrap_mean as bootstrap_mean
+    from .resampling import bootstrap_ratio as bootstrap_ratio
 
 _MODULES = {
     "bootstrap_difference": "resampling",
     "bootstrap_mean": "resampling",
     "bootstrap_ratio": "resampling",
-    "holm": "claims",
-    "non_inferiority": "claims",
     "sample_size": "power",
 }
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -17,17 +17,10 @@ class PairedDifference:
     Difference of two rates over the same items.
 
     Attributes:
-        difference (`float`):
-            Rate after minus rate before, from -1 to 1; negative if it went down.
-        low, high (`float`):
-            Bounds of its interval.
-        p_value (`float` or `None`):
-            Two-sided p-value of the exact McNemar test; `None` if the items are clustered, because the test is not
-            valid then.
-        n (`int`):
-            Number of pairs.
-        num_clusters (`int`):
-            Number of groups of pairs that were resampled together; equal to `n` if not clustered.
+        difference: Rate after minus rate before, from -1 to 1; negative if it went down.
+        p_value: Two-sided p-value of the exact McNemar test; `None` if the items are clustered, because the test is
+            not valid then.
+        num_clusters: Number of groups of pairs that were resampled together; equal to `n` if not clustered.
     """
 
     difference: float
@@ -40,22 +33,8 @@ class PairedDifference:
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Wilson score interval of a rate, without continuity correction. It is also valid for rare events and for no events:
-    0 of 300 gives 0 to 1.26 %.
-
-    Args:
-        successes (`int`):
-            Number of items that have the property.
-        n (`int`):
-            Number of items, 1 or more. The items are assumed to be independent.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
-
-    Returns:
-        `tuple[float, float]`: lower and upper bound, from 0 to 1.
-
-    Raises:
-        ValueError: If `n` is below 1, `successes` is not within 0 and `n`, or `confidence` not between 0 and 1.
+    Wilson score interval of a rate of `n` independent items, without continuity correction. It is also valid for rare
+    events and for no events: 0 of 300 gives 0 to 1.26 %.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"A rate needs 0 <= `successes` <= `n` and `n` >= 1, got {successes} of {n}.")
@@ -70,22 +49,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 def mcnemar(b: int, c: int) -> float:
     """
-    Exact two-sided McNemar test of whether two models differ, judged on the same items.
+    Exact two-sided McNemar test of whether two models differ, judged on the same items: `b` only the first fails, `c`
+    only the second.
 
     The p-value is `min(1, 2 P(X <= min(b, c)))`, where `X` is binomial with `b + c` trials and probability 1/2. Items
     on which the models agree do not count.
-
-    Args:
-        b (`int`):
-            Number of items that only the first model fails.
-        c (`int`):
-            Number of items that only the second model fails.
-
-    Returns:
-        `float`: the p-value; 1 if the models agree on every item.
-
-    Raises:
-        ValueError: If a count is negative.
     """
     if b < 0 or c < 0:
         raise ValueError(f"The counts of a McNemar test are 0 or more, got {b} and {c}.")
@@ -107,32 +75,12 @@ def paired_difference(
     seed: int = 0,
 ) -> PairedDifference:
     """
-    Difference of two rates over the same items, with a percentile bootstrap interval.
+    Difference of two rates over the same items, `after` minus `before`, with a percentile bootstrap interval.
 
     Several answers to one prompt are not independent. Give their prompts as `clusters`, and whole prompts are
-    resampled (https://huggingface.co/papers/2411.00640). If all clusters have the same difference, usually because no
-    item changed, the bootstrap sees no spread. The interval is then the difference ± the upper Wilson bound of 0 out
-    of the number of clusters.
-
-    Args:
-        before (`Sequence[bool]`):
-            Whether each item has the property under the first model.
-        after (`Sequence[bool]`):
-            The same under the second model, in the same order.
-        clusters (`Sequence[Hashable]`, *optional*):
-            Group of each item, e.g. the id of its prompt. By default, each item is its own group.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
-        num_resamples (`int`, *optional*, defaults to `10000`):
-            Bootstrap samples.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the bootstrap: the same input gives the same interval.
-
-    Returns:
-        [`PairedDifference`]: the rate after minus the rate before.
-
-    Raises:
-        ValueError: If there are no items, the lengths differ, or a value is neither true nor false.
+    resampled (https://huggingface.co/papers/2411.00640). By default, each item is its own cluster. If all clusters
+    have the same difference, usually because no item changed, the bootstrap sees no spread. The interval is then the
+    difference ± the upper Wilson bound of 0 out of the number of clusters.
     """
     if not len(before) == len(after) or (clusters is not None and len(clusters) != len(before)):
         raise ValueError(
@@ -175,23 +123,12 @@ def unpaired_difference(
     before: tuple[int, int], after: tuple[int, int], confidence: float = 0.95
 ) -> tuple[float, float]:
     """
-    Interval of the difference of two rates that are not paired, from their Wilson intervals (Newcombe 1998, method 10,
+    Interval of `after` minus `before`, two rates that are not paired, given as (items that have the property, all
+    items); from their Wilson intervals (Newcombe 1998, method 10,
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I).
 
     If two models answered the same questions and mostly fail on the same ones, this interval is too wide rather than
     too narrow. If the single answers are known, [`paired_difference`] is better.
-
-    Args:
-        before, after (`tuple[int, int]`):
-            Number of items that have the property, and number of all items.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval.
-
-    Returns:
-        `tuple[float, float]`: bounds of the rate after minus the rate before, from -1 to 1.
-
-    Raises:
-        ValueError: As [`wilson`].
     """
     (low_before, high_before), (low_after, high_after) = (wilson(*each, confidence) for each in (before, after))
     rate_before, rate_after = before[0] / before[1], after[0] / after[1]
@@ -204,25 +141,12 @@ def unpaired_difference(
 
 def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """
-    Student's t interval of the mean over training seeds: `mean ± t(n - 1) * sd / sqrt(n)`.
+    Student's t interval of the mean of estimates, one for each training seed: `mean ± t(n - 1) * sd / sqrt(n)`.
 
     Each seed counts as one observation, so the interval is valid for seeds that were not run, even with few seeds:
     with 3 seeds the factor is 4.30 instead of 1.96. It is valid only for the prompts of this run, not for other
     prompts. For a comparison, give the difference of the two arms for each seed. That is also valid if both arms share
-    a seed's data order.
-
-    Args:
-        estimates (`Sequence[float]`):
-            One number for each training seed, in any unit: a rate, a loss, a difference.
-        confidence (`float`, *optional*, defaults to `0.95`):
-            Coverage of the interval, if the numbers are normally distributed over seeds.
-
-    Returns:
-        `tuple[float, float]`: lower and upper bound, in the unit of the numbers.
-
-    Raises:
-        ValueError: If there are fewer than two seeds, a number is not finite, all numbers are equal (they show no
-            spread), or `confidence` is not between 0 and 1.
+    a seed's data order. Estimates are taken as normally distributed over seeds.
     """
     n = len(estimates)
     if n < 2:
@@ -240,22 +164,11 @@ def seed_interval(estimates: Sequence[float], confidence: float = 0.95) -> tuple
 
 def t_quantile(confidence: float, degrees: int) -> float:
     """
-    The `t` for which Student's distribution has probability `confidence` between `-t` and `t`.
+    The `t` for which Student's distribution has probability `confidence` between `-t` and `t`: 0.95 gives the 97.5 %
+    quantile.
 
     It inverts the finite series for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) by
     bisection of the angle `atan(t / sqrt(degrees))`.
-
-    Args:
-        confidence (`float`):
-            Two-sided probability; 0.95 gives the 97.5 % quantile.
-        degrees (`int`):
-            Degrees of freedom, 1 or more.
-
-    Returns:
-        `float`: the quantile, above 0.
-
-    Raises:
-        ValueError: If `confidence` is not between 0 and 1 or `degrees` below 1.
     """
     require_confidence(confidence)
     if degrees < 1:

@@ -66,19 +66,8 @@ def sample_size(
 
 def design_effect(answers_per_prompt: int, icc: float | None) -> float:
     """
-    Number of answers that count as much as one independent answer: `1 + (K - 1) * icc` (Kish 1965, *Survey Sampling*).
-
-    Args:
-        answers_per_prompt (`int`):
-            Number of answers to each prompt, `K`.
-        icc (`float` or `None`):
-            Correlation of two answers to one prompt, from 0 to 1; `None` if there is one answer.
-
-    Returns:
-        `float`: 1 for independent answers, `K` if all answers to one prompt agree.
-
-    Raises:
-        ValueError: If there is no answer, or `icc` is missing, out of range or has no meaning.
+    Number of answers that count as much as one independent answer: `1 + (K - 1) * icc` (Kish 1965, *Survey Sampling*),
+    with `K` answers to each prompt, two of which have the correlation `icc`.
     """
     if answers_per_prompt < 1:
         raise ValueError(f"`answers_per_prompt` is 1 or more, got {answers_per_prompt}.")

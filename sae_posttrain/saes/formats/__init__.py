@@ -22,14 +22,13 @@ class SAEFormat(NamedTuple):
     How to recognise and read a file format: two functions, and the layout in words for messages.
 
     Args:
-        list (`Callable[[SAEFiles], list[SAEFile]]`):
-            Returns the weight files of this format among `files.names`, with the block and site that the name or
-            configuration of each gives. The list is empty if no file has this format.
-        read (`Callable[[SAEFiles, SAEFile, Wanted], FrozenSAE]`):
-            Reads one of these files, with the weights of `wanted.features` only. All transposing and folding happens
-            here. It raises a `ValueError` if the file contradicts what is wanted.
-        layout (`str`):
-            The files that `list` looks for.
+        list (`Callable[[SAEFiles], list[SAEFile]]`): Returns the weight files of this format among `files.names`, with
+            the block and site that the name or configuration of each gives. The list is empty if no file has this
+            format.
+        read (`Callable[[SAEFiles, SAEFile, Wanted], FrozenSAE]`): Reads one of these files, with the weights of
+            `wanted.features` only. All transposing and folding happens here. It raises a `ValueError` if the file
+            contradicts what is wanted.
+        layout: The files that `list` looks for.
     """
 
     list: Callable[[SAEFiles], list[SAEFile]]

@@ -14,12 +14,7 @@ MAX_COUNTED = 1 << 40
 
 
 def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -> int:
-    """
-    A whole number from a configuration; `default` if the configuration does not have it.
-
-    Raises:
-        ValueError: If the value is not a whole number of 0 or more.
-    """
+    """A whole number from a configuration; `default` if the configuration does not have it."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNTED:
         raise ValueError(f"{path} says {key} = {shown(value)}; it must be a whole number, 0 or more.")
@@ -27,12 +22,7 @@ def whole_number(config: Mapping[str, Any], key: str, default: int, path: str) -
 
 
 def flag(config: Mapping[str, Any], key: str, path: str) -> bool:
-    """
-    Whether a switch is on. It is off if the configuration does not have it.
-
-    Raises:
-        ValueError: If the value is neither true nor false.
-    """
+    """Whether a switch is on. It is off if the configuration does not have it."""
     value = config.get(key, False)
     if not isinstance(value, bool):
         raise ValueError(f"{path} says {key} = {shown(value)}; it must be true or false.")
@@ -46,18 +36,8 @@ def short_text(value: Any) -> str:
 
 def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int | None:
     """
-    Active features per token, on which files and user must agree; `None` if nobody gives a number.
-
-    Args:
-        said (`Mapping[str, Any]`):
-            `k` in each file, by the file's name; `None` if the file does not give it.
-        wanted (`Wanted`):
-            Holds the user's `k`.
-        num_features (`int`):
-            Number of features in the file, the largest possible `k`.
-
-    Raises:
-        ValueError: If a `k` is not a number from 1 to `num_features`, or two of them differ.
+    Active features per token, on which the files (`said`: `k` by the file's name) and the user must agree; `None` if
+    nobody gives a number.
     """
     found = {path: value for path, value in said.items() if value is not None}
     for path, value in found.items():
@@ -74,11 +54,6 @@ def agreed_k(said: Mapping[str, Any], wanted: Wanted, num_features: int) -> int 
 
 
 def refuse_input_scale(wanted: Wanted, file: str) -> None:
-    """
-    Refuse the user's `input_scale`, for a format whose SAEs read unscaled activations.
-
-    Raises:
-        ValueError: If `input_scale` is given.
-    """
+    """Refuse the user's `input_scale`, for a format whose SAEs read unscaled activations."""
     if wanted.input_scale is not None:
         raise ValueError(f"{file} reads its site as it is; `input_scale` does not apply to it. Leave it out.")

@@ -97,10 +97,6 @@ def read_dictionary_learning(files: SAEFiles, found: SAEFile, wanted: Wanted) ->
     configuration: as `submodule_name` (such a word, or a path of modules), or as `layer` alone. The library records
     outputs of modules. In Gemma 2 and 3, a norm follows attention and MLP, so their outputs are not what they add to
     the residual stream; there, a word is not enough.
-
-    Raises:
-        ValueError: If the class is unknown or cannot be derived, if configuration, folder, weights and what is wanted
-            contradict each other, or if the SAE reads one place and predicts another.
     """
     refuse_input_scale(wanted, found.file)
     config_name = found.folder + CONFIG

@@ -57,9 +57,6 @@ def read_gemma_scope_2(files: SAEFiles, found: SAEFile, wanted: Wanted) -> Froze
     subtracted from the input. The file holds `w_enc` as (D, F) and `w_dec` as (F, D). `hf_hook_point_in` names what
     the SAE reads, as a path of modules of the transformers model. If a folder has no configuration, the folders' names
     give block and site.
-
-    Raises:
-        ValueError: If it is a transcoder, or if names, configuration and weights do not fit together.
     """
     full_name = f"/{files.full_name}/{found.file}"
     named = _FOLDER.fullmatch(full_name.removesuffix(f"/{WEIGHTS}"))

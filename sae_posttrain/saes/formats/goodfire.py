@@ -35,9 +35,6 @@ def read_goodfire(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
 
     Goodfire's SAEs of DeepSeek-R1 (`…-SAE-l37.pt`) are refused. They have another layout (one matrix `W` for encoder
     and decoder) and pick features over a whole batch, so that a token's activations depend on the other tokens.
-
-    Raises:
-        ValueError: If the file holds other tensors, or `k` or `input_scale` is given.
     """
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)

@@ -44,26 +44,12 @@ NAMED_MODELS = {
 
 class LlamascopiumConfig(NamedTuple):
     """
-    The settings that determine the arithmetic of an SAE.
+    The settings that determine the arithmetic of an SAE; `k` is `top_k`, not checked yet, because only TopK uses it.
 
-    Args:
-        activation (`str`):
-            Name of the activation: one of `ACTIVATIONS`.
-        k (`Any`):
-            `top_k`, not checked yet, because only TopK uses it.
-        use_decoder_norm (`bool`):
-            Whether the activation sees `pre · ‖W_dec‖`.
-        use_decoder_bias (`bool`):
-            Whether there is a `b_dec`.
-        subtract_b_dec (`bool`):
-            Whether `b_dec` is subtracted from the (scaled) input. The library could do this until June 2025.
-        normalisation (`str`):
-            One of `NORMALISATIONS`: inputs are scaled by `√D / (mean norm in a data set)`, or each token by
-            `√D / ‖x‖`, or not at all because the scale is in the weights.
-        hook (`str`):
-            Hook point that the SAE reads and writes.
-        path (`str`):
-            Name of the configuration, for messages.
+    `use_decoder_norm`: the activation sees `pre · ‖W_dec‖`; `use_decoder_bias`: there is a `b_dec`; `subtract_b_dec`:
+    it is subtracted from the (scaled) input, as the library could until June 2025. `normalisation`: inputs are scaled
+    by `√D / (mean norm in a data set)`, or each token by `√D / ‖x‖`, or not at all because the scale is in the
+    weights.
     """
 
     activation: str
@@ -76,12 +62,7 @@ class LlamascopiumConfig(NamedTuple):
     path: str
 
     def require_place(self, found: SAEFile) -> None:
-        """
-        Check that the hook point is a site of a block, and is the site in the folder's name.
-
-        Raises:
-            ValueError: If it is not.
-        """
+        """Check that the hook point is a site of a block, and is the site in the folder's name."""
         place = parse_hook(self.hook)
         if place is None:
             raise ValueError(f"{self.path}: the SAE reads {shown(self.hook)}, which is no site of a decoder block.")
@@ -96,12 +77,7 @@ class LlamascopiumConfig(NamedTuple):
         return {name: dims for name, dims in names.layout.items() if name != names.b_dec or self.use_decoder_bias}
 
     def agreed_k(self, wanted: Wanted, num_features: int) -> int | None:
-        """
-        Active features per token of a TopK SAE.
-
-        Raises:
-            ValueError: If `k` is not a valid number, or differs from the user's `k`.
-        """
+        """Active features per token of a TopK SAE."""
         return agreed_k({self.path: self.k}, wanted, num_features) if self.activation == "topk" else wanted.k
 
     def mean_norm_ratio(self, mean_norm: float | None, width: int, wanted: Wanted) -> float:
@@ -111,15 +87,9 @@ class LlamascopiumConfig(NamedTuple):
         The SAE reads activations divided by this ratio; the ratio is 1 if the SAE reads unscaled activations.
 
         Args:
-            mean_norm (`float` or `None`):
-                Mean norm from the files; `None` if they do not give it.
-            width (`int`):
-                `D`.
-            wanted (`Wanted`):
-                Holds the user's `input_scale`, the inverse of the ratio, for files that do not give the mean norm.
-
-        Raises:
-            ValueError: If neither files nor user give it, or if they contradict each other.
+            mean_norm: Mean norm from the files; `None` if they do not give it.
+            width: `D`.
+            wanted: Holds the user's `input_scale`, the inverse of the ratio, for files that do not give the mean norm.
         """
         if self.normalisation != "dataset-wise":
             if wanted.input_scale is not None:
@@ -148,12 +118,7 @@ class LlamascopiumConfig(NamedTuple):
 
 
 def parse_config(config: dict[str, Any], path: str) -> LlamascopiumConfig:
-    """
-    Everything in a configuration that changes the arithmetic, with the library's defaults for missing entries.
-
-    Raises:
-        ValueError: If an entry is not supported or is invalid. The message has its name and value.
-    """
+    """Everything in a configuration that changes the arithmetic, with the library's defaults for missing entries."""
     config = {**DEFAULTS, **config}
     sae_type = config["sae_type"]
     if sae_type != "sae":

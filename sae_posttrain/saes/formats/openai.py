@@ -55,9 +55,6 @@ def read_openai(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     is not published whether the training data was recorded in the same way; for v5, a shift of the mean has no effect.
 
     The class can train a decoder that is tied to the encoder, but it cannot load one. Such a file is refused here.
-
-    Raises:
-        ValueError: If the file holds other tensors or another activation, or `k` or `input_scale` contradicts it.
     """
     refuse_input_scale(wanted, found.file)
     tensors = files.tensors(found.file, part=wanted.features is not None)

@@ -42,27 +42,11 @@ _LAYER_NORM_MODELS = re.compile(r"(.*/)?(gpt2|distilgpt2|pythia|gpt-neo|gpt-j)([
 
 class SAELensConfig(NamedTuple):
     """
-    The settings that determine the arithmetic of an SAE.
+    The settings that determine the arithmetic of an SAE; `k` and the sizes are not checked yet.
 
-    Args:
-        architecture (`str`):
-            Name of the architecture: one of `ARCHITECTURES`.
-        base_model (`str`):
-            Name of the model as TransformerLens or the Hub writes it; empty if unknown.
-        subtract_b_dec (`bool`):
-            Whether `b_dec` is subtracted from the input.
-        use_decoder_norm (`bool`):
-            Whether the activation sees `pre · ‖W_dec‖`.
-        k (`Any`):
-            Active features per token if the configuration gives it, not checked yet.
-        input_norm (`str` or `None`):
-            Normalisation of each token, as in [`FrozenSAE`].
-        scaled (`bool`):
-            Whether the input is multiplied by a factor that is not in this configuration.
-        centred (`bool`):
-            Whether the SAE reads activations minus their mean over the width.
-        sizes (`dict[str, Any]`):
-            `d_in` and `d_sae` if the configuration gives them, not checked yet.
+    `scaled`: the input is multiplied by a factor that is not in this configuration; `centred`: the SAE reads
+    activations minus their mean over the width; `use_decoder_norm`: the activation sees `pre · ‖W_dec‖`. `input_norm`
+    is that of [`FrozenSAE`].
     """
 
     architecture: str
@@ -97,16 +81,10 @@ def parse_config(config: dict[str, Any], path: str, full_name: str) -> SAELensCo
     `model_from_pretrained_kwargs` says otherwise.
 
     Args:
-        config (`dict[str, Any]`):
-            The content of `cfg.json`.
-        path (`str`):
-            Name of the file, for messages.
-        full_name (`str`):
-            Full name of the place, as in [`SAEFiles`]. If it contains a repository of `DIRECTORY`, the settings there
-            are used.
-
-    Raises:
-        ValueError: If an entry is not supported or is invalid. The message has its name and value.
+        config: The content of `cfg.json`.
+        path: Name of the file, for messages.
+        full_name: Full name of the place, as in [`SAEFiles`]. If it contains a repository of `DIRECTORY`, the settings
+            there are used.
     """
     for repository, said in DIRECTORY.items():
         if f"/{repository}/" in f"/{full_name}/" or f"/models--{repository.replace('/', '--')}/" in f"/{full_name}/":

@@ -45,10 +45,6 @@ def read_sparsify(files: SAEFiles, found: SAEFile, wanted: Wanted) -> FrozenSAE:
     The folder's name is the hookpoint: a module of the model without its head (`layers.10`, `h.5`, `layers.3.mlp`, and
     `layers.10/seed1` if several seeds were trained). The SAE reads that module's output. The configuration of the
     training run, one folder above, names the model if it exists.
-
-    Raises:
-        ValueError: If the SAE is a transcoder or reads the embeddings, if configuration and weights do not fit
-            together, or if `k` or `input_scale` contradicts them.
     """
     config_name = found.folder + CONFIG
     config, run = files.read_json(config_name), _run_config(files, found.folder)

@@ -32,21 +32,10 @@ def read_weights(
     needed: bool = False,
 ) -> dict[str, Any]:
     """
-    The wanted weights by their names in [`FrozenSAE`].
+    The wanted weights by their names in [`FrozenSAE`]. Without `b_dec` in the file, it is 0.
 
-    Args:
-        tensors (`StoredTensors`):
-            The file's, checked. Without `b_dec`, it is 0.
-        names (`Names`):
-            Their names.
-        wanted (`Wanted`):
-            What is asked of the reader.
-        subtract_b_dec (`bool`, *optional*, defaults to `False`):
-            Whether the SAE subtracts `b_dec` from its input.
-        ratios (`tuple[float, float]`, *optional*, defaults to 1 and 1):
-            Factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them.
-        needed (`bool`, *optional*, defaults to `False`):
-            Whether the decoder is read in any case, as in `wanted.decoder`.
+    `ratios` are factors of `b_enc` and `b_dec`, for an SAE that reads and writes values divided by them. The decoder
+    is read in any case if it is `needed`.
     """
     W_enc = wanted.encoder(tensors[names.W_enc], names.encoder_dims)
     b_enc = wanted.vector(tensors[names.b_enc]) * ratios[0]

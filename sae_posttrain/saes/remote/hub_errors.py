@@ -6,15 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def explained(repository: str, failed: str) -> Iterator[None]:
-    """
-    Turn what `huggingface_hub` raises into a `FileNotFoundError` that says what to do.
-
-    Args:
-        repository (`str`):
-            `owner/name`.
-        failed (`str`):
-            What did not work; the message begins with it.
-    """
+    """Turn what `huggingface_hub` raises into a `FileNotFoundError` that says what `failed` and what to do."""
     from huggingface_hub import errors
 
     login = (
@@ -47,10 +39,7 @@ def explained(repository: str, failed: str) -> Iterator[None]:
 
 
 def require_online(missing: str) -> None:
-    """
-    Raises:
-        FileNotFoundError: If offline mode is on; the message begins with what is `missing`.
-    """
+    """Refuse to go on in offline mode; the message begins with what is `missing`."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -20,29 +20,14 @@ Stated = tuple[int, str] | None
 
 @dataclass(frozen=True)
 class HubRepository:
-    """
-    A repository at one commit.
-
-    Args:
-        name (`str`):
-            `owner/name`.
-        commit (`str`):
-            Full hash of the commit.
-        files (`dict[str, Stated]`):
-            The files of the repository, and what the Hub states about each of them.
-    """
+    """A repository `owner/name` at one commit: its files, and what the Hub states about each of them."""
 
     name: str
     commit: str
     files: dict[str, Stated]
 
     def download(self, file: str) -> Path:
-        """
-        Path of a file on this machine. A missing file is downloaded.
-
-        Raises:
-            FileNotFoundError: If the Hub cannot be reached or denies access, or offline mode is on.
-        """
+        """Path of a file on this machine. A missing file is downloaded."""
         from huggingface_hub import hf_hub_download
 
         if (path := self._downloaded(file)) is not None:
@@ -70,16 +55,8 @@ class HubRepository:
 
 def find_repository(name: str, revision: str | None) -> HubRepository:
     """
-    A Hub repository at the commit that `revision` names now; in offline mode, the commit that it named last time.
-
-    Args:
-        name (`str`):
-            `owner/name`.
-        revision (`str` or `None`):
-            Branch, tag or commit; `None` for the main branch.
-
-    Raises:
-        FileNotFoundError: If the repository cannot be reached or read; in offline mode, if it is not on this machine.
+    The Hub repository `owner/name` at the commit that `revision` names now (`None`: the main branch); in offline mode,
+    the commit that it named last time.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile

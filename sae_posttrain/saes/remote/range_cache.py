@@ -12,13 +12,10 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 class RangeCache:
     """
-    Byte ranges and matrix columns of one file. Each is kept in a small file that begins with the SHA-256 of the rest.
+    Byte ranges and matrix columns of one file, in a folder named after its content. Each is kept in a small file that
+    begins with the SHA-256 of the rest.
 
     A damaged file counts as missing. File names consist of numbers only.
-
-    Args:
-        folder (`pathlib.Path`):
-            Folder of the cached parts. Each remote file has its own, named after its content.
     """
 
     def __init__(self, folder: Path):

@@ -36,21 +36,8 @@ class NeedsWholeFile(ValueError):
 
 class RemoteFile:
     """
-    A file of one commit on the Hub, with known size and SHA-256.
-
-    Args:
-        repository (`str`):
-            `owner/name`.
-        commit (`str`):
-            Full hash of the commit.
-        file (`str`):
-            Path inside the repository.
-        size (`int`):
-            Size of the file in bytes, as the Hub states it.
-        sha256 (`str`):
-            SHA-256 of its content in hexadecimal digits, as the Hub states it.
-        cache (`RangeCache`):
-            The parts that were fetched before.
+    A file of one commit on the Hub, with the size and SHA-256 that the Hub states, and a cache of the parts that were
+    fetched before.
     """
 
     def __init__(self, repository: str, commit: str, file: str, size: int, sha256: str, cache: RangeCache):
@@ -73,13 +60,7 @@ class RemoteFile:
         return cast(IO[bytes], RemoteReader(self, ahead=buffering != 0))
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """
-        Fetch the ranges `(start, end)` that are not cached; close ranges are fetched together.
-
-        Raises:
-            FileNotFoundError: If the Hub cannot be reached, or offline mode is on and a range is not cached.
-            ValueError: If the server's answers do not match the requests.
-        """
+        """Fetch the ranges `(start, end)` that are not cached; close ranges are fetched together."""
         missing = [(start, end) for start, end in sorted(ranges) if not self.cache.covers(start, end)]
         if not missing:
             return
@@ -104,14 +85,7 @@ class RemoteFile:
         return wanted[0], bytes(content)
 
     def fetch_into(self, view: memoryview, start: int) -> None:
-        """
-        Fetch bytes from `start` on until `view` is full; they are not cached.
-
-        Raises:
-            FileNotFoundError: If the Hub cannot be reached, or offline mode is on.
-            NeedsWholeFile: If the server does not send ranges.
-            ValueError: If the answer is another range, comes from another file, or lacks bytes that it announces.
-        """
+        """Fetch bytes from `start` on until `view` is full; they are not cached."""
         from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
         require_online(f"the bytes {start} to {start + len(view) - 1} of {self} were not read before")
@@ -165,15 +139,7 @@ class RemoteFile:
 
 
 class RemoteReader(io.RawIOBase):
-    """
-    A seekable reader of a [`RemoteFile`].
-
-    Args:
-        file (`RemoteFile`):
-            The file.
-        ahead (`bool`):
-            Whether a read fetches a little more than was requested.
-    """
+    """A seekable reader of a [`RemoteFile`]; `ahead`: a read fetches a little more than was requested."""
 
     def __init__(self, file: RemoteFile, *, ahead: bool):
         self._file, self._ahead, self._position = file, ahead, 0

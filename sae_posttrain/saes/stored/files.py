@@ -26,15 +26,8 @@ MAX_CONFIG_BYTES = 256 << 10
 
 class SAEFile(NamedTuple):
     """
-    A weight file of a known format, and the block and site that its name or configuration says it reads.
-
-    Args:
-        file (`str`):
-            Name of the file in `SAEFiles.names`.
-        block (`int` or `None`):
-            Decoder block, from 0; `None` if neither says it.
-        site (`str` or `None`):
-            Site in the block, as in `sae_posttrain.sites`; `None` if neither says it.
+    A weight file of a known format, and the block (from 0) and site that its name or configuration says it reads;
+    `None` if neither says it.
     """
 
     file: str
@@ -49,21 +42,11 @@ class SAEFile(NamedTuple):
 
 class Wanted(NamedTuple):
     """
-    What is asked of a reader.
+    What is asked of a reader: block (from 0), site (the one that the file names, else the user's, else `"resid_post"`)
+    and features (`None` for all).
 
-    Args:
-        block (`int`):
-            Decoder block, from 0.
-        site (`str`):
-            Site in the block: the one that the file names, else the one that the user gave, else `"resid_post"`.
-        features (`tuple[int, ...]` or `None`):
-            The features to read, without duplicates; `None` for all.
-        k (`int` or `None`):
-            Active features per token as the user gave it, for files that do not say it.
-        input_scale (`float` or `None`):
-            Factor of the input as the user gave it, for files that do not say it.
-        directions (`bool` or `None`):
-            Whether to read the decoder. `None` means yes, unless a whole matrix would be fetched for a few features.
+    `k` and `input_scale` are the user's, for files that do not say them. `directions`: whether to read the decoder;
+    `None` means yes, unless a whole matrix would be fetched for a few features.
     """
 
     block: int
@@ -98,20 +81,11 @@ class Wanted(NamedTuple):
 @dataclass(frozen=True)
 class SAEFiles:
     """
-    Names of the files in one place, and how to open each of them.
+    Names of the files in one place, relative and with `/`, and how to open each of them: `fetch` downloads one if
+    needed, `remote` gives a file on the Hub that can be read in parts (`None` if it is on this machine).
 
-    Args:
-        place (`str`):
-            The place as the user wrote it, for messages.
-        full_name (`str`):
-            Full name of the place, with `/`: `owner/repository/sub/folder` or a local folder's path. Some formats
-            write facts into it (`…-L0_50`).
-        names (`tuple[str, ...]`):
-            Relative paths of the files, with `/`.
-        fetch (`Callable[[str], Path]`):
-            Returns the local path of a file; downloads the file if needed.
-        remote (`Callable[[str], RemoteFile | None]`, *optional*):
-            Returns a file on the Hub that can be read in parts; `None` if the file is on this machine.
+    `place` is what the user wrote, for messages. `full_name` is `owner/repository/sub/folder` or a local folder's
+    path; some formats write facts into it (`…-L0_50`).
     """
 
     place: str
@@ -154,13 +128,7 @@ class SAEFiles:
         return open_tensors(self.fetch(name))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """
-        The JSON object in the file `name`.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is too large for a configuration, damaged, or does not hold a JSON object.
-        """
+        """The JSON object in the file `name`."""
         path = self.fetch(name)
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}. Is the download complete?")
@@ -187,17 +155,8 @@ class SAEFiles:
 
 def find_files(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> SAEFiles:
     """
-    The files of a local folder if it exists, else the files of a Hub repository (or of a folder in it).
-
-    Args:
-        path_or_repo (`str` or `os.PathLike`):
-            `path/to/folder`, `owner/repository` or `owner/repository/sub/folder`.
-        revision (`str`, *optional*):
-            Branch, tag or commit of the repository.
-
-    Raises:
-        FileNotFoundError: If `path_or_repo` is neither a folder nor a repository that can be reached.
-        ValueError: If `path_or_repo` is a file, or `revision` is given for a local folder.
+    The files of a local folder if it exists, else the files of a Hub repository `owner/repository`, or of a folder in
+    it, at a revision.
     """
     place = os.fspath(path_or_repo)
     folder = Path(place).expanduser()

@@ -14,13 +14,8 @@ LOOKED_AT = 512
 
 def describe_foreign(path: object, beginning: bytes) -> str | None:
     """
-    Say in a sentence or two what a file is that cannot be read as weights; `None` if its bytes are not recognised.
-
-    Args:
-        path (`object`):
-            Name of the file, for the message.
-        beginning (`bytes`):
-            The first [`LOOKED_AT`] bytes of the file, or all of its bytes if it is shorter.
+    Say in a sentence or two what a file is that cannot be read as weights, from its first [`LOOKED_AT`] bytes; `None`
+    if they are not recognised.
     """
     if beginning.startswith(_LFS_POINTER):
         return (

@@ -29,18 +29,8 @@ _TEXT, _ARRAY = 8, 9
 
 def open_gguf(path: Path) -> tuple[dict[str, Any], StoredTensors]:
     """
-    Metadata and table of contents of a GGUF file.
-
-    Args:
-        path (`pathlib.Path`):
-            The file.
-
-    Returns:
-        `tuple[dict[str, Any], StoredTensors]`: the metadata that are texts or numbers, and the tensors by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a GGUF file, is damaged, declares more than it holds, or holds quantised tensors.
+    Metadata and table of contents of a GGUF file. Returns the metadata that are texts or numbers, and the tensors by
+    name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")

@@ -39,13 +39,7 @@ DTYPES = {
 
 
 def open_npz(path: WeightFile) -> StoredTensors:
-    """
-    Table of contents of a `.npz` file.
-
-    Raises:
-        NeedsWholeFile: If the file is remote and compressed.
-        ValueError: If it is damaged, holds anything other than arrays of numbers, or declares more than it holds.
-    """
+    """Table of contents of a `.npz` file."""
     tensors = {}
     try:
         with path.open("rb") as file:

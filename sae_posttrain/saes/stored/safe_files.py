@@ -25,22 +25,9 @@ OPENERS = {
 
 def open_tensors(path: str | WeightFile) -> StoredTensors:
     """
-    Checked table of contents of a weight file. Nothing in the file is executed, and no memory is taken for weights.
-
-    Args:
-        path (`str`, `pathlib.Path` or `RemoteFile`):
-            A `.safetensors` file, a `torch.save` archive (`.pt`, `.pth`, `.bin`) that holds tensors and plain values
-            in dicts and lists, or a `.npz` file.
-
-    Returns:
-        `StoredTensors`: the file's tensors by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        NeedsWholeFile: If the file is remote and cannot be read in parts.
-        ValueError: If the file is truncated, is not what its name says, declares more than it holds, would run code
-            when unpickled, or holds anything other than tensors and plain values. The message says if the file is a
-            Git LFS pointer or was written by an old torch.save.
+    Checked table of contents of a weight file: `.safetensors`, `.npz`, or a `torch.save` archive (`.pt`, `.pth`,
+    `.bin`) of tensors and plain values in dicts and lists. Nothing in the file is executed, and no memory is taken for
+    weights.
     """
     file = Path(path) if isinstance(path, str) else path
     if isinstance(file, Path) and not file.is_file():

@@ -31,12 +31,7 @@ DTYPES = {
 
 
 def open_safetensors(path: WeightFile) -> StoredTensors:
-    """
-    Table of contents of a safetensors file.
-
-    Raises:
-        ValueError: If its header is damaged, or does not fit the file's size byte by byte.
-    """
+    """Table of contents of a safetensors file."""
     with path.open("rb") as file:
         file_bytes = file.seek(0, 2)
         file.seek(0)

@@ -13,18 +13,11 @@ class SAESource:
     Where an SAE's weights came from.
 
     Args:
-        repository (`str`):
-            Hub repository; empty for a local file outside the Hub cache.
-        revision (`str` or `None`):
-            Commit of that repository.
-        file (`str`):
-            Weight file: its path inside the repository or, for a local folder, inside that folder.
-        format (`str`):
-            Name of the file format, as in `FORMATS`.
-        path (`pathlib.Path`):
-            Path of the file on this machine; only its name if the file was read in parts. Not part of the identity.
-        stated_sha256 (`str`, *optional*):
-            SHA-256 that the Hub states, for a file that was read in parts.
+        repository: Hub repository; empty for a local file outside the Hub cache.
+        file: Weight file: its path inside the repository or, for a local folder, inside that folder.
+        format: Name of the file format, as in `FORMATS`.
+        path: Path of the file on this machine; only its name if the file was read in parts. Not part of the identity.
+        stated_sha256: SHA-256 that the Hub states, for a file that was read in parts.
     """
 
     repository: str
@@ -40,9 +33,6 @@ class SAESource:
 
         For a file in the Hub cache it is the name of the blob. For a file that was read in parts it is the hash that
         the Hub states. A local file is hashed once, on the first call.
-
-        Raises:
-            FileNotFoundError: If the file is gone.
         """
         return self._sha256
 

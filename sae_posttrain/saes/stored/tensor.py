@@ -47,20 +47,11 @@ class StoredTensor:
     NaN, infinities and a file that ends early, and a `FileNotFoundError` if a remote file cannot be reached.
 
     Args:
-        name (`str`):
-            Name of the tensor in the file.
-        shape (`tuple[int, ...]`):
-            Shape of the tensor.
-        dtype (`torch.dtype`):
-            Dtype in which it is stored.
-        path (`pathlib.Path` or `RemoteFile`):
-            The file.
-        offset (`int`):
-            Position of the first byte, in the file or in its `member`.
-        member (`str`, *optional*):
-            Compressed zip member that holds the bytes; `None` if the file holds them uncompressed.
-        transposed (`bool`, *optional*, defaults to `False`):
-            Whether a matrix is stored column by column.
+        name: Name of the tensor in the file.
+        dtype: Dtype in which it is stored.
+        offset: Position of the first byte, in the file or in its `member`.
+        member: Compressed zip member that holds the bytes; `None` if the file holds them uncompressed.
+        transposed: Whether a matrix is stored column by column.
     """
 
     name: str
@@ -95,16 +86,7 @@ class StoredTensor:
         return self._finite(result)
 
     def rows(self, indices: Sequence[int] | None) -> Tensor:
-        """
-        The rows `indices` (for a vector: the elements), in that order; all rows for `None`.
-
-        Args:
-            indices (`Sequence[int]`, *optional*):
-                Rows to read, each from 0 to `shape[0] - 1`.
-
-        Returns:
-            `torch.Tensor` of shape `(len(indices), *shape[1:])`.
-        """
+        """The rows `indices` (for a vector: the elements), in that order; all rows for `None`."""
         if indices is None:
             return self.read()
         if len(self.shape) == 1:
@@ -127,13 +109,6 @@ class StoredTensor:
 
         A few columns are read value by value. If there are many columns, or if the bytes are compressed, blocks of
         rows are read and the columns are picked from them.
-
-        Args:
-            indices (`Sequence[int]`, *optional*):
-                Columns to read, each from 0 to `shape[1] - 1`.
-
-        Returns:
-            `torch.Tensor` of shape `(shape[0], len(indices))`.
         """
         if indices is None:
             return self.read()
@@ -250,10 +225,7 @@ class StoredTensors(dict[str, StoredTensor]):
     "step": 3}` holds the tensor `"ae/b_dec"` and the plain value `"step"`. List items are named by their number.
 
     Args:
-        tensors (`Mapping[str, StoredTensor]`):
-            The tensors by name.
-        plain (`Mapping[str, str | int | float | bool | None]`, *optional*):
-            The plain values by name; only `torch.save` archives hold plain values.
+        plain: The plain values by name; only `torch.save` archives hold plain values.
     """
 
     def __init__(self, tensors: Mapping[str, StoredTensor], plain: Mapping[str, Plain] | None = None):
@@ -280,22 +252,12 @@ def check_tensors(
     Check names, shapes and dtypes of a file's tensors, and that the features exist, before any weight is read.
 
     Args:
-        path (`str` or `pathlib.Path`):
-            The file, for messages.
-        tensors (`StoredTensors`):
-            What [`open_tensors`] found.
-        layout (`Mapping[str, str]`):
-            The dimensions of each expected tensor, one letter per dimension: `{"W_enc": "FD", "b_enc": "F", "k": "",
-            "W_skip": "DD?"}`. `F` is the number of features, `D` is the width of the site; `""` is a scalar. A tensor
-            with `?` at the end may be missing. A tensor with neither dimension is not a weight and may hold integers.
-        features (`Sequence[int]`, *optional*):
-            Features that will be read.
-        plain (`Container[str]`, *optional*, defaults to none):
-            Names of the plain values that the format is known to hold; each may be missing.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown, of another shape or dtype, if there are other plain values, or a
-            feature does not exist.
+        tensors: What [`open_tensors`] found.
+        layout: The dimensions of each expected tensor, one letter per dimension: `{"W_enc": "FD", "b_enc": "F", "k":
+            "", "W_skip": "DD?"}`. `F` is the number of features, `D` is the width of the site; `""` is a scalar. A
+            tensor with `?` at the end may be missing. A tensor with neither dimension is not a weight and may hold
+            integers.
+        plain: Names of the plain values that the format is known to hold; each may be missing.
     """
     found = _listing(f"{name} {tensor.shape}" for name, tensor in tensors.items()) or "no tensor"
     needed = {name for name, dims in layout.items() if not dims.endswith("?")}

@@ -20,12 +20,7 @@ MAX_NAME_CHARACTERS = 300
 
 
 def open_torch(path: WeightFile, classes: Collection[str] = ()) -> StoredTensors:
-    """
-    Table of contents of a `torch.save` archive; objects of `classes` are read as dicts of attributes.
-
-    Raises:
-        ValueError: If the file is damaged, or holds anything other than tensors and plain values in dicts and lists.
-    """
+    """Table of contents of a `torch.save` archive; objects of `classes` are read as dicts of attributes."""
     records, pickled = _records(path)
     try:
         content = read_pickle(pickled, classes)

@@ -80,20 +80,11 @@ class _Mark:
 
 def read_pickle(pickled: bytes, classes: Collection[str] = ()) -> Any:
     """
-    Read what a `torch.save` pickle describes: dicts, lists, tuples, plain values, and a [`View`] for each tensor.
+    Read what the record `data.pkl` of a `torch.save` archive describes: dicts, lists, tuples, plain values, and a
+    [`View`] for each tensor.
 
-    Args:
-        pickled (`bytes`):
-            The record `data.pkl`.
-        classes (`Collection[str]`, *optional*):
-            Full names of classes whose objects are read as dicts of their attributes. Their code is never called.
-
-    Returns:
-        The saved object. Lists and dicts may contain themselves, and may contain each other many times.
-
-    Raises:
-        ForeignCode: If the pickle names a function or class that torch does not write for tensors.
-        ValueError: If the pickle is too long or damaged, or uses something that torch does not write.
+    Objects of `classes` (full names) are read as dicts of their attributes; their code is never called. Lists and
+    dicts may contain themselves, and may contain each other many times.
     """
     if len(pickled) > MAX_PICKLE_BYTES:
         raise ValueError(f"it has {len(pickled)} bytes, at most {MAX_PICKLE_BYTES} are read")

@@ -14,19 +14,8 @@ LOCAL_HEADER_BYTES = 30
 
 class ZipRecord(NamedTuple):
     """
-    A record of a zip archive.
-
-    Args:
-        name (`str`):
-            Name of the record, with `/`.
-        offset (`int`):
-            Position of its first byte in the file.
-        size (`int`):
-            Number of bytes in the file.
-        unpacked (`int`):
-            Number of bytes after unpacking, as the record declares it.
-        stored (`bool`):
-            Whether the bytes are stored uncompressed; otherwise they are deflated.
+    A record of a zip archive: its name with `/`, the position of its first byte, its bytes in the file and after
+    unpacking, and whether they are stored uncompressed; otherwise they are deflated.
     """
 
     name: str
@@ -37,13 +26,7 @@ class ZipRecord(NamedTuple):
 
 
 def zip_records(file: IO[bytes]) -> list[ZipRecord]:
-    """
-    The records of the archive in `file`, stored or deflated.
-
-    Raises:
-        zipfile.BadZipFile: If the file is not a zip archive, is damaged, encrypted or compressed in another way, names
-            a record twice, or declares records outside of the file.
-    """
+    """The records of the archive in `file`, stored or deflated."""
     file_bytes = file.seek(0, 2)
     table = _Bounded(file)
     try:

@@ -1,8 +1,14 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sae_posttrain.measure.statistics.claims import holm, non_inferiority
 from sae_posttrain.measure.statistics.resampling import bootstrap_difference
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "evidence"))
+
+from claims import holm, non_inferiority
 
 
 def arms(num_prompts, before_rate, after_rate, num_seeds=1):

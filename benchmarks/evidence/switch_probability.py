@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
-from .generate import generate_answers
+from sae_posttrain.measure.answers.generate import generate_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

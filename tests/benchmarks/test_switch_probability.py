@@ -1,8 +1,14 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from sae_posttrain.measure.answers.generate import generate_answers
-from sae_posttrain.measure.answers.switch_probability import switch_probability
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "evidence"))
+
+from switch_probability import switch_probability
 
 PROMPTS = [[5, 6, 7], [8, 9]]
 FAULTS = range(40, 60)

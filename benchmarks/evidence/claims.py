@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .resampling import ResampledEstimate, Row, bootstrap_difference
+from sae_posttrain.measure.statistics.resampling import ResampledEstimate, Row, bootstrap_difference
 
 
 @dataclass(frozen=True)
