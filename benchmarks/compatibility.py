@@ -146,8 +146,8 @@ def page(results: dict[str, Any]) -> str:
         "Without a GPU and without the interpreter, TRL 1.15 does not train.",
         "",
         "## What do real models have that random ones do not?",
-        "`tests/test_real_architectures.py` takes tiny models of SmolLM2's and Gemma 3's kind through finding features, "
-        "the penalty, steering, `evaluate` and the pass that stops early.",
+        "`tests/test_real_architectures.py` takes tiny models of SmolLM2's and Gemma 3's kind through finding "
+        "features, the penalty, steering, `evaluate` and the pass that stops early.",
         "",
         "- A first token that is an outlier: it counts in no statistic, and neither does padding.",
         "- No token for padding, or one that also ends answers: both train, and both are asked for answers.",

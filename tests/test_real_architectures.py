@@ -1,5 +1,5 @@
 """
-The whole path on tiny models that are built as SmolLM2 and Gemma 3 are, with what real models have and tests seldom do.
+The whole path on tiny models that are built as SmolLM2 and Gemma 3 are, with the traits of real models.
 
 Both: tied embeddings, bfloat16, more embeddings than the tokenizer has tokens, a first token that is an outlier. Gemma
 too: embeddings scaled by the square root of the width, a sliding window shorter than the texts, no token for padding,
@@ -18,10 +18,19 @@ from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, find_features, load_sae, measure_groups, record_sites, steer
+from sae_posttrain import (
+    FeatureSet,
+    SASFTConfig,
+    SASFTTrainer,
+    find_features,
+    load_sae,
+    measure_groups,
+    record_sites,
+    steer,
+)
 from sae_posttrain.cli import main
-from sae_posttrain.hooks.truncated import read_sites
 from sae_posttrain.features.read.loading import load_model_and_tokenizer
+from sae_posttrain.hooks.truncated import read_sites
 
 from .trained import ONE_STEP_OF_SGD, weights
 
@@ -111,7 +120,7 @@ def found(folder, sae) -> FeatureSet:
 
 
 def test_truncated_pass_has_the_bits_of_the_whole_pass(folder):
-    model, tokenizer = load_model_and_tokenizer(folder, None)
+    model, _ = load_model_and_tokenizer(folder, None)
     assert model.dtype is torch.bfloat16
     ids = torch.randint(4, 200, (2, 4 * WINDOW))
     mask = torch.ones_like(ids)
@@ -162,7 +171,7 @@ def test_penalty_trains_without_a_template_and_without_a_pad_token(folder, found
 
 
 def test_push_reaches_every_generated_token_beyond_the_window(folder, found):
-    model, tokenizer = load_model_and_tokenizer(folder, None)
+    model, _ = load_model_and_tokenizer(folder, None)
     ids = torch.randint(4, 200, (2, 2 * WINDOW))
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
@@ -193,8 +202,10 @@ def test_answers_are_measured_without_a_template_and_without_a_pad_token(folder,
     prompts.write_text("\n".join(map(json.dumps, rows)))
     out = tmp_path / "answers"
     code = main(
-        ["evaluate", "--model", str(folder), "--prompts", str(prompts), "--out", str(out)]
-        + ["--target-lang", "zh", "--max-new-tokens", "24"]
+        [
+            *("evaluate", "--model", str(folder), "--prompts", str(prompts), "--out", str(out)),
+            *("--target-lang", "zh", "--max-new-tokens", "24"),
+        ]
     )
     assert code == 0, capsys.readouterr().err
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
