@@ -109,9 +109,7 @@ def as_shell(environment: Mapping[str, str], words: Sequence[str]) -> str:
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(words)])
 
 
-def check_server(
-    info: Mapping[str, Any], feature_set: FeatureSet, *, unit: str = "norm", model: str = "MODEL"
-) -> None:
+def check_server(info: Mapping[str, Any], feature_set: FeatureSet, *, unit: str = "norm") -> None:
     """
     Refuse a server that was not started to steer along these features: it would take the requests and not push.
 
@@ -123,14 +121,12 @@ def check_server(
             The features that will be asked for.
         unit (`str`, *optional*, defaults to `"norm"`):
             Unit of the strengths that will be asked for.
-        model (`str`, *optional*):
-            Name of the model, for the message.
 
     Raises:
         ValueError: If the server has another worker, other features or another unit. The message has the command.
     """
     how = (
-        f"Start it with the command that `sae-posttrain vllm-serve {shlex.quote(model)} --features FILE"
+        "Start it with the command that `sae-posttrain vllm-serve MODEL --features FILE"
         f"{'' if unit == 'norm' else f' --unit {unit}'} --print` prints."
     )
     worker = (info.get("parallel_config") or {}).get("worker_cls")

@@ -58,7 +58,7 @@ def read_reports(reports: Sequence[Any], fingerprint: str, how: str) -> Report:
         for row in rows:
             place = (row["block"], row["name"])
             counts[place] = min(counts.get(place, row["count"]), row["count"])
-    errors = max((report["errors"] for report in reports), key=len, default=[])
+    errors: list[str] = max((report["errors"] for report in reports), key=len, default=[])
     return Report(counts, tuple(errors), max((report["num_errors"] for report in reports), default=0))
 
 

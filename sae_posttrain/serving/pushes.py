@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,7 +158,7 @@ def read_spec(spec: str | float) -> dict[str, float]:
         ValueError: If it cannot be read, or a strength is not finite.
     """
     how = f"`steer` is {spec!r}. Write a number (0.8), names with a number each (loop=-0.8, zh=1), or a JSON object."
-    given = spec
+    given: dict[str, Any]
     if isinstance(spec, str) and spec.lstrip().startswith("{"):
         try:
             given = json.loads(spec)
@@ -168,9 +169,9 @@ def read_spec(spec: str | float) -> dict[str, float]:
         given = {name.strip(): value for name, _, value in parts}
         if len(given) < len(parts):
             raise ValueError(f"{how} A name stands in it twice.")
-    if not isinstance(given, dict):
-        given = {"": given}
-    elif not given or "" in given:
+    else:
+        given = {"": spec}
+    if not given or ("" in given and given != {"": spec}):
         raise ValueError(how)
     try:
         found = {name: float(value) for name, value in given.items() if not isinstance(value, bool)}

@@ -121,9 +121,7 @@ class SteeredClient:
         if len(rows) != len(prompts) * n:
             raise ValueError(f"{len(rows)} rows are armed, but {n} answers to {len(prompts)} prompts are generated.")
         if "n" in given or any(name.startswith("steer") for name in given.get("vllm_xargs") or {}):
-            raise ValueError(
-                "`generation_kwargs` sets `n` or a `steer` in `vllm_xargs`; the rows say both. Remove it."
-            )
+            raise ValueError("`generation_kwargs` sets `n` or a `steer` in `vllm_xargs`; the rows say both.")
         for i, row in enumerate(rows):
             if row.is_steered and features is not None and features[i // n] is not None:
                 raise ValueError(

@@ -24,7 +24,8 @@ class SteeredLLM:
     that plain and steered rows share batches. Afterwards it checks that the steered rows were pushed.
 
     ```python
-    llm = SteeredLLM(LLM(model, **engine_arguments({"loops": "loops.safetensors"})), FeatureSet.load("loops.safetensors"))
+    file = "loops.safetensors"
+    llm = SteeredLLM(LLM(model, **engine_arguments(file)), FeatureSet.load(file))
     with llm.armed([RowSettings(), RowSettings(strength=1.5, sampling={"temperature": 0.7})]):
         plain, steered = llm.generate([prompt, prompt], SamplingParams(max_tokens=64))
     ```
