@@ -77,7 +77,7 @@ MAY_IMPORT = {
         "serving",
         "unsloth",
     },
-    "serving": {"hooks.strength", "features.set"},
+    "serving": {"features.set", "hooks.strength"},
     "baselines": {"hooks", "features.set", "measure"},
     "estimate": {"hooks", "features.set", "sft", "rl"},
     "integrations": {"penalty", "features.set", "checkpoints", "rl.config", "rl.trainer"},

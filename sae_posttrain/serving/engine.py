@@ -15,10 +15,13 @@ MIDDLEWARE = "sae_posttrain.serving.http_requests.SteerRequests"
 CONFIG = "sae_posttrain"
 """Where in vLLM's `additional_config` the features are."""
 
+VERSION = 1
+"""Counts up when the hooks or the op change: graphs that vLLM compiled with earlier ones are not used again."""
+
 Features = str | os.PathLike | Mapping[str, str | os.PathLike]
 
 
-def engine_arguments(features: Features, *, unit: str = "norm") -> dict[str, Any]:
+def engine_arguments(features: Features, *, unit: str = "norm", allow_base_model: str | None = None) -> dict[str, Any]:
     """
     What `vllm.LLM` (or `vllm.EngineArgs`) is given so that single requests can be steered.
 
@@ -34,6 +37,8 @@ def engine_arguments(features: Features, *, unit: str = "norm") -> dict[str, Any
             name is named after its file.
         unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
             Unit of the strengths: median residual norms of the site, or lengths in the site's own values.
+        allow_base_model (`str`, *optional*):
+            Name of another model than that on which the features were found, a fine-tuned copy for example.
 
     Returns:
         `dict[str, Any]`: `worker_cls` and `additional_config`.
@@ -47,7 +52,10 @@ def engine_arguments(features: Features, *, unit: str = "norm") -> dict[str, Any
         found = FeatureSet.from_pretrained(path)
         path = os.path.abspath(path) if os.path.exists(path) else os.fspath(path)
         sets[name] = {"path": path, "fingerprint": fingerprint(found, unit)}
-    return {"worker_cls": WORKER, "additional_config": {CONFIG: {"features": sets, "unit": unit}}}
+    config: dict[str, Any] = {"features": sets, "unit": unit, "version": VERSION}
+    if allow_base_model is not None:
+        config["allow_base_model"] = allow_base_model
+    return {"worker_cls": WORKER, "additional_config": {CONFIG: config}}
 
 
 def named(features: Features) -> dict[str, str | os.PathLike]:
@@ -74,6 +82,7 @@ def server_command(
     features: Features,
     *,
     unit: str = "norm",
+    allow_base_model: str | None = None,
     training: bool = True,
     more: Sequence[str] = (),
 ) -> tuple[dict[str, str], list[str]]:
@@ -83,7 +92,7 @@ def server_command(
     Args:
         model (`str`):
             Model to serve.
-        features, unit:
+        features, unit, allow_base_model:
             As in [`engine_arguments`].
         training (`bool`, *optional*, defaults to `True`):
             Whether a TRL trainer uses the server: weights can be sent to it, and log-probabilities are those of the
@@ -94,7 +103,7 @@ def server_command(
     Returns:
         `tuple[dict[str, str], list[str]]`: variables of its environment, and the words of the command.
     """
-    arguments = engine_arguments(features, unit=unit)
+    arguments = engine_arguments(features, unit=unit, allow_base_model=allow_base_model)
     words = ["vllm", "serve", model, "--worker-cls", arguments["worker_cls"]]
     words += ["--additional-config", json.dumps(arguments["additional_config"])]
     words += ["--middleware", MIDDLEWARE]

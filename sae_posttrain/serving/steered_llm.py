@@ -123,14 +123,11 @@ class SteeredLLM:
             raise ValueError("The sampling parameters have a `steer` of their own in `extra_args`. Remove it.")
         if not row.is_steered and not row.sampling:
             return params
-        own = params.clone()
-        for name, value in row.sampling.items():
-            if not hasattr(own, name):
+        for name in row.sampling:
+            if not hasattr(params, name):
                 raise ValueError(f"`sampling` of a row names {name!r}, which is no sampling parameter of vLLM.")
-            setattr(own, name, value)
-        own.extra_args = {**given, **row.extra_args(self._fingerprint)} or None
-        own.__post_init__()  # checks, and what vLLM derives from a temperature of 0
-        return own
+        extra = {**given, **row.extra_args(self._fingerprint)} or None
+        return params.__replace__(**{**row.sampling, "extra_args": extra})
 
     def _report(self) -> Report:
         try:
