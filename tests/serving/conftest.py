@@ -179,7 +179,7 @@ class Worker(SteersRequests, PlainWorker):
     """Ours in front of it, with a call for a whole step."""
 
     def run(self, requests, new=(), finished=()):
-        """`requests`: `(id, computed before, tokens)`; `new`: `(id, extra, prompt length)`. What was added, `(T, D)`."""
+        """One step. `requests`: `(id, computed before, tokens)`; `new`: `(id, extra, prompt length)`."""
         batch = self.model_runner.batch
         batch.req_ids = [each[0] for each in requests]
         batch.num_computed = [each[1] for each in requests]
