@@ -6,7 +6,7 @@ Decoding is greedy, in float32. One engine generates the batch four times: with 
 with no row steered, and steered again. A row is equal if it has the tokens of transformers in all four rounds. Each case
 runs in a process of its own, because it starts an engine with settings of its own.
 
-    make slow-vllm ARGS=--collect-only   # makes the environment
+    make slow-vllm ARGS=--collect-only  # makes the environment
     .venv-vllm/bin/python benchmarks/bench_vllm_equality.py --model M
 """
 

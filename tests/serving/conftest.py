@@ -58,6 +58,7 @@ def make_config(arguments: dict[str, Any] | None = None, **model: Any) -> Any:
     return SimpleNamespace(
         additional_config=(arguments or {}).get("additional_config", {}),
         speculative_config=None,
+        kv_transfer_config=None,
         scheduler_config=SimpleNamespace(max_num_batched_tokens=64),
         cache_config=SimpleNamespace(kv_sharing_fast_prefill=False),
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=False)),

@@ -22,7 +22,7 @@ from sae_posttrain.serving.engine import server_command
 from sae_posttrain.serving.row_settings import RowSettings
 from sae_posttrain.serving.steered_client import SteeredClient
 
-pytestmark = pytest.mark.slow_vllm
+pytestmark = [pytest.mark.slow_vllm, pytest.mark.filterwarnings("ignore")]  # vLLM warns of itself as it is imported
 EQUALITY = Path(__file__).parents[2] / "benchmarks" / "bench_vllm_equality.py"
 CASES = [
     "three blocks, named features",
@@ -92,7 +92,7 @@ def test_the_names_inside_vllm_are_where_they_were():
         NewRequestData: ("req_id", "sampling_params", "prompt_token_ids", "prompt_embeds"),
         SchedulerOutput: ("scheduled_new_reqs", "finished_req_ids", "total_num_scheduled_tokens"),
         BatchV2: ("req_ids", "query_start_loc_np", "num_computed_tokens_np", "num_tokens"),
-        VllmConfig: ("additional_config", "speculative_config", "scheduler_config", "compilation_config"),
+        VllmConfig: ("additional_config", "speculative_config", "kv_transfer_config", "compilation_config"),
         ParallelConfig: (
             "pipeline_parallel_size",
             "prefill_context_parallel_size",
@@ -266,3 +266,25 @@ def test_rows_of_a_group_come_back_in_order_from_a_server(server, features):
     assert [len(ids) for ids in out["prompt_ids"]] == [70, 9]
     with pytest.raises(ValueError, match="steers in the unit 'norm', not 'raw'"):
         SteeredClient(VLLMClient(base_url=server), FeatureSet.load(features), unit="raw")
+
+
+def test_the_openai_client_steers_a_conversation(server):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none")
+
+    def ask(**more):
+        return (
+            client.chat.completions.create(
+                model="help",
+                messages=[{"role": "user", "content": "How do I print a page?"}],
+                max_tokens=32,
+                temperature=0,
+                **more,
+            )
+            .choices[0]
+            .message.content
+        )
+
+    plain = ask()
+    assert ask(extra_body={"vllm_xargs": {"steer": "random=1.5"}}) != plain
+    assert ask() == plain
