@@ -3,8 +3,8 @@ Does vLLM with single requests steered say, token for token, what transformers s
 
 Eight prompts in five languages make one mixed batch: four rows are plain, four are pushed, each in its own way.
 Decoding is greedy, in float32. One engine generates the batch four times: with an empty prefix cache, with a warm one,
-with no row steered, and steered again. A row is equal if it has the tokens of transformers in all four rounds. Each case
-runs in a process of its own, because it starts an engine with its own settings.
+with no row steered, and steered again. A row is equal if it has the tokens of transformers in all four rounds. Each
+case runs in a process of its own, because it starts an engine with its own settings.
 
     make slow-vllm ARGS=--collect-only  # makes the environment
     .venv-vllm/bin/python benchmarks/bench_vllm_equality.py --model M

@@ -53,9 +53,7 @@ def _vllm_serve(arguments: argparse.Namespace) -> None:
         print(as_shell(environment, words))
         return
     if shutil.which(words[0]) is None:
-        raise ValueError(
-            "vLLM is not installed here: `pip install 'sae_posttrain[vllm]'`, or --print the command."
-        )
+        raise ValueError("vLLM is not installed here: `pip install 'sae_posttrain[vllm]'`, or --print the command.")
     sys.stdout.flush()
     os.execvpe(words[0], words, {**os.environ, **environment})
 
