@@ -1,26 +1,16 @@
-"""
-Steer single requests inside vLLM. The names load on first use; only `vllm_worker` and `vllm_names` import vLLM.
-"""
+"""Steer single requests inside vLLM. The names load on first use; only `vllm_worker` and `vllm_names` import vLLM."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine import check_server, engine_arguments, server_command
-    from .row_settings import RowSettings
-    from .steered_client import SteeredClient
-    from .steered_llm import SteeredLLM
-    from .token_table import TokenTable
-
-__all__ = [
-    "RowSettings",
-    "SteeredClient",
-    "SteeredLLM",
-    "TokenTable",
-    "check_server",
-    "engine_arguments",
-    "server_command",
-]
+    from .engine import check_server as check_server
+    from .engine import engine_arguments as engine_arguments
+    from .engine import server_command as server_command
+    from .row_settings import RowSettings as RowSettings
+    from .steered_client import SteeredClient as SteeredClient
+    from .steered_llm import SteeredLLM as SteeredLLM
+    from .token_table import TokenTable as TokenTable
 
 _MODULES = {
     "RowSettings": "row_settings",
@@ -31,6 +21,8 @@ _MODULES = {
     "engine_arguments": "engine",
     "server_command": "engine",
 }
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
