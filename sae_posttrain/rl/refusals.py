@@ -44,10 +44,7 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             )
         raise ValueError("Steering inside vLLM is not supported yet. Set `use_vllm=False`.")
     if args.use_transformers_continuous_batching:
-        raise ValueError(
-            "Continuous batching packs several rollouts into a row, so that no row can be steered alone; it is not "
-            "supported yet. Set `use_transformers_continuous_batching=False`."
-        )
+        _refuse_continuous_batching(args.transformers_continuous_batching_config or {})
     if args.mask_truncated_completions:
         raise ValueError(
             "`mask_truncated_completions=True` takes rollouts without an end token out of the loss, and an endless "
@@ -159,6 +156,26 @@ def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) ->
             "`on_miss='resample'` lets processes generate a different number of times, and a model sharded by "
             "DeepSpeed ZeRO-3 or FSDP would hang. Set `on_miss` to 'keep' or 'drop'."
         )
+
+
+def _refuse_continuous_batching(config: Any) -> None:
+    if config.get("allow_block_sharing"):
+        raise ValueError(
+            "`allow_block_sharing` in `transformers_continuous_batching_config` lets plain rollouts read what was "
+            "computed under steering. Leave it out: it is switched off for steered generations."
+        )
+    graphs = config.get("use_cuda_graph")
+    if any(graphs) if isinstance(graphs, list | tuple) else graphs:
+        raise ValueError(
+            "`use_cuda_graph` in `transformers_continuous_batching_config` replays a graph that runs no hooks, so "
+            "that nothing would be steered. Leave it out: it is switched off for steered generations."
+        )
+    for name in ("varlen_compile_config", "decode_compile_config", "default_compile_level"):
+        if config.get(name):
+            raise ValueError(
+                f"`{name}` in `transformers_continuous_batching_config` compiles the passes, which then need not run "
+                "the hooks that steer. Leave it out."
+            )
 
 
 def _refuse_generation(args: "SteeredGRPOConfig", generation_config: Any) -> None:

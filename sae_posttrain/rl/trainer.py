@@ -182,8 +182,16 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ):
-        generate_turn, settings = super()._generate_single_turn, self._steering
-        if settings is None or not self.model.training:
+        settings, is_training = self._steering, self.model.training
+        super_turn = super()._generate_single_turn
+
+        def generate_turn(*given: Any, **options: Any):
+            answers = super_turn(*given, **options)
+            if self.model.training != is_training:  # TRL trains on after continuous batching, in evaluation too
+                self.model.train(is_training)
+            return answers
+
+        if settings is None or not is_training:
             return generate_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
         def generate(prompts: list, steered: Tensor):

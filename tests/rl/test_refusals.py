@@ -8,6 +8,8 @@ from transformers import GenerationConfig
 from sae_posttrain import EndlessRepetitionReward
 from sae_posttrain.rl.refusals import refuse_settings, refuse_sharded_resampling
 
+PAGED = {"use_transformers_continuous_batching": True}
+
 REFUSED = [
     ({"mask_truncated_completions": True}, "an endless repetition is one. Set `mask_truncated_completions=False`"),
     ({"use_vllm": True}, "leave the loss. And steering inside vLLM is not supported yet. Set `use_vllm=False`"),
@@ -19,7 +21,18 @@ REFUSED = [
         {"use_vllm": True, "vllm_importance_sampling_mode": "token_truncate"},
         "^Steering inside vLLM is not supported yet. Set `use_vllm=False`",
     ),
-    ({"use_transformers_continuous_batching": True}, "Set `use_transformers_continuous_batching=False`"),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"allow_block_sharing": True}},
+        "`allow_block_sharing` in `transformers_continuous_batching_config` lets plain rollouts read.*Leave it out",
+    ),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"use_cuda_graph": [False, True]}},
+        "`use_cuda_graph` in `transformers_continuous_batching_config` replays a graph that runs no hooks",
+    ),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"default_compile_level": 1}},
+        "`default_compile_level` in `transformers_continuous_batching_config` compiles the passes",
+    ),
     ({"off_policy_mask_threshold": 0.5}, "drops rollouts that have a negative advantage.*Leave it unset"),
     ({"top_entropy_quantile": 0.2}, "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`"),
     ({"repetition_penalty": 1.1}, "`repetition_penalty=1.1` in the settings keeps tokens from being repeated"),
