@@ -74,8 +74,10 @@ MAY_IMPORT = {
         "checkpoints",
         "model_card",
         "model_source",
+        "serving",
         "unsloth",
     },
+    "serving": {"features.set", "hooks.strength"},
     "baselines": {"hooks", "features.set", "measure"},
     "estimate": {"hooks", "features.set", "sft", "rl"},
     "integrations": {"penalty", "features.set", "checkpoints", "rl.config", "rl.trainer"},
@@ -197,7 +199,7 @@ def test_public_names_are_those_of_the_type_checker_and_load():
         _ = sae_posttrain.nothing
 
 
-@pytest.mark.parametrize("room", ["baselines", "measure.statistics"])
+@pytest.mark.parametrize("room", ["baselines", "measure.statistics", "serving"])
 def test_names_of_rooms_with_a_door_of_their_own_load(room):
     module = import_module(f"sae_posttrain.{room}")
     assert set(module._MODULES) == set(module.__all__)
