@@ -163,9 +163,9 @@ class SteeredPasses:
 
     def reach(self, place: Place) -> None:
         self._reached.add(place)
-        packed = self.here().packed
-        if packed is not None:
-            packed.reach(place)
+        current = self._passes.get(threading.get_ident())
+        if current is not None and current.packed is not None:
+            current.packed.reach(place)
 
     def require_no_refusal(self) -> None:
         """Raise a `ValueError` if a pass in another thread was refused: that thread may have hidden the error."""

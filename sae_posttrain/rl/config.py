@@ -66,8 +66,9 @@ class SteeredGRPOConfig(GRPOConfig):
             Factor on the advantage of steered rollouts. The loss is still divided by all their tokens.
         off_policy_weight (`str`, *optional*, defaults to `"none"`):
             Weight of a steered rollout's tokens, which the policy did not sample. `"none"`: 1, as published.
-            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. The probability under steering, μ, takes one
-            more forward pass over the steered rollouts; it leaves out `top_p` and other truncation of the sampling.
+            `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. vLLM tells the probability under steering, μ.
+            Elsewhere it takes one more forward pass over the steered rollouts and leaves out `top_p` and other
+            truncation of the sampling.
             `"floor"`: tokens whose `π_old` is below `off_policy_floor` are not trained on.
         off_policy_clip (`float`, *optional*, defaults to `1.0`):
             Largest weight for `"truncated"`.

@@ -39,6 +39,7 @@ class _Rollout:
     logprobs: list[float] | None
     faulty: bool
     hit_at_first: bool
+    sampling_logps: list[float] | None
     extra: dict[str, Any]
 
 
@@ -247,6 +248,7 @@ class DynamicSampler:
                     logprobs=None if made.logprobs is None else made.logprobs[row],
                     faulty=bool(made.faulty[row]),
                     hit_at_first=bool(made.hit_at_first[row]),
+                    sampling_logps=None if made.sampling_logps is None else made.sampling_logps[row],
                     extra={column: values[row] for column, values in made.extra.items()},
                 ),
             )
@@ -269,6 +271,7 @@ class DynamicSampler:
             strength=last.strength,
             rewards=rewards,
             extra={column: [row.extra.get(column) for row in rows] for column in columns},
+            sampling_logps=None if last.sampling_logps is None else [row.sampling_logps for row in rows],
         )
 
     def _judged(self, rewards_NK: Tensor) -> Tensor:

@@ -14,8 +14,14 @@ from torch import Tensor
 from ..measure.faults.fault import Fault
 from ..measure.faults.loops import find_loop
 
-GenerateTurn = Callable[[list, Tensor], tuple[list[list[int]], list | None]]
-"""From prompts and the rows to steer, `(B,)`: completion ids, and their log-probabilities if the engine tells them."""
+Logps = list[list[float] | None]
+"""Log-probabilities of the tokens of each row; `None` for a row whose sampler did not tell them."""
+
+GenerateTurn = Callable[[list, Tensor], tuple[list[list[int]], list | None, Logps | None]]
+"""
+From prompts and the rows to steer, `(B,)`: completion ids, their log-probabilities for the trainer if the engine tells
+them, and those of steered rows under the distribution they were drawn from, if recorded.
+"""
 
 
 @dataclass
@@ -42,6 +48,9 @@ class Rollouts:
             Rewards of all processes. `None` until the rollouts are scored.
         extra (`dict[str, list]`):
             Columns that reward functions put into the completions table.
+        sampling_logps (`list`, *optional*):
+            For each steered rollout the log-probability of each token under the distribution that it was drawn from,
+            steering included; `None` for the others. `None` if nothing was recorded.
     """
 
     completion_ids: list[list[int]]
@@ -53,6 +62,7 @@ class Rollouts:
     strength: float = 0.0
     rewards: Tensor | None = None
     extra: dict[str, list[Any]] = field(default_factory=dict)
+    sampling_logps: Logps | None = None
 
 
 def roll_out(
@@ -84,17 +94,22 @@ def roll_out(
         max_resamples (`int`, *optional*, defaults to `0`):
             Largest number of further attempts for a steered answer. The last attempt is kept.
     """
-    completion_ids, logprobs = generate(prompt_ids, steered)
+    completion_ids, logprobs, sampling_logps = generate(prompt_ids, steered)
     faulty = show_fault(fault, completion_ids, end_ids)
-    rollouts = Rollouts(completion_ids, logprobs, steered, faulty, faulty.clone(), strength=strength)
+    rollouts = Rollouts(
+        completion_ids, logprobs, steered, faulty, faulty.clone(), strength=strength, sampling_logps=sampling_logps
+    )
     for _ in range(max_resamples):
         missed = (steered & ~faulty).nonzero().flatten().tolist()
         if not missed:
             break
-        again, _ = generate([prompt_ids[row] for row in missed], torch.ones(len(missed), dtype=torch.bool))
-        for row, ids in zip(missed, again):
-            completion_ids[row] = ids
-        faulty[missed] = show_fault(fault, again, end_ids)
+        again = generate([prompt_ids[row] for row in missed], torch.ones(len(missed), dtype=torch.bool))
+        kinds: tuple[list | None, ...] = (completion_ids, logprobs, sampling_logps)
+        for kept, made in zip(kinds, again):
+            for number, row in enumerate(missed):
+                if kept is not None and made is not None:
+                    kept[row] = made[number]
+        faulty[missed] = show_fault(fault, again[0], end_ids)
         rollouts.num_resampled += len(missed)
     return rollouts
 

@@ -15,6 +15,7 @@ from ..features.set.feature_set import FeatureSet
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
+from ..serving import RowSettings
 from ..unsloth import refuse_unsloth
 from .advantages import total_reward
 from .blind_reward import BlindRewardCheck
@@ -25,7 +26,7 @@ from .metrics import LossPasses, loss_shares, loss_sums, pass_means, rollout_met
 from .refusals import refuse_arguments, refuse_settings, refuse_several_turns, refuse_short_completions
 from .resume import ResumableGRPO
 from .rewards import tell_template
-from .rollouts import Rollouts, roll_out, steered_positions, steered_slots
+from .rollouts import Rollouts, roll_out, rows_in_step, steered_positions, steered_slots
 from .start import (
     check_steering,
     controller_of,
@@ -33,6 +34,14 @@ from .start import (
     load_features,
     warn_of_plain_config,
     warn_of_rollouts_that_run_on,
+)
+from .vllm_rollouts import (
+    VLLMRollouts,
+    distance,
+    engines_that_steer,
+    require_explained,
+    sampling_temperature,
+    told_logps,
 )
 from .weighing import new_advantages, weigh
 
@@ -45,6 +54,9 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     has a bad case to learn from (rare negative augmentation, https://huggingface.co/papers/2605.11887, section 8).
 
     Only rollouts in training are steered. Log-probabilities (current, old, reference) and evaluation never are.
+
+    With `use_vllm`, vLLM generates the rollouts, steered ones and plain ones together. In the first generation of each
+    training its log-probabilities are compared with those of the trainer's own passes, with and without steering.
 
     Logged under `steer/`:
     - `hit_rate` (at the first attempt), `reward` and `length`: means over steered rollouts. The same names with
@@ -87,7 +99,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
     Raises:
         ValueError: If there are no features or no strength, the features belong to another model, or a setting would
-            undo the steering. In training: if the rewards do not see the fault.
+            undo the steering. In training: if the rewards do not see the fault, or vLLM did not push as it should.
         RuntimeError: If Unsloth has been imported.
     """
 
@@ -120,6 +132,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._steerer: Steerer | None = None
         self._sampler: DynamicSampler | None = None
         self._strength = 0.0
+        self._vllm: VLLMRollouts | None = None
+        self._checked_state: Any = None  # that of the training in which vLLM's pushes were compared with ours
         self._loss_passes = LossPasses()
         # The rollouts of the generation that is under way; `None` outside of one and in evaluation. `GRPOTrainer`
         # calls `_generate_single_turn`, `_calculate_rewards` and `_generate_and_score_completions` without a way to
@@ -143,7 +157,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
         if self._steering is not None:
             kwargs = datasets_with_messages(kwargs)
-        super().__init__(model, reward_funcs, args, **kwargs)
+        engines: Any = nullcontext()
+        if self._steering is not None and steers and self._steering.use_vllm:
+            assert feature_set is not None
+            engines = engines_that_steer(self._steering, feature_set)
+        with engines:
+            super().__init__(model, reward_funcs, args, **kwargs)
 
         tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
@@ -165,6 +184,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             check_steering(self, self._steering, feature_set, detects_loops=fault is None)
             self.feature_set = feature_set
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
+            if self._steering.use_vllm:
+                self._vllm = VLLMRollouts(self.vllm_generation, self._steering, feature_set)
             if self._steering.target_hit_rate is not None:
                 self.add_callback(controller_of(self._steering, self._strength))
 
@@ -195,11 +216,14 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             return generate_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
         def generate(prompts: list, steered: Tensor):
+            turn = partial(generate_turn, prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+            if self._vllm is not None:
+                return self._vllm.generate(turn, self._row_settings(steered))
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
             with steering:
-                return generate_turn(prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+                return (*turn(), None)
 
         if self._rollouts is None or self._rollouts.rewards is None:
             self._rollouts = roll_out(
@@ -212,6 +236,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                 max_resamples=settings.max_resamples if settings.on_miss == "resample" else 0,
             )
         return self._rollouts.completion_ids, self._rollouts.logprobs
+
+    def _row_settings(self, steered: Tensor) -> list[RowSettings]:
+        """How vLLM generates each row of this process."""
+        assert self._steering is not None
+        pushed = RowSettings(strength=self.steer_strength, positions=self._steering.steer_positions)
+        return [pushed if is_steered else RowSettings() for is_steered in steered.tolist()]
 
     def _slots(self, num_rows: int) -> Tensor:
         assert self._steering is not None
@@ -241,6 +271,11 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             else:
                 batch = self._sample_and_score(inputs, self._sampler)
             if self._rollouts is not None:  # neither plain training nor evaluation
+                if (
+                    self._vllm is not None and self._checked_state is not self.state
+                ):  # a training has a state of its own
+                    self._compare_pushes(batch, self._rollouts)
+                    self._checked_state = self.state
                 self._weigh(batch, self._rollouts)
         finally:
             self._rollouts = None
@@ -312,6 +347,35 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             if controller is not None:
                 controller.update(metrics["hit_rate"])
         self._log_all("steer", metrics)
+
+    def _compare_pushes(self, batch: dict[str, Any], rollouts: Rollouts) -> None:
+        """
+        Compare vLLM's log-probabilities with those that the trainer computes, with and without steering.
+
+        Raises:
+            ValueError: If vLLM did not push what the trainer pushes; see [`require_explained`].
+        """
+        args, accelerator = self._steering, self.accelerator
+        assert args is not None and rollouts.sampling_logps is not None and rollouts.logprobs is not None
+        temperature = sampling_temperature(args)
+        if temperature is None:
+            return
+        place = (accelerator.process_index, accelerator.num_processes, self.num_generations, args.num_steered)
+        rows = rows_in_step(rollouts.steered, *place)
+        plain = (~rollouts.steered).nonzero().flatten()[: len(rows)]
+        plain = torch.cat([plain, rows[: len(rows) - len(plain)]])  # as many passes on every process
+        policy_temperature, self.temperature = self.temperature, temperature
+        try:
+            pushed, unpushed = self._logps(batch, rows, rollouts.strength), self._logps(batch, rows)
+            as_plain = self._logps(batch, plain)
+        finally:
+            self.temperature = policy_temperature
+        told = told_logps(rollouts.sampling_logps, rows, pushed)  # NaN on rows that only keep in step
+        told_plain = told_logps([row or [] for row in rollouts.logprobs], plain, as_plain)
+        sums = torch.stack([distance(told, pushed), distance(told, unpushed), distance(told_plain, as_plain)])
+        sums = accelerator.reduce(sums, reduction="sum")
+        if bool((sums[:, 1] > 0).all()):
+            require_explained(*(sums[:, 0] / sums[:, 1]).tolist())
 
     def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
         """Log-probabilities `(R, C)` of the completions of some rows, under steering if a strength is given."""

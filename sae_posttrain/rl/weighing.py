@@ -160,7 +160,21 @@ def off_policy_weights(
     if args.off_policy_weight == "floor":
         weights_RC = floor_weights(logps, args.off_policy_floor)
     else:
-        weights_RC = truncated_weights(logps, log_probabilities(rows, rollouts.strength), args.off_policy_clip)
+        sampling_logps = _sampling_logps(rollouts, rows, logps)
+        if sampling_logps is None:  # rollouts whose sampler did not tell
+            sampling_logps = log_probabilities(rows, rollouts.strength)
+        weights_RC = truncated_weights(logps, sampling_logps, args.off_policy_clip)
     weights = torch.ones_like(batch["completion_mask"], dtype=torch.float32)
     weights[rows[asked]] = weights_RC[asked.to(weights_RC.device)]
     return weights
+
+
+def _sampling_logps(rollouts: Rollouts, rows: Tensor, like: Tensor) -> Tensor | None:
+    """What the sampler recorded of some rows, `(R, C)`, 0 on padding; `None` if it recorded nothing."""
+    if rollouts.sampling_logps is None:
+        return None
+    logps_RC = torch.zeros_like(like)
+    for number, row in enumerate(rows.tolist()):
+        told = [torch.nan if value is None else value for value in rollouts.sampling_logps[row] or []]
+        logps_RC[number, : len(told)] = torch.tensor(told, dtype=like.dtype)
+    return torch.where(logps_RC.isnan(), like, logps_RC)  # a token that it could not score gets the weight 1
