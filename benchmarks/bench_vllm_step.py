@@ -6,7 +6,9 @@ The three trainers start from the same weights and alternate, a few steps at a t
 affects all. The first step of each turn is not counted. Every rollout has `--max-new-tokens` tokens. On a CPU vLLM
 runs eagerly in float32, with one thread, as the others do.
 
-    python benchmarks/bench_vllm_step.py --model models/help-qwen3-7m --data data/help     (in an environment with vLLM)
+In an environment with vLLM:
+
+    python benchmarks/bench_vllm_step.py --model models/help-qwen3-7m --data data/help
 """
 
 import argparse

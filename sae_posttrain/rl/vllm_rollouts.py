@@ -111,9 +111,7 @@ class VLLMRollouts:
             tp_group = getattr(generation, "tp_group", None)
             self._engine = generation.llm = SteeredLLM(generation.llm, feature_set, tp_group=tp_group)
 
-    def generate(
-        self, turn: Turn, rows: Sequence[RowSettings]
-    ) -> tuple[list[list[int]], list, Logps]:
+    def generate(self, turn: Turn, rows: Sequence[RowSettings]) -> tuple[list[list[int]], list, Logps]:
         """
         Generate one answer for each row. All processes call it together.
 
@@ -144,12 +142,12 @@ def sampling_temperature(args: SteeredGRPOConfig) -> float | None:
     """
     Temperature that plain rollouts are sampled at: that of `generation_kwargs`, which overrides the policy's.
 
-    `None`, with a warning, if vLLM's log-probabilities cannot be compared with the model's: those of a greedy token are
-    told at another temperature, and those of a truncated distribution (top-k, top-p, min-p) are higher.
+    `None`, with a warning, if vLLM's log-probabilities cannot be compared with the model's: those of a greedy token
+    are told at another temperature, and those of a truncated distribution (top-k, top-p, min-p) are higher.
     """
-    given: dict[str, Any] = {
-        name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")
-    } | dict(args.generation_kwargs or {})  # fmt: skip
+    overrides: Any = args.generation_kwargs or {}
+    policy = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    given: dict[str, Any] = policy | overrides
     is_truncated = (given["top_k"] or 0) > 0 or given["top_p"] < 1 or (given["min_p"] or 0.0) > 0
     if given["temperature"] > 0 and not is_truncated:
         return float(given["temperature"])

@@ -1,6 +1,7 @@
 """Steered GRPO with vLLM, against stand-ins of its engine and server. The real ones are in the slow vLLM suite."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
+from sae_posttrain import FeatureSet
 from sae_posttrain.rl.vllm_rollouts import (
     VLLMRollouts,
     engines_that_steer,
@@ -30,10 +32,9 @@ SERVER = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch, make_model, make_loop_feature, tmp_path):
-    """TRL's module calls the stand-ins. What TRL writes into the environment is taken back."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+    """TRL's module calls the stand-ins, and writes its variables for vLLM into another environment."""
+    monkeypatch.setattr(vllm_generation, "os", SimpleNamespace(environ={}))
+    monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "empty_cache", lambda: None)
     for name, fake in (("LLM", FakeLLM), ("SamplingParams", FakeParams), ("VLLMClient", FakeClient)):
@@ -210,24 +211,33 @@ def test_without_steered_rollouts_nothing_of_it_is_touched(train, monkeypatch, m
 @MODES
 def test_an_engine_that_never_pushes_is_caught_by_its_count(train, monkeypatch, mode):
     monkeypatch.setattr(FakeLLM if mode is COLOCATE else FakeClient, "behaviour", "never pushes")
-    with pytest.raises(ValueError, match=r"The steered answers have 24 tokens, but only 0 positions were pushed"):
+    with pytest.raises(ValueError, match=r"The steered answers have \d+ tokens, but only 0 positions were pushed"):
         train(**mode)
 
 
-@pytest.mark.parametrize("behaviour", ["another block", "half as far", "from the start"])
+@pytest.mark.parametrize("behaviour", ["another block", "half as far"])
 @MODES
 def test_a_wrong_push_is_caught_by_its_log_probabilities(train, monkeypatch, mode, behaviour):
     monkeypatch.setattr(FakeLLM if mode is COLOCATE else FakeClient, "behaviour", behaviour)
-    strength = 10.0 if behaviour == "from the start" else 2.0
     with pytest.raises(ValueError, match="vLLM did not push where and as far as the trainer does. Set `use_vllm=Fal"):
-        train(**mode, steer_strength=strength)
+        train(**mode, steer_strength=2.0)
+
+
+def test_a_push_from_another_position_on_is_caught(train, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "behaviour", "from the start")
+    torch.manual_seed(0)
+    features = FeatureSet.from_directions(torch.randn(1, 32), blocks=[0], names=["f"], residual_norms=[10.0])
+    with pytest.raises(ValueError, match="vLLM did not push where and as far as the trainer does"):
+        train(**COLOCATE, steer_strength=2.0, feature_set=features)
 
 
 def test_the_comparison_is_made_once_a_training(train, monkeypatch):
     trainer = train(fit=False, **COLOCATE, max_steps=2)
     compared = []
     plain = trainer._compare_pushes
-    monkeypatch.setattr(trainer, "_compare_pushes", lambda *given: compared.append(trainer.state.global_step) or plain(*given))
+    monkeypatch.setattr(
+        trainer, "_compare_pushes", lambda *given: compared.append(trainer.state.global_step) or plain(*given)
+    )
     trainer.train()
     trainer.train()
     assert compared == [0, 0]
@@ -257,7 +267,7 @@ def test_what_counts_as_explained(steered, steered_as_plain, plain, is_right):
 )
 def test_what_cannot_be_compared_is_said(train, caplog, settings):
     args = train(fit=False, **COLOCATE).args
-    assert sampling_temperature(args) == 0.5 and not caplog.records
+    assert sampling_temperature(args) == 0.5 and "is not compared" not in caplog.text
     for name, value in settings.items():
         setattr(args, name, value)
     assert sampling_temperature(args) is None
@@ -285,8 +295,8 @@ def test_a_server_of_other_features_is_refused(train, make_model, make_loop_feat
         train(fit=False, **SERVER, feature_set=other)
 
 
-def test_features_at_other_sites_are_refused(train, make_features):
-    features = make_features().__class__.from_directions(
+def test_features_at_other_sites_are_refused(train):
+    features = FeatureSet.from_directions(
         torch.randn(1, 32), blocks=[1], sites=["mlp_out"], names=["f"], residual_norms=[1.0]
     )
     with pytest.raises(ValueError, match="mlp_out"):
@@ -314,7 +324,7 @@ def test_rows_may_have_sampling_settings_of_their_own(train):
     assert [len(row) for row in logprobs] == [len(row) for row in ids]
 
 
-# Names of TRL ----------------------------------------------------------------------------------------------------------
+# Names of TRL --------------------------------------------------------------------------------------------------------
 
 
 def test_names_of_trl_that_we_touch():
@@ -331,7 +341,9 @@ def test_names_of_trl_that_we_touch():
     assert "ordered_set_of_prompt_ids = all_prompts[::num_generations]" in generated
     assert "output = self.vllm_client.generate(" in generated
     turn = inspect.getsource(GRPOTrainer._generate_single_turn)
-    assert "self.vllm_generation.generate(" in turn and "logprobs = [[lp[0] for lp in seq] for seq in logprobs]" in turn
+    assert (
+        "self.vllm_generation.generate(" in turn and "logprobs = [[lp[0] for lp in seq] for seq in logprobs]" in turn
+    )
     assert "self.vllm_generation = VLLMGeneration(" in inspect.getsource(GRPOTrainer.__init__)
     scored = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert 'torch.tensor([float("nan") if x is None else x for x in logps])' in scored
