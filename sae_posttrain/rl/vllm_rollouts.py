@@ -66,7 +66,7 @@ def engines_that_steer(args: SteeredGRPOConfig, feature_set: FeatureSet) -> Iter
     fingerprint(feature_set)  # raises before any work
     given: dict[str, Any] = {}
     if not is_server:
-        given = engine_arguments(_written(args, feature_set))
+        given = engine_arguments(_written(args, feature_set), allow_base_model=args.allow_base_model)
 
     def build(*positional: Any, **keywords: Any) -> Any:
         made = plain(*positional, **keywords, **given)
