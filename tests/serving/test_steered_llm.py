@@ -82,9 +82,8 @@ def test_rows_go_in_one_call_each_with_its_own_settings(llm, engine, make_set):
 
 def test_prompts_and_parameters_may_come_in_every_form(llm, engine):
     with llm.armed([RowSettings(1.0), RowSettings(1.0), RowSettings(1.0, "all")]):
-        llm.generate(
-            ["text", [1, 2], {"prompt": "text", "cache_salt": "mine"}], [Params(max_tokens=n) for n in (1, 2, 3)]
-        )
+        prompts = ["text", [1, 2], {"prompt": "text", "cache_salt": "mine"}]
+        llm.generate(prompts, [Params(max_tokens=n) for n in (1, 2, 3)])
     [(prompts, given)] = engine.calls
     assert prompts[0]["prompt"] == "text" and prompts[1]["prompt_token_ids"] == [1, 2]
     assert prompts[2]["cache_salt"].endswith("|mine")
