@@ -265,13 +265,13 @@ class DynamicSampler:
             completion_ids=[row.completion_ids for row in rows],
             logprobs=None if all(row.logprobs is None for row in rows) else [row.logprobs for row in rows],
             steered=steered_slots(len(rows), self._accelerator.process_index, self._size, self._args.num_steered),
+            sampling_logps=[row.sampling_logps for row in rows] if last.sampling_logps is not None else None,
             faulty=torch.tensor([row.faulty for row in rows], dtype=torch.bool),
             hit_at_first=torch.tensor([row.hit_at_first for row in rows], dtype=torch.bool),
             num_resampled=num_resampled,
             strength=last.strength,
             rewards=rewards,
             extra={column: [row.extra.get(column) for row in rows] for column in columns},
-            sampling_logps=None if last.sampling_logps is None else [row.sampling_logps for row in rows],
         )
 
     def _judged(self, rewards_NK: Tensor) -> Tensor:
