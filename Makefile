@@ -46,7 +46,7 @@ slow: install
 
 # The build of vLLM for CPUs. torchvision and the like are built for CUDA there, and vLLM cannot be imported beside them.
 slow-vllm: $(VENV)-vllm/.installed
-	$(ONE_THREAD) $(VENV)-vllm/bin/python -m pytest -m slow_vllm tests/serving $(ARGS)
+	$(ONE_THREAD) $(VENV)-vllm/bin/python -m pytest -m slow_vllm tests/serving tests/rl/test_vllm_training.py $(ARGS)
 $(VENV)-vllm/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-vllm
 	$(VENV)-vllm/bin/pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0+cpu \

@@ -10,16 +10,14 @@ decoding. Calls are distinguished by their thread, because a streamed answer is 
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from .blocks import unwrap
-
-_PACKING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
-"""Methods of a model that generate by continuous batching."""
+from .packed import replaced
 
 _PAGED = ("block_table", "read_index", "write_index")
 """Arguments that only a pass over a paged cache has."""
@@ -70,17 +68,12 @@ class GenerationWatch:
         Watch until the context exits.
 
         Raises:
-            ValueError: If continuous batching runs on this model when the context is entered or is called inside, if
-                a requested generation mode cannot be steered, or if `generate` still runs at the end.
+            ValueError: If a requested generation mode cannot be steered, or if `generate` still runs at the end.
         """
-        if _batches_continuously(self._model):
-            raise _continuous_batching("A manager of continuous batching runs on this model.")
-        with ExitStack() as replaced:
-            for name in _PACKING:
-                if hasattr(self._model, name):
-                    replaced.enter_context(_replaced(self._model, name, _refusing(name)))
-            if hasattr(self._model, "generate"):
-                replaced.enter_context(_replaced(self._model, "generate", self._watched(self._model.generate)))
+        wrapped: Any = nullcontext()
+        if hasattr(self._model, "generate"):
+            wrapped = replaced(self._model, "generate", self._watched(self._model.generate))
+        with wrapped:
             yield
         if self._turns:
             raise ValueError(
@@ -109,7 +102,7 @@ class GenerationWatch:
 
 def refuse_paged(given: Mapping[str, Any], cache: Any, attention: str) -> None:
     """
-    Refuse a forward pass of continuous batching: several texts in one row, over a paged cache.
+    Refuse a pass of continuous batching whose manager is unknown: several texts in one row, over a paged cache.
 
     Args:
         given (`Mapping[str, Any]`):
@@ -125,7 +118,11 @@ def refuse_paged(given: Mapping[str, Any], cache: Any, attention: str) -> None:
     is_paged = any(given.get(name) is not None for name in _PAGED) or attention.startswith("paged|")
     caches = (cache, given.get("cache"))
     if is_paged or any("paged" in type(each).__name__.lower() for each in caches):
-        raise _continuous_batching("This forward pass reads a paged cache.")
+        raise ValueError(
+            "This forward pass reads a paged cache, and its manager of continuous batching was not made inside this "
+            "context: it is not known which of its tokens are generated. Call `generate_batch`, or make the manager, "
+            "inside the context."
+        )
 
 
 def drafted_or_chunked(num_tokens: int) -> ValueError:
@@ -139,6 +136,11 @@ def drafted_or_chunked(num_tokens: int) -> ValueError:
 
 
 def _refuse_drafts_and_chunks(given: Mapping[str, Any], *configs: Any) -> None:
+    if given.get("cache_implementation") == "paged":
+        raise ValueError(
+            "`generate` with `cache_implementation='paged'` hands padded prompts to continuous batching, where "
+            "padding counts as text. Call `generate_batch` with prompts of their own lengths."
+        )
     for name in _DRAFTING:
         if _setting(name, given, *configs) not in (None, False):
             raise ValueError(
@@ -162,41 +164,3 @@ def _num_given(given: Mapping[str, Any]) -> int | None:
     prompts = (given.get(name) for name in ("inputs_embeds", "inputs", "input_ids"))
     prompt = next((each for each in prompts if isinstance(each, Tensor) and each.ndim > 1), None)
     return None if prompt is None else prompt.shape[1]
-
-
-def _batches_continuously(model: Any) -> bool:
-    """Whether a manager of continuous batching runs this model in a thread."""
-    for thread in threading.enumerate():
-        manager = getattr(getattr(thread, "_target", None), "__self__", None)
-        if type(manager).__name__ == "ContinuousBatchingManager" and getattr(manager, "model", None) is model:
-            return True
-    return False
-
-
-def _continuous_batching(what: str) -> ValueError:
-    return ValueError(
-        f"{what} Continuous batching packs several texts into one row, runs them from a thread of its own and shares "
-        "their caches, so that no text can be steered alone. Call `generate` with padded prompts in place of "
-        "`generate_batch`."
-    )
-
-
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(*_args: Any, **_kwargs: Any) -> Any:
-        raise _continuous_batching(f"`{name}` cannot be steered.")
-
-    return refuse
-
-
-@contextmanager
-def _replaced(model: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    """Replace a method of one model until the context exits. Contexts on one model must be nested."""
-    own = vars(model).get(name)
-    setattr(model, name, replacement)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(model, name)
-        else:
-            setattr(model, name, own)

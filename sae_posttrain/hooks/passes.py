@@ -1,7 +1,8 @@
 """
 Follow each forward pass through its text: which positions a context pushes, and which rows it has touched.
 
-Legend of the shapes: B rows, T positions of one forward pass, D width, F features.
+Legend of the shapes: B rows, T positions of one forward pass, D width, F features. A packed pass has one row, whose
+positions belong to several rows of the user's.
 """
 
 import threading
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .generation import Turn, drafted_or_chunked, refuse_paged
+from .packed import PackedBatch
 from .padding import last_real, real_tokens
 from .sites import Place, describe_place
 from .strength import Strengths
@@ -27,26 +29,31 @@ class SteeredPass:
     Args:
         mask (`torch.Tensor` of shape `(B, T)`, bool):
             Rows and positions that are pushed.
-        values (`torch.Tensor` of shape `(B or 1, F or 1)`):
-            Strength of each row and feature.
+        values (`torch.Tensor` of shape `(B or 1, F or 1)`, or `(B, T, F or 1)`):
+            Strength of each row and feature, or of each position and feature.
         num_features (`int`):
             Number of features, F.
         is_whole (`bool`):
             Whether the pass has one token per row, and none of them is padding.
+        packed ([`PackedBatch`], *optional*):
+            The requests of a packed pass.
 
     Attributes:
         pushes (`dict`):
             What is added at each place, kept if it does not depend on the values there.
     """
 
-    def __init__(self, mask: Tensor, values: Tensor, num_features: int, is_whole: bool):
-        self.mask, self.is_whole = mask, is_whole
+    def __init__(
+        self, mask: Tensor, values: Tensor, num_features: int, is_whole: bool, packed: PackedBatch | None = None
+    ):
+        self.mask, self.is_whole, self.packed = mask, is_whole, packed
         self.pushes: dict[Any, Tensor] = {}
-        self._values = values.expand(mask.shape[0], num_features)
+        values_BTF = values if values.ndim == 3 else values[:, None, :]
+        self._values = values_BTF.expand(mask.shape[0], -1, num_features)
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Strength `(B, F)` and mask `(B, T)` on the given device."""
+        """Strength `(B, T or 1, F)` and mask `(B, T)` on the given device."""
         if device not in self._on_device:
             self._on_device[device] = self._values.to(device), self.mask.to(device)
         return self._on_device[device]
@@ -66,6 +73,12 @@ class SteeredPasses:
         places (`set[Place]`):
             Blocks and sites that are pushed.
 
+    Attributes:
+        rows, places:
+            As above.
+        positions (`str`):
+            `"generated"`, `"all"` or, for a mask, `"mask"`.
+
     Raises:
         ValueError: If `positions` is neither a known word nor a mask.
     """
@@ -77,8 +90,8 @@ class SteeredPasses:
         positions: str | Tensor,
         places: set[Place],
     ):
-        self._rows = None if rows is None else torch.as_tensor(rows, dtype=torch.bool).cpu()
-        self._positions = positions if isinstance(positions, str) else "mask"
+        self.rows = None if rows is None else torch.as_tensor(rows, dtype=torch.bool).cpu()
+        self.positions = positions if isinstance(positions, str) else "mask"
         self._mask = positions.bool().cpu() if isinstance(positions, Tensor) and positions.ndim == 2 else None
         words = ", ".join(map(repr, POSITIONS))
         if isinstance(positions, str) and positions not in POSITIONS:
@@ -89,8 +102,8 @@ class SteeredPasses:
                 f"`positions` must be {words} or a mask of rows and positions, got {type(positions).__name__}{shape}."
             )
         self.strengths = strengths
-        self.wants_any = self._rows is None or bool(self._rows.any())
-        self._places = places
+        self.wants_any = self.rows is None or bool(self.rows.any())
+        self.places = places
         self._reached: set[Place] = set()
         self._caches: weakref.WeakSet = weakref.WeakSet()
         self._passes: dict[int, SteeredPass] = {}  # by thread
@@ -122,8 +135,20 @@ class SteeredPasses:
         try:
             self._begin(given, tokens, cache, turn, attention)
         except ValueError as error:
-            self._refusal = threading.get_ident(), error
+            self.refuse(error)
             raise
+
+    def begin_packed(self, batch: PackedBatch) -> None:
+        """Find the positions that are pushed in a packed pass, before it runs."""
+        mask_T = batch.mask if self.rows is None else batch.mask & self.rows[batch.rows]
+        values = self.strengths.values
+        values_TF = values[batch.rows] if len(values) > 1 else values.expand(len(mask_T), -1)
+        packed = SteeredPass(mask_T[None], values_TF[None], len(self.strengths.asked), False, batch)
+        self._passes[threading.get_ident()] = self._latest = packed
+
+    def refuse(self, error: ValueError) -> None:
+        """Keep an error that the calling thread may hide, to be raised when the context is left."""
+        self._refusal = threading.get_ident(), error
 
     def see_cache(self, cache: Any) -> None:
         """Note a cache that a pass has written. A later pass of several tokens over it continues the same text."""
@@ -138,20 +163,26 @@ class SteeredPasses:
 
     def reach(self, place: Place) -> None:
         self._reached.add(place)
+        current = self._passes.get(threading.get_ident())
+        if current is not None and current.packed is not None:
+            current.packed.reach(place)
+
+    def require_no_refusal(self) -> None:
+        """Raise a `ValueError` if a pass in another thread was refused: that thread may have hidden the error."""
+        if self._refusal is not None and self._refusal[0] != self._thread:
+            raise ValueError(f"A forward pass in another thread was refused: {self._refusal[1]}")
 
     def require_touched(self) -> None:
         """Raise a `ValueError` if a requested row was not pushed, or a site was not reached."""
         if not self.wants_any:
             return
-        if self._refusal is not None and self._refusal[0] != self._thread:  # that thread may have hidden the error
-            raise ValueError(f"A forward pass in another thread was refused: {self._refusal[1]}")
-        missed = sorted(self._places - self._reached)
+        missed = sorted(self.places - self._reached)
         if missed:
             raise ValueError(
                 f"No forward pass of this model reached {describe_place(missed[0])}: nothing was steered."
             )
         for touched in [*self._missed, *self._touched.values()]:
-            asked = torch.ones_like(touched) if self._rows is None else self._rows.to(touched.device)
+            asked = torch.ones_like(touched) if self.rows is None else self.rows.to(touched.device)
             untouched = (asked & ~touched).nonzero().flatten().tolist()
             if untouched:
                 raise ValueError(f"Row {untouched[0]} should be steered, but no position of it was touched.")
@@ -161,7 +192,7 @@ class SteeredPasses:
             return
         refuse_paged(given, cache, attention)
         num_rows, num_tokens = tokens.shape[:2]
-        self._require_rows(num_rows)
+        self.require_rows(num_rows)
         if self._mask is not None:
             if tuple(self._mask.shape) != (num_rows, num_tokens):
                 raise ValueError(
@@ -215,7 +246,7 @@ class SteeredPasses:
         elif not num_cached and num_tokens == turn.num_seen + 1:  # without a cache, each step reads the whole text
             turn.num_seen = num_tokens
             mask = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-            if self._positions == "generated":
+            if self.positions == "generated":
                 mask[:, : turn.num_prompt - 1] = False
             self._set(self._of_rows(mask))
         else:
@@ -223,7 +254,7 @@ class SteeredPasses:
 
     def _real(self, given: Mapping[str, Any], num_rows: int, num_tokens: int) -> Tensor | None:
         """Real tokens. If all positions are pushed, a row without padding may hold several texts."""
-        is_packed_whole = given.get("attention_mask") is None and self._positions == "all"
+        is_packed_whole = given.get("attention_mask") is None and self.positions == "all"
         return None if is_packed_whole else real_tokens(given, num_rows, num_tokens)
 
     def _step(self, real: Tensor | None, num_rows: int) -> None:
@@ -252,19 +283,20 @@ class SteeredPasses:
         self._passes[threading.get_ident()] = self._latest
 
     def _of_rows(self, mask: Tensor) -> Tensor:
-        return mask if self._rows is None else mask & self._rows.to(mask.device)[:, None]
+        return mask if self.rows is None else mask & self.rows.to(mask.device)[:, None]
 
     def _pushed(self, real: Tensor | None, num_rows: int, num_tokens: int) -> Tensor:
         """Pushed positions `(B, T)` at the beginning of a text: all up to the last real token, or that token only."""
         if real is None:
             real = torch.ones(num_rows, num_tokens, dtype=torch.bool)
         positions, last = torch.arange(num_tokens, device=real.device), last_real(real)
-        return positions == last if self._positions == "generated" else positions <= last
+        return positions == last if self.positions == "generated" else positions <= last
 
-    def _require_rows(self, num_rows: int) -> None:
-        if self._rows is not None and len(self._rows) != num_rows:
+    def require_rows(self, num_rows: int) -> None:
+        """Raise a `ValueError` if rows or strengths were given for another number of rows."""
+        if self.rows is not None and len(self.rows) != num_rows:
             raise ValueError(
-                f"`rows` names {len(self._rows)} rows, the batch has {num_rows}. Does `generate` repeat each prompt "
+                f"`rows` names {len(self.rows)} rows, the batch has {num_rows}. Does `generate` repeat each prompt "
                 "(beams, `num_return_sequences`)? Repeat the prompts yourself."
             )
         if len(self.strengths.values) not in (1, num_rows):

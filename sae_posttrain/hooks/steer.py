@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .blocks import find_blocks, unwrap
 from .generation import GenerationWatch
+from .packed import PackingWatch
 from .passes import SteeredPasses
 from .sites import Place, hook_sites, require_width
 from .strength import Directions, Strength, known_norms, read_strength, require_pushable
@@ -89,6 +90,7 @@ class Steerer:
         self._pass: SteeredPasses | None = None
         self._blocks = find_blocks(model)
         self._watch = GenerationWatch(model)
+        self._packing = PackingWatch(model)
         self._config = unwrap(model).config
         self._hooks = hook_sites(model, self._of_place, lambda site: site.on_write(self._push(site.place)))
         whole, decoder = unwrap(model), unwrap(model).get_decoder()
@@ -119,21 +121,32 @@ class Steerer:
         current = SteeredPasses(read_strength(strength, self._features), rows, positions, set(self._of_place))
         self._pass = current
         try:
-            with self._watch.watching() if current.wants_any else nullcontext():
+            with self._watching(current) if current.wants_any else nullcontext():
                 yield
         finally:
             self._pass = None
             self._whole_masks.clear()
-        current.require_touched()
+        if current.wants_any:
+            current.require_no_refusal()
+            self._packing.require_served()
+            current.require_touched()
+            self._packing.require_pushed(current.places, current.rows)
 
     def remove(self) -> None:
         """Remove the hooks from the model."""
         self._hooks.close()
 
+    @contextmanager
+    def _watching(self, current: SteeredPasses) -> Iterator[None]:
+        with self._watch.watching(), self._packing.watching(current.positions, current.require_rows):
+            yield
+
     def _before_forward(self, _decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self._pass is None:
             return
         self._refuse_recomputed_blocks()
+        if self._is_packed():
+            return
         given = dict(zip(self._argument_names, args)) | kwargs
         tokens = given.get("input_ids")
         tokens = given.get("inputs_embeds") if tokens is None else tokens
@@ -145,6 +158,18 @@ class Steerer:
         cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
         attention = str(getattr(self._config, "_attn_implementation", ""))
         self._pass.begin(given, tokens, cache, self._watch.turn(), attention)
+
+    def _is_packed(self) -> bool:
+        """Whether the pass belongs to a known manager of continuous batching. Its tokens are then found as well."""
+        assert self._pass is not None
+        try:
+            batch = self._packing.batch() if self._pass.wants_any else None
+        except ValueError as error:
+            self._pass.refuse(error)  # the manager only logs what its thread raises
+            raise
+        if batch is not None:
+            self._pass.begin_packed(batch)
+        return batch is not None
 
     def _before_whole(self, _model: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
@@ -185,9 +210,9 @@ class Steerer:
             key = (place, hidden.device, hidden.dtype)
             if key in current.pushes:
                 return current.pushes[key]
-            strength_BF, mask_BT = current.on(hidden.device)
+            strength_BTF, mask_BT = current.on(hidden.device)
             with torch.autocast(hidden.device.type, enabled=False):  # sums in autocast's dtype are not exact
-                push_BTD = self._push_along(asked, strength_BF[:, asked], hidden)
+                push_BTD = self._push_along(asked, strength_BTF[:, :, asked], hidden)
                 push_BTD = (push_BTD * mask_BT[:, :, None]).to(hidden.dtype)
             if self._mode == "add":  # independent of the values, so all decoding steps add the same
                 current.pushes[key] = push_BTD
@@ -195,15 +220,15 @@ class Steerer:
 
         return push
 
-    def _push_along(self, features: list[int], strength_BF: Tensor, hidden: Tensor) -> Tensor:
+    def _push_along(self, features: list[int], strength_BTF: Tensor, hidden: Tensor) -> Tensor:
         """What is added to the values, `(B, T or 1, D)`, before positions are masked."""
         vectors_FD = self._vectors_FD[features].to(hidden.device)
         if self._mode == "add":
-            return (strength_BF @ vectors_FD)[:, None, :]
+            return strength_BTF @ vectors_FD
         rows_FD = self._features.encoder_rows[features].to(hidden.device)
         bias_F = self._features.encoder_bias[features].to(hidden.device)
         pre_BTF = hidden.float() @ rows_FD.float().T + bias_F
-        return (strength_BF[:, None, :] - pre_BTF) @ vectors_FD
+        return (strength_BTF - pre_BTF) @ vectors_FD
 
 
 def _features_of_places(features: Directions) -> dict[Place, list[int]]:

@@ -84,7 +84,7 @@ class SteeredGRPOConfig(GRPOConfig):
             Weight of a steered rollout's tokens, which the policy did not sample. `"none"`: 1, as published.
             `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. μ is the probability that the token was drawn
             with: under steering, at the rollout's own temperature and truncation (1 if it is greedy). It is recorded
-            while the rollout is sampled.
+            while the rollout is sampled; vLLM tells it itself.
             `"floor"`: tokens whose `π_old` is below `off_policy_floor` are not trained on.
         off_policy_clip (`float`, *optional*, defaults to `1.0`):
             Largest weight for `"truncated"`.

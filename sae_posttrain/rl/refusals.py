@@ -13,6 +13,8 @@ _HIDE_LOOPS = {
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
 }
 """Generation settings that prevent repeated tokens, each with the value that does nothing."""
 
@@ -35,19 +37,9 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
         ValueError: At the first such setting. The message says what to set instead.
     """
     if args.use_vllm:
-        mode = args.vllm_importance_sampling_mode
-        if args.vllm_importance_sampling_correction and mode.startswith("sequence"):
-            raise ValueError(
-                f"`vllm_importance_sampling_mode={mode!r}` weighs a whole rollout by its probability under the policy "
-                "over that under steering, which is near 0 for every steered one: they would leave the loss. And "
-                "steering inside vLLM is not supported yet. Set `use_vllm=False`."
-            )
-        raise ValueError("Steering inside vLLM is not supported yet. Set `use_vllm=False`.")
+        _refuse_vllm(args)
     if args.use_transformers_continuous_batching:
-        raise ValueError(
-            "Continuous batching packs several rollouts into a row, so that no row can be steered alone; it is not "
-            "supported yet. Set `use_transformers_continuous_batching=False`."
-        )
+        _refuse_continuous_batching(args.transformers_continuous_batching_config or {})
     if args.mask_truncated_completions:
         raise ValueError(
             "`mask_truncated_completions=True` takes rollouts without an end token out of the loss, and an endless "
@@ -70,7 +62,7 @@ def refuse_settings(args: "SteeredGRPOConfig", generation_config: Any = None, *,
             f"`max_completion_length={length}` is too short to tell a loop, which takes "
             f"{MIN_TOKENS} tokens: no rollout would show the fault. Set it to {MIN_TOKENS} or more."
         )
-    _refuse_generation(args, generation_config)
+    _refuse_generation(args, None if args.use_vllm else generation_config)  # vLLM is told all of its settings
 
 
 def refuse_own_sampling(args: "SteeredGRPOConfig") -> None:
@@ -155,6 +147,56 @@ def refuse_sharded_resampling(args: "SteeredGRPOConfig", *, is_sharded: bool) ->
             "`on_miss='resample'` lets processes generate a different number of times, and a model sharded by "
             "DeepSpeed ZeRO-3 or FSDP would hang. Set `on_miss` to 'keep' or 'drop'."
         )
+
+
+def _refuse_vllm(args: "SteeredGRPOConfig") -> None:
+    given: Any = args.generation_kwargs or {}
+    if args.vllm_model_impl == "transformers":
+        raise ValueError(
+            "`vllm_model_impl='transformers'` runs the model in a way that has not been compared with `steer`. Set "
+            "`vllm_model_impl='vllm'`."
+        )
+    if args.vllm_structured_outputs_regex is not None or given.get("structured_outputs") is not None:
+        raise ValueError(
+            "Structured outputs forbid tokens, so that steered rollouts cannot show the fault freely, and vLLM's "
+            "log-probabilities are no longer those of the model. Leave out `vllm_structured_outputs_regex` and "
+            "`structured_outputs` in `generation_kwargs`."
+        )
+    if given.get("n", 1) != 1:
+        raise ValueError("`n` in `generation_kwargs` makes several answers to each rollout. Leave it out.")
+    for name in ("extra_args", "vllm_xargs"):
+        if any(str(key).startswith("steer") for key in given.get(name) or {}):
+            raise ValueError(
+                f"`{name}` in `generation_kwargs` steers all rollouts, evaluation included. Leave it out: the "
+                "trainer steers the rollouts that `num_steered` names."
+            )
+    is_divided = args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1
+    if args.on_miss == "resample" and (args.vllm_mode == "server" or is_divided):
+        where = "vllm_mode='server'" if args.vllm_mode == "server" else "vllm_tensor_parallel_size"
+        raise ValueError(
+            f"`on_miss='resample'` with `{where}` would have processes ask vLLM a different number of times, for "
+            "parts of the prompts' rollouts. Set `on_miss` to 'keep' or 'drop'."
+        )
+
+
+def _refuse_continuous_batching(config: Any) -> None:
+    if config.get("allow_block_sharing"):
+        raise ValueError(
+            "`allow_block_sharing` in `transformers_continuous_batching_config` lets plain rollouts read what was "
+            "computed under steering. Leave it out: it is switched off for steered generations."
+        )
+    graphs = config.get("use_cuda_graph")
+    if any(graphs) if isinstance(graphs, list | tuple) else graphs:
+        raise ValueError(
+            "`use_cuda_graph` in `transformers_continuous_batching_config` replays a graph that runs no hooks, so "
+            "that nothing would be steered. Leave it out: it is switched off for steered generations."
+        )
+    for name in ("varlen_compile_config", "decode_compile_config", "default_compile_level"):
+        if config.get(name):
+            raise ValueError(
+                f"`{name}` in `transformers_continuous_batching_config` compiles the passes, which then need not run "
+                "the hooks that steer. Leave it out."
+            )
 
 
 def _refuse_generation(args: "SteeredGRPOConfig", generation_config: Any) -> None:

@@ -124,12 +124,13 @@ def roll_out(
         missed = (rollouts.provoked & ~faulty).nonzero().flatten().tolist()
         if not missed:
             break
-        again, _, logps_again = generate([prompt_ids[row] for row in missed], steered[missed], cold[missed])
-        for number, row in enumerate(missed):
-            completion_ids[row] = again[number]
-            if sampling_logps is not None and logps_again is not None:
-                sampling_logps[row] = logps_again[number]
-        faulty[missed] = show_fault(fault, again, end_ids)
+        again = generate([prompt_ids[row] for row in missed], steered[missed], cold[missed])
+        kinds: tuple[list | None, ...] = (completion_ids, logprobs, sampling_logps)
+        for kept, made in zip(kinds, again):
+            for number, row in enumerate(missed):
+                if kept is not None and made is not None:
+                    kept[row] = made[number]
+        faulty[missed] = show_fault(fault, again[0], end_ids)
         rollouts.num_resampled += int(steered[missed].sum())
         rollouts.num_cold_resampled += int(cold[missed].sum())
     return rollouts

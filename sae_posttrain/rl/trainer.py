@@ -18,6 +18,7 @@ from ..hooks.row_sampling import SAME_AS_CALL, sample_rows
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
+from ..serving import RowSettings
 from ..unsloth import refuse_unsloth
 from .advantages import total_reward
 from .blind_reward import BlindRewardCheck
@@ -35,7 +36,15 @@ from .refusals import (
 )
 from .resume import ResumableGRPO
 from .rewards import tell_template
-from .rollouts import Rollouts, cold_slots, roll_out, show_fault, steered_positions, steered_slots
+from .rollouts import (
+    Rollouts,
+    cold_slots,
+    roll_out,
+    rows_in_step,
+    show_fault,
+    steered_positions,
+    steered_slots,
+)
 from .start import (
     check_rollouts,
     check_steering,
@@ -46,6 +55,14 @@ from .start import (
     steered_sampling,
     warn_of_plain_config,
     warn_of_rollouts_that_run_on,
+)
+from .vllm_rollouts import (
+    VLLMRollouts,
+    distance,
+    engines_that_steer,
+    require_explained,
+    sampling_temperature,
+    told_logps,
 )
 from .weighing import new_advantages, weigh
 
@@ -63,6 +80,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     each prompt at `cold_temperature`, without steering. All rollouts are generated in one batch. The plain ones are
     sampled as without these settings: in the first generation bit for bit, later from another place of the random
     stream if a generation took another number of steps. Log-probabilities are those of the policy at `temperature`.
+    With `use_vllm`, vLLM generates the rollouts, steered ones and plain ones together. In the first generation of each
+    training its log-probabilities are compared with those of the trainer's own passes, with and without steering.
 
     Logged under `steer/`:
     - `hit_rate` (at the first attempt), `endless_rate` (share of answers that [`find_loop`] calls endless), `reward`
@@ -108,7 +127,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
 
     Raises:
         ValueError: If there are no features or no strength, the features belong to another model, or a setting would
-            undo the steering. In training: if the rewards do not see the fault.
+            undo the steering. In training: if the rewards do not see the fault, or vLLM did not push as it should.
         RuntimeError: If Unsloth has been imported.
     """
 
@@ -142,6 +161,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._sampler: DynamicSampler | None = None
         self._strength = 0.0
         self._steered_sampling = self._cold_sampling = SAME_AS_CALL
+        self._vllm: VLLMRollouts | None = None
+        self._checked_state: Any = None  # that of the training in which vLLM's pushes were compared with ours
         self._loss_passes = LossPasses()
         # The rollouts of the generation that is under way; `None` outside of one and in evaluation. `GRPOTrainer`
         # calls `_generate_single_turn`, `_calculate_rewards` and `_generate_and_score_completions` without a way to
@@ -174,7 +195,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         if self._steering is not None:
             kwargs = datasets_with_messages(kwargs)
         (model, _, args), kwargs = with_trainable_model((model, None, args), kwargs)
-        super().__init__(model, reward_funcs, args, **kwargs)
+        engines: Any = nullcontext()
+        if self._steering is not None and steers and self._steering.use_vllm:
+            assert feature_set is not None
+            engines = engines_that_steer(self._steering, feature_set)
+        with engines:
+            super().__init__(model, reward_funcs, args, **kwargs)
 
         tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
@@ -198,6 +224,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             check_steering(self, self._steering, feature_set)
             self.feature_set = feature_set
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
+            if self._steering.use_vllm:
+                self._vllm = VLLMRollouts(self.vllm_generation, self._steering, feature_set)
             if self._steering.target_hit_rate is not None:
                 self.add_callback(controller_of(self._steering, self._strength))
 
@@ -215,16 +243,27 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ):
-        generate_turn, settings = super()._generate_single_turn, self._steering
-        if settings is None or not self.model.training:
+        settings, is_training = self._steering, self.model.training
+        super_turn = super()._generate_single_turn
+
+        def generate_turn(*given: Any, **options: Any):
+            answers = super_turn(*given, **options)
+            if self.model.training != is_training:  # TRL trains on after continuous batching, in evaluation too
+                self.model.train(is_training)
+            return answers
+
+        if settings is None or not is_training:
             return generate_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
         def generate(prompts: list, steered: Tensor, cold: Tensor):
+            turn = partial(generate_turn, prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+            if self._vllm is not None:
+                return self._vllm.generate(turn, self._row_settings(steered))
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
             with steering, self._sampling(steered, cold) as recorded:
-                ids, logprobs = generate_turn(prompts, images, multimodal_fields, num_generations, *args, **kwargs)
+                ids, logprobs = turn()
             return ids, logprobs, None if recorded is None else recorded.logps(ids)
 
         if self._rollouts is None or self._rollouts.rewards is None:
@@ -239,6 +278,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                 max_resamples=settings.max_resamples if settings.on_miss == "resample" else 0,
             )
         return self._rollouts.completion_ids, self._rollouts.logprobs
+
+    def _row_settings(self, steered: Tensor) -> list[RowSettings]:
+        """How vLLM generates each row of this process."""
+        assert self._steering is not None
+        pushed = RowSettings(strength=self.steer_strength, positions=self._steering.steer_positions)
+        return [pushed if is_steered else RowSettings() for is_steered in steered.tolist()]
 
     def _slots(self, num_rows: int) -> Tensor:
         assert self._steering is not None
@@ -293,6 +338,11 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             else:
                 batch = self._sample_and_score(inputs, self._sampler)
             if self._rollouts is not None:  # neither plain training nor evaluation
+                if (
+                    self._vllm is not None and self._checked_state is not self.state
+                ):  # a training has a state of its own
+                    self._compare_pushes(batch, self._rollouts)
+                    self._checked_state = self.state
                 self._weigh(batch, self._rollouts)
         finally:
             self._rollouts = None
@@ -378,6 +428,35 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             if controller is not None:
                 controller.update(metrics["steer/hit_rate"])
         self._log_all(metrics)
+
+    def _compare_pushes(self, batch: dict[str, Any], rollouts: Rollouts) -> None:
+        """
+        Compare vLLM's log-probabilities with those that the trainer computes, with and without steering.
+
+        Raises:
+            ValueError: If vLLM did not push what the trainer pushes; see [`require_explained`].
+        """
+        args, accelerator = self._steering, self.accelerator
+        assert args is not None and rollouts.sampling_logps is not None and rollouts.logprobs is not None
+        temperature = sampling_temperature(args)
+        if temperature is None:
+            return
+        place = (accelerator.process_index, accelerator.num_processes, self.num_generations, args.num_steered)
+        rows = rows_in_step(rollouts.steered, *place)
+        plain = (~rollouts.steered).nonzero().flatten()[: len(rows)]
+        plain = torch.cat([plain, rows[: len(rows) - len(plain)]])  # as many passes on every process
+        policy_temperature, self.temperature = self.temperature, temperature
+        try:
+            pushed, unpushed = self._logps(batch, rows, rollouts.strength), self._logps(batch, rows)
+            as_plain = self._logps(batch, plain)
+        finally:
+            self.temperature = policy_temperature
+        told = told_logps(rollouts.sampling_logps, rows, pushed)  # NaN on rows that only keep in step
+        told_plain = told_logps([row or [] for row in rollouts.logprobs], plain, as_plain)
+        sums = torch.stack([distance(told, pushed), distance(told, unpushed), distance(told_plain, as_plain)])
+        sums = accelerator.reduce(sums, reduction="sum")
+        if bool((sums[:, 1] > 0).all()):
+            require_explained(*(sums[:, 0] / sums[:, 1]).tolist())
 
     def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
         """Log-probabilities `(R, C)` of the completions of some rows, under steering if a strength is given."""

@@ -179,6 +179,6 @@ def _sampling_logps(rollouts: Rollouts, rows: Tensor, like: Tensor) -> Tensor | 
         return None
     logps_RC = torch.zeros_like(like)
     for number, row in enumerate(rows.tolist()):
-        told = rollouts.sampling_logps[row] or []
+        told = [torch.nan if value is None else value for value in rollouts.sampling_logps[row] or []]
         logps_RC[number, : len(told)] = torch.tensor(told, dtype=like.dtype)
-    return logps_RC
+    return torch.where(logps_RC.isnan(), like, logps_RC)  # a token that it could not score gets the weight 1

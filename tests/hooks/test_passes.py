@@ -188,7 +188,7 @@ def test_a_new_turn_over_a_kept_cache_outside_generate_is_refused(model, feature
         ({"prefill_chunk_size": 2}, "A prompt read in chunks cannot be steered"),
         ({"prefill_chunk_size": 4}, "A prompt read in chunks cannot be steered"),  # 4 + 1: looks like decoding
         ({"cache_implementation": "static"}, "needs a dynamic cache"),
-        ({"cache_implementation": "paged"}, "`generate_batch` cannot be steered. Continuous batching"),
+        ({"cache_implementation": "paged"}, "Call `generate_batch` with prompts of their own lengths"),
     ],
 )
 @pytest.mark.parametrize("positions", ["generated", "all"])
@@ -221,18 +221,6 @@ def test_drafts_that_a_decoding_of_ones_own_checks_are_refused(model, features):
             steer(model, features, strength=1.0),
         ):
             model.generate(torch.tensor([[7, 8, 9]]), custom_generate=decoding, max_new_tokens=4, **GREEDY)
-
-
-@pytest.mark.parametrize(
-    "method", ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"]
-)
-def test_continuous_batching_is_refused_where_it_is_asked_for(model, features, method):
-    with pytest.raises(ValueError, match=f"`{method}` cannot be steered. Continuous .*Call `generate` with padded"):
-        with steer(model, features, strength=1.0):
-            getattr(model, method)([[7, 8, 9]])
-    assert method not in vars(model)
-    with steer(model, features, strength=1.0, rows=[False]):
-        model.init_continuous_batching(GenerationConfig(eos_token_id=-1))  # nobody is to be steered
 
 
 @pytest.mark.filterwarnings("ignore")

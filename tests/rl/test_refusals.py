@@ -8,18 +8,46 @@ from transformers import GenerationConfig
 from sae_posttrain import EndlessRepetitionReward
 from sae_posttrain.rl.refusals import refuse_settings, refuse_sharded_resampling
 
+VLLM = {"use_vllm": True, "vllm_mode": "colocate"}
+PAGED = {"use_transformers_continuous_batching": True}
+
 REFUSED = [
     ({"mask_truncated_completions": True}, "an endless repetition is one. Set `mask_truncated_completions=False`"),
-    ({"use_vllm": True}, "leave the loss. And steering inside vLLM is not supported yet. Set `use_vllm=False`"),
+    ({**VLLM, "vllm_model_impl": "transformers"}, "Set `vllm_model_impl='vllm'`"),
+    ({**VLLM, "vllm_structured_outputs_regex": "a+"}, "Leave out `vllm_structured_outputs_regex`"),
+    ({**VLLM, "generation_kwargs": {"structured_outputs": {"regex": "a+"}}}, "Structured outputs forbid tokens"),
+    ({**VLLM, "generation_kwargs": {"n": 2}}, "`n` in `generation_kwargs` makes several answers"),
     (
-        {"use_vllm": True, "vllm_importance_sampling_correction": False},
-        "^Steering inside vLLM is not supported yet. Set `use_vllm=False`",
+        {**VLLM, "generation_kwargs": {"extra_args": {"steer": "1"}}},
+        "`extra_args` in `generation_kwargs` steers all rollouts, evaluation included. Leave it out",
     ),
     (
-        {"use_vllm": True, "vllm_importance_sampling_mode": "token_truncate"},
-        "^Steering inside vLLM is not supported yet. Set `use_vllm=False`",
+        {**VLLM, "vllm_mode": "server", "generation_kwargs": {"vllm_xargs": {"steer": "1"}}},
+        "`vllm_xargs` in `generation_kwargs` steers all rollouts",
     ),
-    ({"use_transformers_continuous_batching": True}, "Set `use_transformers_continuous_batching=False`"),
+    (
+        {**VLLM, "vllm_mode": "server", "on_miss": "resample"},
+        "`on_miss='resample'` with `vllm_mode='server'` would have processes ask.*Set `on_miss` to 'keep' or 'drop'",
+    ),
+    (
+        {**VLLM, "vllm_tensor_parallel_size": 2, "on_miss": "resample"},
+        "`on_miss='resample'` with `vllm_tensor_parallel_size` would have processes ask",
+    ),
+    ({**VLLM, "generation_kwargs": {"frequency_penalty": 0.5}}, "`frequency_penalty=0.5` in `generation_kwargs`"),
+    ({**VLLM, "generation_kwargs": {"presence_penalty": 0.5}}, "`presence_penalty=0.5` in `generation_kwargs`"),
+    ({**VLLM, "repetition_penalty": 1.1}, "`repetition_penalty=1.1` in the settings keeps tokens from being"),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"allow_block_sharing": True}},
+        "`allow_block_sharing` in `transformers_continuous_batching_config` lets plain rollouts read.*Leave it out",
+    ),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"use_cuda_graph": [False, True]}},
+        "`use_cuda_graph` in `transformers_continuous_batching_config` replays a graph that runs no hooks",
+    ),
+    (
+        {**PAGED, "transformers_continuous_batching_config": {"default_compile_level": 1}},
+        "`default_compile_level` in `transformers_continuous_batching_config` compiles the passes",
+    ),
     ({"off_policy_mask_threshold": 0.5}, "drops rollouts that have a negative advantage.*Leave it unset"),
     ({"top_entropy_quantile": 0.2}, "repeated tokens have the lowest. Set `top_entropy_quantile=1.0`"),
     ({"repetition_penalty": 1.1}, "`repetition_penalty=1.1` in the settings keeps tokens from being repeated"),

@@ -41,8 +41,10 @@ def steer(
     A context may hold several texts and conversations. Each call of `generate` answers a prompt; called again with
     the `past_key_values` of an earlier one, it goes on with that conversation. Outside `generate` each forward pass
     without a cache, or with an empty or new one, reads a text of its own, and passes of one token go on with it.
-    Refused are ways of generating of which it is not known what is generated: continuous batching, assisted
-    generation, prompts read in chunks, static caches.
+    `generate_batch` is steered as well: each prompt is a row, and requests added to a manager of continuous batching
+    that is made inside the context are rows in their order. The cache then shares no blocks between requests, and no
+    CUDA graphs are used. Other ways of generating are refused, because it is not known which positions are generated:
+    assisted generation, prompts that `generate` reads in chunks, static caches.
 
     Args:
         model (`torch.nn.Module`):

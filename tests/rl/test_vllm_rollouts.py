@@ -1,0 +1,359 @@
+"""Steered GRPO with vLLM, against stand-ins of its engine and server. The real ones are in the slow vLLM suite."""
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig
+from trl import GRPOTrainer
+from trl.generation import vllm_generation
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
+
+from sae_posttrain import FeatureSet
+from sae_posttrain.rl.vllm_rollouts import (
+    VLLMRollouts,
+    engines_that_steer,
+    require_explained,
+    sampling_temperature,
+    told_logps,
+)
+from sae_posttrain.serving import RowSettings, engine_arguments
+from sae_posttrain.serving.engine import CONFIG
+
+from ..trained import logged
+from .conftest import LOOPING
+from .fake_vllm import FakeClient, FakeLLM, FakeParams
+
+COLOCATE = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128}
+SERVER = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://fake"}
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch, make_model, make_loop_feature, tmp_path):
+    """TRL's module calls the stand-ins, and writes its variables for vLLM into another environment."""
+    monkeypatch.setattr(vllm_generation, "os", SimpleNamespace(environ={}))
+    monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "empty_cache", lambda: None)
+    for name, fake in (("LLM", FakeLLM), ("SamplingParams", FakeParams), ("VLLMClient", FakeClient)):
+        monkeypatch.setattr(vllm_generation, name, fake, raising=False)
+    model = make_model()
+    file = make_loop_feature(model).save(tmp_path / "served.safetensors")
+    config = engine_arguments(file)["additional_config"][CONFIG]
+    for fake in (FakeLLM, FakeClient):
+        monkeypatch.setattr(fake, "source", model, raising=False)
+        monkeypatch.setattr(fake, "made", [])
+    monkeypatch.setattr(FakeClient, "config", config, raising=False)
+    monkeypatch.setattr(FakeLLM, "behaviour", "right")
+    monkeypatch.setattr(FakeClient, "behaviour", "right")
+
+
+def engine_of(settings):
+    return (FakeLLM if settings is COLOCATE else FakeClient).made[-1].engine
+
+
+MODES = pytest.mark.parametrize("mode", [COLOCATE, SERVER], ids=["colocate", "server"])
+
+
+@MODES
+def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, mode):
+    trainer = train(fit=False, **mode, max_steps=3, num_steered=2, steer_strength=30.0)
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    assert logged(trainer, "steer/hit_rate")[0] == 1.0
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch["steered"].tolist() == [False, False, True, True] * 2
+    rows = batches[0]["completion_ids"]
+    assert (rows[batches[0]["steered"]] == LOOPING).all()
+    engine = engine_of(mode)
+    asked = [row["asked"] for row in engine.told]
+    assert sorted(asked) == [0.0] * 12 + [30.0] * 12
+    assert all((row["salt"] or "").startswith("sae_posttrain:") == bool(row["asked"]) for row in engine.told)
+    assert engine.num_syncs >= 3
+
+
+def test_all_rows_of_a_process_share_one_batch(train):
+    train(**COLOCATE)
+    assert FakeLLM.made[0].calls == [8]
+    given = FakeLLM.made[0].given
+    assert given["logprobs_mode"] == "processed_logprobs"  # of TRL: μ is the sampling distribution's
+    assert list(given["additional_config"]) == [CONFIG]
+
+
+def test_the_server_is_asked_for_plain_and_steered_rows_at_the_same_time(train):
+    train(**SERVER)
+    client = FakeClient.made[0]
+    assert client.has_communicator
+    assert sorted(n for _, n in client.calls) == [1, 1, 3]  # two prompts of different length, then their plain rows
+
+
+@MODES
+def test_weights_are_synchronised(train, mode):
+    trainer = train(**mode, max_steps=2)
+    engine = engine_of(mode)
+    before_the_last_step = engine.model.model.layers[0].mlp.up_proj.weight
+    trained = trainer.model.model.layers[0].mlp.up_proj.weight
+    assert not torch.equal(before_the_last_step, trained)
+    assert not torch.equal(before_the_last_step, FakeLLM.source.model.layers[0].mlp.up_proj.weight)
+
+
+@MODES
+def test_steered_rows_have_a_ratio_of_exactly_one_and_plain_ones_their_own(train, keep_batches, mode):
+    trainer = train(fit=False, **mode, vllm_importance_sampling_mode="token_truncate")
+    batches, losses = keep_batches(trainer)
+    trainer.train()
+    ratio, steered = batches[0]["importance_sampling_ratio"], batches[0]["steered"]
+    assert (ratio[steered] == 1).all()
+    assert ratio[~steered] == pytest.approx(1, abs=1e-3) and (ratio[~steered] != 1).any()
+    assert batches[0]["sampling_per_token_logps"][steered].isnan().all()
+    assert losses[0]["advantages"][losses[0]["steered"]].abs().min() > 0
+
+
+def test_with_sequence_weights_they_stay_in_the_loss(train, keep_batches):
+    trainer = train(fit=False, **COLOCATE)  # TRL's default: `sequence_mask`
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    assert (batches[0]["importance_sampling_ratio"][batches[0]["steered"]] == 1).all()
+    assert logged(trainer, "steer/advantage_share")[0] > 0
+
+
+@MODES
+def test_what_the_sampler_told_is_the_weight_that_a_forward_pass_gives(train, keep_batches, mode):
+    """Truncated weights need no further pass: μ is what vLLM told. Up to float32, it is that of the steered pass."""
+    trainer = train(fit=False, **mode, off_policy_weight="truncated", steer_strength=2.0, seed=1)
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    (batch,) = batches
+    rows = batch["steered"].nonzero().flatten()
+    unfitted = train(fit=False, **mode, off_policy_weight="truncated", steer_strength=2.0, seed=1)
+    policy, pushed = unfitted._logps(batch, rows), unfitted._logps(batch, rows, 2.0)
+    expected = (policy - pushed).exp().clamp(max=1.0)
+    plain_advantage = batch["advantages"][rows]
+    whole = plain_advantage.abs().max(dim=1, keepdim=True).values
+    shown = (plain_advantage.abs() / whole)[batch["completion_mask"][rows].bool()]
+    scaled = (expected / expected.max(dim=1, keepdim=True).values)[batch["completion_mask"][rows].bool()]
+    assert shown == pytest.approx(scaled, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"on_miss": "resample", "steer_strength": 0.1},
+        {"on_miss": "drop", "steer_strength": 0.1},
+        {"dynamic_sampling": "fresh"},
+        {"dynamic_sampling": "same"},
+        {"target_hit_rate": 0.5, "steer_strength": 5.0},
+        {"steered_baseline": "plain"},
+        {"steps_per_generation": 2, "num_iterations": 2, "max_steps": 4},
+        {"vllm_enable_sleep_mode": True},
+        {"steer_positions": "all"},
+        {"vllm_importance_sampling_correction": False, "off_policy_weight": "truncated"},
+        {"temperature": 1.0, "generation_kwargs": {"temperature": 0.5}},
+    ],
+    ids=str,
+)
+def test_the_options_work_with_it(train, settings):
+    trainer = train(**{"max_steps": 2, **COLOCATE, **settings})
+    assert len(logged(trainer, "loss")) == trainer.args.max_steps
+    if settings.get("on_miss") == "resample":
+        assert logged(trainer, "steer/resampled")[0] > 0
+    if "target_hit_rate" in settings:
+        asked = {row["asked"] for row in engine_of(COLOCATE).told}
+        assert asked > {0.0, 5.0}  # the controller's strength was asked for
+
+
+@pytest.mark.parametrize(
+    "settings", [{"dynamic_sampling": "fresh"}, {"on_miss": "drop", "steer_strength": 0.1}], ids=str
+)
+def test_the_options_work_with_a_server(train, settings):
+    trainer = train(**{"max_steps": 2, **SERVER, **settings})
+    assert len(logged(trainer, "loss")) == trainer.args.max_steps
+
+
+@MODES
+def test_adapters_are_trained(train, mode):
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    trainer = train(**mode, max_steps=2, peft_config=lora)
+    assert logged(trainer, "steer/hit_rate")[0] == 1.0
+
+
+@MODES
+def test_evaluation_is_not_steered(train, data, mode):
+    trainer = train(fit=False, eval_dataset=data, per_device_eval_batch_size=4, **mode)
+    trainer.evaluate()
+    assert {row["asked"] for row in engine_of(mode).told} == {0.0}
+
+
+def test_a_resumed_run_asks_for_the_strength_it_had(train, tmp_path):
+    settings = {**COLOCATE, "target_hit_rate": 0.5, "steer_strength": 5.0, "save_strategy": "steps", "save_steps": 1}
+    first = train(**settings, max_steps=2)
+    again = train(fit=False, **settings, max_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert again.steer_strength == pytest.approx(first.steer_strength)
+    assert engine_of(COLOCATE).num_syncs >= 1
+
+
+@MODES
+def test_without_steered_rollouts_nothing_of_it_is_touched(train, monkeypatch, mode):
+    class PlainLLM(FakeLLM):
+        def __init__(self, model, **given):
+            assert "worker_cls" not in given
+            file = next(iter(FakeClient.config["features"].values()))["path"]
+            super().__init__(model, **given, **engine_arguments(file))
+
+    monkeypatch.setattr(vllm_generation, "LLM", PlainLLM)
+    trainer = train(**mode, num_steered=0, feature_set=None)
+    assert trainer._vllm is None
+    assert {row["asked"] for row in engine_of(mode).told} == {0.0}
+
+
+# Guards --------------------------------------------------------------------------------------------------------------
+
+
+@MODES
+def test_an_engine_that_never_pushes_is_caught_by_its_count(train, monkeypatch, mode):
+    monkeypatch.setattr(FakeLLM if mode is COLOCATE else FakeClient, "behaviour", "never pushes")
+    with pytest.raises(ValueError, match=r"The steered answers have \d+ tokens, but only 0 positions were pushed"):
+        train(**mode)
+
+
+@pytest.mark.parametrize("behaviour", ["another block", "half as far"])
+@MODES
+def test_a_wrong_push_is_caught_by_its_log_probabilities(train, monkeypatch, mode, behaviour):
+    monkeypatch.setattr(FakeLLM if mode is COLOCATE else FakeClient, "behaviour", behaviour)
+    with pytest.raises(ValueError, match="vLLM did not push where and as far as the trainer does. Set `use_vllm=Fal"):
+        train(**mode, steer_strength=2.0)
+
+
+def test_a_push_from_another_position_on_is_caught(train, monkeypatch):
+    monkeypatch.setattr(FakeLLM, "behaviour", "from the start")
+    torch.manual_seed(0)
+    features = FeatureSet.from_directions(torch.randn(1, 32), blocks=[0], names=["f"], residual_norms=[10.0])
+    with pytest.raises(ValueError, match="vLLM did not push where and as far as the trainer does"):
+        train(**COLOCATE, steer_strength=2.0, feature_set=features)
+
+
+def test_the_comparison_is_made_once_a_training(train, monkeypatch):
+    trainer = train(fit=False, **COLOCATE, max_steps=2)
+    compared = []
+    plain = trainer._compare_pushes
+    monkeypatch.setattr(
+        trainer, "_compare_pushes", lambda *given: compared.append(trainer.state.global_step) or plain(*given)
+    )
+    trainer.train()
+    trainer.train()
+    assert compared == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("steered", "steered_as_plain", "plain", "is_right"),
+    [
+        (1e-6, 0.2, 1e-6, True),  # float32
+        (0.02, 0.2, 0.011, True),  # bfloat16 in the engine, float32 in the trainer
+        (0.15, 0.2, 0.011, False),  # a push at a wrong block
+        (0.2, 0.2, 0.011, False),  # none
+        (0.03, 0.035, 0.004, False),  # a weak push, none of it made
+        (0.004, 0.004, 0.004, True),  # a push too weak to be seen
+    ],
+)
+def test_what_counts_as_explained(steered, steered_as_plain, plain, is_right):
+    if is_right:
+        require_explained(steered, steered_as_plain, plain)
+    else:
+        with pytest.raises(ValueError, match=f"differ by {steered:.4f} nat a token"):
+            require_explained(steered, steered_as_plain, plain)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"generation_kwargs": {"temperature": 0.0}}], ids=str
+)
+def test_what_cannot_be_compared_is_said(train, caplog, settings):
+    args = train(fit=False, **COLOCATE).args
+    assert sampling_temperature(args) == 0.5 and "is not compared" not in caplog.text
+    for name, value in settings.items():
+        setattr(args, name, value)
+    assert sampling_temperature(args) is None
+    assert "is not compared with the trainer's own steered pass" in caplog.text
+
+
+def test_told_log_probabilities_are_padded_with_nan():
+    told = told_logps([[-1.0, None], None, [-2.0]], torch.tensor([2, 0, 1]), torch.zeros(3, 2))
+    assert told.nan_to_num(nan=9.0).tolist() == [[-2.0, 9.0], [-1.0, 9.0], [9.0, 9.0]]
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_without_our_worker_is_refused_before_weights_are_sent(train, monkeypatch):
+    monkeypatch.setattr(FakeClient, "worker", "auto")
+    with pytest.raises(ValueError, match="The vLLM server runs the worker 'auto', which ignores steering. Start it"):
+        train(fit=False, **SERVER)
+    assert not FakeClient.made[0].has_communicator
+
+
+def test_a_server_of_other_features_is_refused(train, make_model, make_loop_feature):
+    other = make_loop_feature(make_model(seed=1))
+    with pytest.raises(ValueError, match="The vLLM server steers along"):
+        train(fit=False, **SERVER, feature_set=other)
+
+
+def test_features_at_other_sites_are_refused(train):
+    features = FeatureSet.from_directions(
+        torch.randn(1, 32), blocks=[1], sites=["mlp_out"], names=["f"], residual_norms=[1.0]
+    )
+    with pytest.raises(ValueError, match="mlp_out"):
+        train(fit=False, **COLOCATE, feature_set=features)
+
+
+def test_a_version_of_trl_that_builds_its_engine_elsewhere_is_refused(train, make_model, make_loop_feature):
+    args = train(fit=False, **COLOCATE).args
+    with pytest.raises(ValueError, match="TRL did not build its `LLM` where"):
+        with engines_that_steer(args, make_loop_feature(make_model())):
+            pass
+    assert vllm_generation.LLM is FakeLLM  # put back
+
+
+def test_rows_may_have_sampling_settings_of_their_own(train):
+    """What rollouts of their own temperature need: such a row is not a plain one, steered or not."""
+    trainer = train(fit=False, **COLOCATE)
+    rows = [RowSettings(), RowSettings(sampling={"temperature": 0.1}), RowSettings(strength=10.0)]
+    ids, logprobs, sampling = trainer._vllm.generate(
+        lambda: GRPOTrainer._generate_single_turn(trainer, [[70, 71], [72], [73]], None, {}, 4), rows
+    )
+    assert [row["temperature"] for row in FakeLLM.made[0].engine.told] == [0.5, 0.1, 0.5]
+    assert [row is None for row in sampling] == [True, False, False]
+    assert [set(row) == {None} for row in logprobs] == [False, True, True]
+    assert [len(row) for row in logprobs] == [len(row) for row in ids]
+
+
+# Names of TRL --------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_trl_that_we_touch():
+    """A release that moves one of them fails here first."""
+    built = inspect.getsource(VLLMGeneration._init_vllm)
+    assert "self.llm = LLM(" in built and "self.vllm_client = VLLMClient(" in built
+    assert built.index("self.vllm_client = VLLMClient(") < built.index("self.vllm_client.init_communicator(")
+    assert "self.tp_group, _ = " in built and 'logprobs_mode="processed_logprobs"' in built
+    assert "worker_cls" not in built and "additional_config" not in built
+    generated = inspect.getsource(VLLMGeneration.generate)
+    assert "self.llm.generate(vllm_prompts, sampling_params=sampling_params, use_tqdm=False)" in generated
+    assert "torch.distributed.all_gather_object(gathered_prompts, prompts, group=self.tp_group)" in generated
+    assert "all_prompts = gather_object(prompts)" in generated  # the order in which rows are armed on the server
+    assert "ordered_set_of_prompt_ids = all_prompts[::num_generations]" in generated
+    assert "output = self.vllm_client.generate(" in generated
+    turn = inspect.getsource(GRPOTrainer._generate_single_turn)
+    assert (
+        "self.vllm_generation.generate(" in turn and "logprobs = [[lp[0] for lp in seq] for seq in logprobs]" in turn
+    )
+    assert "self.vllm_generation = VLLMGeneration(" in inspect.getsource(GRPOTrainer.__init__)
+    scored = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert 'torch.tensor([float("nan") if x is None else x for x in logps])' in scored
+    assert "per_token_logps_diff = torch.nan_to_num(per_token_logps_diff, nan=0.0)" in scored  # a ratio of 1
+    given = list(inspect.signature(VLLMClient.generate).parameters)
+    assert given[1:4] == ["prompts", "features", "n"] and given[-1] == "generation_kwargs"
+    assert isinstance(VLLMRollouts, type)

@@ -1,0 +1,107 @@
+"""
+Steered GRPO with a real vLLM engine in this process, on a CPU; prints what it saw as one line of JSON.
+
+Run by `test_vllm_training.py` in an environment with vLLM, one process for each case, since an engine stays as long as
+its process.
+"""
+
+import argparse
+import json
+import os
+from functools import partial
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+import torch
+import vllm._custom_ops
+from datasets import Dataset
+from peft import LoraConfig
+from trl.generation import vllm_generation
+
+import sae_posttrain.rl.trainer as steered
+from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.serving import worker_mixin
+
+PROMPTS = ["How to print a page", "Formula", "Insert a table", "Change the font"]
+
+
+def different_tokens(completion_ids, **_):
+    """A reward that sees loops: the number of different tokens."""
+    return [float(len(set(ids))) for ids in completion_ids]
+
+
+different_tokens.sees_repetition = True  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--wrong-block", action="store_true")
+    parser.add_argument("--settings", type=json.loads, default={})
+    given = parser.parse_args()
+
+    vllm._custom_ops._supports_onednn = False  # packed weights of the CPU backend cannot be synchronised
+    eager = {} if given.compile else {"enforce_eager": True}
+    vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", **eager)
+    if given.wrong_block:
+        blocks_of = worker_mixin.decoder_blocks
+        worker_mixin.decoder_blocks = lambda *args: [*blocks_of(*args)[1:], blocks_of(*args)[0]]
+    seen: list[list[float]] = []
+    check = steered.require_explained
+    steered.require_explained = lambda *means: seen.append(list(means)) or check(*means)
+
+    torch.manual_seed(0)
+    features = FeatureSet.from_directions(
+        torch.randn(2, 256), blocks=[1, 3], names=["a", "b"], residual_norms=[5.0, 8.0]
+    )
+    settings = {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": 0.1,
+        "vllm_max_model_length": 256,
+        "use_cpu": True,
+        "bf16": False,
+        "max_steps": given.steps,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 64,
+        "learning_rate": 1e-3,
+        "steer_strength": 2.0,
+        "blind_reward_patience": 0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        **given.settings,
+    }
+    trainer = SteeredGRPOTrainer(
+        given.model,
+        different_tokens,
+        SteeredGRPOConfig(given.out, **settings),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS * 4]),
+        feature_set=features,
+        peft_config=LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False) if given.lora else None,
+    )
+    ratios = []
+    weigh = trainer._weigh
+
+    def keep(batch, rollouts):
+        trainer._checked_state = None  # compare again in each step: the weights have moved
+        if "importance_sampling_ratio" in batch:
+            ratios.append(batch["importance_sampling_ratio"][rollouts.steered].flatten().tolist())
+        return weigh(batch, rollouts)
+
+    trainer._weigh = keep
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        logs = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
+        print("\n" + json.dumps({"explained": seen, "ratios": ratios, "logs": logs}))
+
+
+if __name__ == "__main__":
+    main()
