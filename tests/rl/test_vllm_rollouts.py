@@ -62,7 +62,7 @@ def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, m
     trainer = train(fit=False, **mode, max_steps=3, num_steered=2, steer_strength=30.0)
     batches, _ = keep_batches(trainer)
     trainer.train()
-    assert logged(trainer, "steer/hit_rate")[0] == 1.0
+    assert logged(trainer, "steer/hit_rate")[0] >= 0.75
     assert len(batches) == 3
     for batch in batches:
         assert batch["steered"].tolist() == [False, False, True, True] * 2
