@@ -18,7 +18,8 @@ from sae_posttrain.features.read.text_options import ALL_TEXTS
 from sae_posttrain.features.read.texts import batches, tokenize
 from sae_posttrain.features.read.tokens import read_tokens
 from sae_posttrain.penalty.probe_texts import ProbeSet, read_probe
-from sae_posttrain.sae_training.activations import activation_batches
+from sae_posttrain.sae_training.activations import recorded_passes, texts_of_passes
+from sae_posttrain.sae_training.processes import Processes
 from sae_posttrain.saes.stored.source import SAESource
 
 PLACE = (0, "resid_post")
@@ -81,7 +82,7 @@ READERS: dict[str, Callable] = {
     ),
     "rises": rises,
     "SAE training": lambda model, texts, sae, features, tokenizer: next(
-        activation_batches(model, texts, [PLACE], batch_size=8, buffer_tokens=64, texts_per_pass=4, seed=0)
+        recorded_passes(model, texts_of_passes(texts, 4, seed=0), {PLACE: 0}, Processes())
     ),
     "drift": probe,
 }
