@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.read_activations import read_activations
+    from .analysis.text_activations import TextActivations
     from .features.calibrate.calibrate import calibrate
     from .features.controls.matched_random import matched_random_features
     from .features.controls.random_directions import random_directions
@@ -56,6 +58,7 @@ __all__ = [
     "SASFTTrainer",
     "SteeredGRPOConfig",
     "SteeredGRPOTrainer",
+    "TextActivations",
     "TextOptions",
     "add_measured_rates",
     "calibrate",
@@ -75,6 +78,7 @@ __all__ = [
     "measure_fit",
     "measure_groups",
     "random_directions",
+    "read_activations",
     "record_blocks",
     "record_sites",
     "steer",
@@ -93,6 +97,7 @@ _MODULES = {
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
+    "TextActivations": "analysis.text_activations",
     "TextOptions": "features.read.text_options",
     "add_measured_rates": "model_card",
     "calibrate": "features.calibrate.calibrate",
@@ -112,6 +117,7 @@ _MODULES = {
     "measure_fit": "features.fit.fit",
     "measure_groups": "features.read.group_statistics",
     "random_directions": "features.controls.random_directions",
+    "read_activations": "analysis.read_activations",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
     "steer": "features.set.steering",

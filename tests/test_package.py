@@ -37,6 +37,7 @@ MAY_IMPORT = {
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
+    "analysis": {"features", "hooks", "measure", "saes"},
     "sae_training": {
         "saes",
         "hooks",
@@ -91,6 +92,7 @@ MAY_IMPORT = {
         "sae_training",
         "estimate",
         "lab",
+        "analysis",
         "model_source",
         "__version__",
     },
