@@ -24,8 +24,8 @@ from ..features.read.text_options import ALL_TEXTS, TextOptions
 from ..features.read.texts import POSITIONS, Text, TextBatch, batches, located_rows, require_form, tokenize
 from ..features.set.model_identity import found_on
 from ..hooks.blocks import unwrap
-from ..hooks.record import record_sites
 from ..hooks.sites import Place
+from ..hooks.truncated import read_sites
 from ..measure.answers.folder import describe_differences
 from ..measure.answers.prompt_tokens import template_hash, tokenizer_hash
 from ..model_loading import load_tokenizer
@@ -71,8 +71,9 @@ def read_activations(
     """
     Which features of one or several SAEs fire on which texts: sparse activations, pooled over each text's tokens.
 
-    One forward pass a batch serves all SAEs; it computes no logits but the last token's. Activations are those of the
-    SAE's authors: after TopK, JumpReLU or the threshold. Special tokens and a text's first position never count.
+    One forward pass a batch serves all SAEs; it stops after the deepest block that is read, and computes no logits.
+    Activations are those of the SAE's authors: after TopK, JumpReLU or the threshold. Special tokens and a text's
+    first position never count.
     Memory beyond the sparse result does not grow with the number of texts if they come from a file or a dataset.
     Under `accelerate launch` the texts are divided among the processes, and each returns the same.
 
@@ -169,26 +170,6 @@ def read_activations(
         activations.save(cache)
     PartialState().wait_for_everyone()
     return activations
-
-
-def site_values(model: nn.Module, places: Sequence[Place], batch: TextBatch) -> dict[Place, Tensor]:
-    """
-    What some sites hold in a forward pass over a batch, without gradients.
-
-    Args:
-        model (`torch.nn.Module`):
-            A causal language model.
-        places (`Sequence[Place]`):
-            Blocks and sites.
-        batch ([`TextBatch`]):
-            Texts, on the model's device.
-
-    Returns:
-        `dict[Place, torch.Tensor]`, each of shape `(B, T, D)`.
-    """
-    with record_sites(model, places) as values:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
-    return {place: values[place][0].to(batch.input_ids.device) for place in places}
 
 
 class _TextSource:
@@ -333,7 +314,8 @@ def _require_window(model: nn.Module, texts: Sequence[Text]) -> None:
 def _read_batch(
     model: nn.Module, saes: Sequence[FrozenSAE], batch: TextBatch, pool: str, residuals: bool, parts: "_Parts"
 ) -> None:
-    values = site_values(model, [place_of(sae) for sae in saes], batch)
+    places = [place_of(sae) for sae in saes]
+    values = read_sites(model, places, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     num_texts = len(batch.groups)
     text_N = batch.counted.nonzero()[:, 0]
     for sae in saes:

@@ -1,5 +1,6 @@
 """Find the decoder blocks of any wrapped model: plain, PEFT, DDP, compiled."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -56,7 +57,14 @@ def get_width(model: nn.Module) -> int:
 
 def unwrap(model: Any) -> Any:
     """The transformers model inside DistributedDataParallel, `torch.compile` and PEFT."""
-    while True:
+    *_, inner = wrappers(model)
+    return inner
+
+
+def wrappers(model: Any) -> Iterator[Any]:
+    """The model, and what is inside each of its wrappers, down to the transformers model."""
+    while model is not None:
+        yield model
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
         elif hasattr(model, "_orig_mod"):  # torch.compile
@@ -64,4 +72,4 @@ def unwrap(model: Any) -> Any:
         elif hasattr(model, "get_base_model") and hasattr(model, "peft_config"):
             model = model.get_base_model()
         else:
-            return model
+            model = None

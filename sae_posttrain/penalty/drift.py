@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ..features.read.text_options import TextOptions
 from ..features.read.texts import read_rows
 from ..features.set.feature_set import FeatureSet
+from ..hooks.sharded import is_sharded
 from ..hooks.sites import Place, describe_place, place_name
 from .hiding import Drift, compare_readings
 from .probe_texts import ProbeReading, ProbeSet, read_probe
@@ -183,9 +183,7 @@ def _as_metrics(drift: Drift) -> dict[str, float]:
 
 
 def _refuse_sharded(model: nn.Module) -> None:
-    # Under ZeRO-3 a parameter has a `ds_id`; under the first FSDP its modules are of that class.
-    sharded = any(isinstance(each, DTensor) or hasattr(each, "ds_id") for each in model.parameters())
-    if sharded or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+    if is_sharded(model):
         raise ValueError(
             "The model's parameters are sharded over processes, so no process can read the features by itself. Take "
             "the FeatureDriftCallback out; compare checkpoints afterwards, with `sae-posttrain find-features "

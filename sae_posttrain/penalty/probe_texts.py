@@ -21,6 +21,7 @@ from ..features.read.variance import UnexplainedVariance
 from ..features.set.feature_set import FeatureSet
 from ..hooks.record import record_sites
 from ..hooks.sites import Place
+from ..hooks.truncated import read_sites
 from ..languages import names_of_targets
 
 logger = logging.getLogger(__name__)
@@ -144,12 +145,11 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
     with torch.no_grad(), eval_mode(model):
         for batch in probe.batches:
             batch = batch.to(device)
-            with record_sites(model, list(features)) as captures:
-                output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
             length = batch.input_ids.shape[1]
             counted = batch.counted
+            values, probability_B = _pass(model, batch, list(features), probe.target_tokens)
             for place, of_place in features.items():
-                value_BTD = captures[place][0][:, -length:].to(device)  # prompt tuning puts virtual tokens in front
+                value_BTD = values[place][:, -length:].to(device)  # prompt tuning puts virtual tokens in front
                 value_ND = value_BTD[counted].float()
                 pre[place].append(of_place.pre_activations(value_ND).cpu())
                 total_BD = (value_BTD.float() * counted.unsqueeze(-1)).sum(dim=1)
@@ -161,7 +161,7 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
             is_target = batch.groups == 1
             of_token.append(is_target[:, None].expand_as(counted)[counted].cpu())
             of_text.append(is_target.cpu())
-            probability.append(_target_probability(output.logits[:, -length:], counted, probe.target_tokens))
+            probability.append(probability_B)
             num_tokens.append(counted.sum(dim=1).cpu())
     return ProbeReading(
         pre_activations={place: torch.cat(parts) for place, parts in pre.items()},
@@ -172,6 +172,19 @@ def read_probe(model: nn.Module, probe: ProbeSet, feature_set: FeatureSet, saes:
         target_probability=torch.cat(probability),
         num_tokens=torch.cat(num_tokens),
     )
+
+
+def _pass(
+    model: nn.Module, batch: TextBatch, places: Sequence[Place], target_tokens_V: Tensor
+) -> tuple[dict[Place, Tensor], Tensor]:
+    """Values at the places, and each text's probability of the target's tokens; no logits if there are no such."""
+    tokens = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if not target_tokens_V.any():
+        return read_sites(model, places, **tokens), torch.zeros(len(batch.input_ids), dtype=torch.float64)
+    with record_sites(model, places) as captures:
+        logits_BTV = model(**tokens, use_cache=False).logits[:, -batch.input_ids.shape[1] :]
+    probability_B = _target_probability(logits_BTV, batch.counted, target_tokens_V)
+    return {place: values[0] for place, values in captures.items()}, probability_B
 
 
 def _target_probability(logits_BTV: Tensor, counted_BT: Tensor, tokens_V: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..features.read.texts import Text, batches
-from ..hooks.record import record_sites
 from ..hooks.sites import Place, describe_place
+from ..hooks.truncated import read_sites
 
 _PASSES_SORTED = 8  # texts of this many forward passes are sorted by length, to reduce padding
 
@@ -66,11 +66,8 @@ def _record(
     for start in range(0, len(texts), window):
         for batch in batches(texts[start : start + window], groups, texts_per_pass):
             batch = batch.to(device)
-            with torch.no_grad(), record_sites(model, places) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
-            yield {place: values[place][0].to(device)[batch.counted] for place in places}
+            values = read_sites(model, places, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            yield {place: values[place][batch.counted] for place in places}
 
 
 def activation_batches(

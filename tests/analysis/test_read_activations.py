@@ -52,16 +52,16 @@ def test_rows_are_what_the_saes_authors_compute_pooled_over_each_text(
 
 
 def counted_text(model, sae, tokenizer, positions: str) -> list[str]:
-    """The text of the tokens that are read, seen through an SAE whose features are told apart by nothing else."""
+    """The text of the tokens that are read, of each conversation."""
     seen = []
-    original = module.site_values
+    original = module._read_batch
 
-    def spy(network, places, batch):
+    def spy(network, saes, batch, *more):
         seen.extend(tokenizer.decode(ids[mask]) for ids, mask in zip(batch.input_ids, batch.counted))
-        return original(network, places, batch)
+        return original(network, saes, batch, *more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "site_values", spy)
+        patch.setattr(module, "_read_batch", spy)
         read_activations(model, sae, CHAT, tokenizer=tokenizer, positions=positions, pool="last")
     return sorted(seen)
 
@@ -83,8 +83,10 @@ def test_one_forward_pass_serves_all_saes_and_rows_keep_their_order(make_model, 
     monkeypatch.setattr(module, "_TEXTS_SORTED", 3)  # several windows
     rows = [{"text": "x" * length} for length in (9, 2, 7, 5, 30, 3, 12)]
     passes = []
-    original = module.site_values
-    monkeypatch.setattr(module, "site_values", lambda *given: passes.append(given) or original(*given))
+    original = module.read_sites
+    monkeypatch.setattr(
+        module, "read_sites", lambda *given, **more: passes.append(given) or original(*given, **more)
+    )
     options = TextOptions(batch_size=2)
     read = read_activations(
         make_model(), [make_sae(0), make_sae(1)], rows, tokenizer=tokenizer, text_options=options, pool="count"
@@ -230,4 +232,4 @@ def test_texts_that_are_cut_or_empty_are_said(make_model, make_sae, tokenizer, c
 def test_model_keeps_its_mode_and_no_hook(make_model, make_sae, tokenizer):
     model = make_model().train()
     read_activations(model, make_sae(), TEXTS, tokenizer=tokenizer)
-    assert model.training and not any(len(module._forward_hooks) for module in model.modules())
+    assert model.training and not any(len(each._forward_hooks) for each in model.modules())

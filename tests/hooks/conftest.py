@@ -51,6 +51,15 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }
 """Family to the name its classes begin with, and its config."""
 
+MORE_FAMILIES: dict[str, tuple[str, dict]] = {
+    name.lower(): (name, DENSE)
+    for name in "Gemma Granite Starcoder2 Cohere Cohere2 Olmo Olmo3 Mixtral Glm4 SmolLM3 Exaone4 Ministral Nemotron "
+    "Bloom GPTBigCode OPT Mamba Jamba Lfm2 GraniteMoe MiniMax RecurrentGemma".split()
+}
+MORE_FAMILIES["jamba"] = ("Jamba", DENSE | {"attn_layer_period": 2, "attn_layer_offset": 1})
+MORE_FAMILIES["recurrentgemma"] = ("RecurrentGemma", DENSE | {"block_types": ["recurrent", "attention"]})
+"""Families whose blocks are of other kinds: factors, experts, convolutions, recurrence; not all sites are known."""
+
 
 @pytest.fixture
 def make_family() -> Callable[[str], PreTrainedModel]:
@@ -61,7 +70,7 @@ def make_family() -> Callable[[str], PreTrainedModel]:
         if family == "gemma3_multimodal":
             model = _gemma3_multimodal()
         else:
-            name, settings = FAMILIES[family]
+            name, settings = (FAMILIES | MORE_FAMILIES)[family]
             if hasattr(transformers, f"{name}TextConfig"):  # those of multimodal families
                 config = getattr(transformers, f"{name}TextConfig")(**settings)
             else:

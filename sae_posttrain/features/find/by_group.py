@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...eval_mode import eval_mode
 from ...hooks.blocks import unwrap
-from ...hooks.record import record_sites
 from ...hooks.sites import Place, describe_place
+from ...hooks.truncated import read_sites
 from ...saes.frozen import FrozenSAE
 from ..read.auroc import auroc
 from ..read.grouped_texts import GroupedTexts, read_group_rows, share_of_process
@@ -245,16 +245,13 @@ def _held_out_auroc(
     with torch.inference_mode():
         for batch in held_out_batches:
             batch = batch.to(device)
-            with record_sites(model, list(means)) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
+            values = read_sites(model, list(means), input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             counted = batch.counted.unsqueeze(-1).float()
             for sae in saes:
                 ids = candidates[place_of(sae)]
                 rows, bias = sae.W_enc.T[ids].to(device), sae.b_enc[ids].to(device)
                 with torch.autocast(device.type, enabled=False):
-                    pre = values[place_of(sae)][0].to(device).float() @ rows.T + bias
+                    pre = values[place_of(sae)].float() @ rows.T + bias
                 means[place_of(sae)].append(((pre * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)).cpu())
             groups.append(batch.groups.cpu())
     positive = torch.cat(groups) == target

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...hooks.record import record_sites
 from ...hooks.sites import Place
+from ...hooks.truncated import read_sites
 from ...measure.faults.loops import find_loop
 from ...precision import widest_float
 from ...saes.frozen import FrozenSAE
@@ -93,15 +93,12 @@ def mean_increase(
         for number, batch in enumerate(batches(plain, ["repeated"], batch_size)):
             batch = batch.to(device)
             members = [pairs for _, pairs in kept[number * batch_size : (number + 1) * batch_size]]
-            with record_sites(model, list(sums)) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
+            values = read_sites(model, list(sums), input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             rows = torch.tensor([row for row, pairs in enumerate(members) for _ in pairs], device=device)
             first, last = torch.tensor([pair for pairs in members for pair in pairs], device=device).T
             weights = torch.tensor([1 / len(pairs) for pairs in members for _ in pairs], device=device)
             for sae in saes:
-                value = values[place_of(sae)][0].to(device)
+                value = values[place_of(sae)]
                 sums[place_of(sae)] += increase(value[rows, first], value[rows, last], weights, sae)
     return {place: (total / len(kept)).float().cpu() for place, total in sums.items()}
 

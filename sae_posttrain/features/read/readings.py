@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ...eval_mode import eval_mode
-from ...hooks.record import record_sites
 from ...hooks.sites import Place
+from ...hooks.truncated import read_sites
 from ..set.feature_set import FeatureSet
 from .text_options import ALL_TEXTS, TextOptions
 from .texts import batches, tokenize
@@ -51,15 +51,10 @@ def read_features(
     with torch.inference_mode(), eval_mode(model):
         for batch in batches(texts, groups, options.batch_size):
             batch = batch.to(device)
-            with record_sites(model, list(of_place)) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
+            values = read_sites(model, list(of_place), input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             members.append(batch.groups[:, None].expand_as(batch.counted)[batch.counted].cpu())
             for place, features in of_place.items():
-                pre_activations[place].append(
-                    features.pre_activations(values[place][0].to(device)[batch.counted]).cpu()
-                )
+                pre_activations[place].append(features.pre_activations(values[place][batch.counted]).cpu())
     group_of_token = torch.cat(members)
     if silent := [group for number, group in enumerate(groups) if not (group_of_token == number).any()]:
         raise ValueError(f"No token of {', '.join(silent)} counts: the texts hold one token each, or special ones.")

@@ -13,8 +13,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ...hooks.record import record_sites
 from ...hooks.sites import Place
+from ...hooks.truncated import read_sites
 from ...precision import widest_float
 from ...saes.frozen import FrozenSAE
 from .loading import place_of
@@ -138,13 +138,10 @@ def collect_statistics(
     with torch.inference_mode(), progress:
         for batch in batches:
             batch = batch.to(device)
-            with record_sites(model, list(sums)) as values:
-                model(
-                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1
-                )
+            values = read_sites(model, list(sums), input_ids=batch.input_ids, attention_mask=batch.attention_mask)
             groups_N = batch.groups[:, None].expand_as(batch.counted)[batch.counted]
             for sae in saes:
-                sums[place_of(sae)].add(values[place_of(sae)][0].to(device)[batch.counted], groups_N, sae)
+                sums[place_of(sae)].add(values[place_of(sae)][batch.counted], groups_N, sae)
             progress.update(int(batch.attention_mask.sum()))
     for place_sums in sums.values():
         _add_over_processes(place_sums)

@@ -8,11 +8,10 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from ...hooks.record import record_sites
 from ...hooks.sites import Place
+from ...hooks.truncated import read_sites
 from .texts import Text, TextBatch
 
 
@@ -37,7 +36,7 @@ class Tokens:
 
 def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence[Place]) -> Iterator[Tokens]:
     """
-    What some sites hold at the tokens that count, from one forward pass per batch.
+    What some sites hold at the tokens that count, from one forward pass per batch, which stops after the deepest.
 
     Args:
         model (`torch.nn.Module`):
@@ -57,11 +56,10 @@ def read_tokens(model: nn.Module, batches: Iterable[TextBatch], places: Sequence
     num_texts = 0
     for batch in batches:
         batch = batch.to(device)
-        with torch.no_grad(), record_sites(model, places) as values:
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
+        values = read_sites(model, places, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         row_N = batch.counted.nonzero()[:, 0]
         yield Tokens(
-            {place: values[place][0].to(device)[batch.counted].float() for place in places},
+            {place: values[place][batch.counted].float() for place in places},
             batch.groups[row_N],
             row_N + num_texts,
         )
