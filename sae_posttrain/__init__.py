@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.diagnose import diagnose
     from .analysis.read_activations import read_activations
+    from .analysis.show import show_features
     from .analysis.text_activations import TextActivations
     from .features.calibrate.calibrate import calibrate
     from .features.controls.matched_random import matched_random_features
@@ -65,6 +67,7 @@ __all__ = [
     "compare_features",
     "convert_sae",
     "describe_sae",
+    "diagnose",
     "evaluate",
     "evaluate_tasks",
     "find_directions",
@@ -81,6 +84,7 @@ __all__ = [
     "read_activations",
     "record_blocks",
     "record_sites",
+    "show_features",
     "steer",
     "train_sae",
 ]
@@ -104,6 +108,7 @@ _MODULES = {
     "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",
     "describe_sae": "saes.describe",
+    "diagnose": "analysis.diagnose",
     "evaluate": "measure.answers.evaluation",
     "evaluate_tasks": "measure.capability.tasks",
     "find_directions": "features.find.by_direction",
@@ -120,6 +125,7 @@ _MODULES = {
     "read_activations": "analysis.read_activations",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
+    "show_features": "analysis.show",
     "steer": "features.set.steering",
     "train_sae": "sae_training.trainer",
 }

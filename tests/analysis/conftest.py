@@ -30,7 +30,7 @@ def make_sae() -> Callable[..., FrozenSAE]:
             b_dec=torch.zeros(WIDTH),
             activation=activation,
             block=block,
-            source=SAESource("owner/sae", "c" * 40, f"layer{block}.sae.pt", "qwen_scope", Path("not here")),
+            source=SAESource("owner/sae", "c" * 40, f"layer{block}.sae.pt", "qwen_scope", Path("not here"), "d" * 64),
             **(extra | settings),
         )
 

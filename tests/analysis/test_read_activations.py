@@ -84,9 +84,7 @@ def test_one_forward_pass_serves_all_saes_and_rows_keep_their_order(make_model, 
     rows = [{"text": "x" * length} for length in (9, 2, 7, 5, 30, 3, 12)]
     passes = []
     original = module.read_sites
-    monkeypatch.setattr(
-        module, "read_sites", lambda *given, **more: passes.append(given) or original(*given, **more)
-    )
+    monkeypatch.setattr(module, "read_sites", lambda *given, **more: passes.append(given) or original(*given, **more))
     options = TextOptions(batch_size=2)
     read = read_activations(
         make_model(), [make_sae(0), make_sae(1)], rows, tokenizer=tokenizer, text_options=options, pool="count"

@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .claims import holm, non_inferiority
+    from .claims import benjamini_hochberg, holm, non_inferiority
     from .power import sample_size
     from .resampling import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 
 __all__ = [
+    "benjamini_hochberg",
     "bootstrap_difference",
     "bootstrap_mean",
     "bootstrap_ratio",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "benjamini_hochberg": "claims",
     "bootstrap_difference": "resampling",
     "bootstrap_mean": "resampling",
     "bootstrap_ratio": "resampling",

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from .resampling import ResampledEstimate, Row, bootstrap_difference
 
 
@@ -134,3 +136,36 @@ def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, HolmTe
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: HolmTest(p, adjusted[name], adjusted[name] <= alpha) for name, p in p_values.items()}
+
+
+def benjamini_hochberg(p_values: Iterable[float]) -> np.ndarray:
+    """
+    P-values adjusted for the share of false discoveries: calling all tests below `q` a finding makes at most `q` of
+    the findings false, in expectation.
+
+    The step-up method of Benjamini and Hochberg (1995, *Journal of the Royal Statistical Society B* 57, 289-300)
+    multiplies the i-th smallest of `m` p-values by `m / i`; an adjusted p-value is never above the one after it. It is
+    valid for independent tests and for positively dependent ones. [`holm`] is stricter: it bounds the probability of
+    a single false finding.
+
+    Args:
+        p_values (`Iterable[float]`):
+            The p-value of **every** test that was made.
+
+    Returns:
+        `numpy.ndarray` of shape `(m,)`, float64: the adjusted p-values, in the order in which they were given.
+
+    Raises:
+        ValueError: If there is no test, or a p-value is not within 0 and 1.
+    """
+    p_M = np.asarray(list(p_values) if not isinstance(p_values, np.ndarray) else p_values, dtype=np.float64)
+    if p_M.ndim != 1 or not len(p_M):
+        raise ValueError("There is no test to adjust: give the p-values of all tests that were made.")
+    if not ((p_M >= 0) & (p_M <= 1)).all():
+        wrong = p_M[~((p_M >= 0) & (p_M <= 1))][0]
+        raise ValueError(f"A p-value is from 0 to 1, got {wrong}; run the test before adjusting.")
+    order = np.argsort(p_M, kind="stable")
+    scaled = p_M[order] * len(p_M) / np.arange(1, len(p_M) + 1)
+    adjusted = np.empty_like(p_M)
+    adjusted[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
+    return adjusted

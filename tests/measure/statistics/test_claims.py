@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sae_posttrain.measure.statistics.claims import holm, non_inferiority
+from sae_posttrain.measure.statistics.claims import benjamini_hochberg, holm, non_inferiority
 from sae_posttrain.measure.statistics.resampling import bootstrap_difference
 
 
@@ -98,3 +98,18 @@ def test_holm_by_hand():
 def test_holm_refuses_what_is_no_family_of_tests(p_values, alpha, message):
     with pytest.raises(ValueError, match=message):
         holm(p_values, alpha)
+
+
+def test_benjamini_hochberg_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the reference here")
+    p_values = np.random.default_rng(0).random(200) ** 3
+    adjusted = benjamini_hochberg(p_values)
+    np.testing.assert_allclose(adjusted, stats.false_discovery_control(p_values), rtol=1e-12)
+    # 4 tests: 0.01 · 4 / 1, 0.02 · 4 / 2, then 0.9 · 4 / 4 caps what comes before it: 0.8 · 4 / 3 > 0.9
+    np.testing.assert_allclose(benjamini_hochberg([0.8, 0.01, 0.9, 0.02]), [0.9, 0.04, 0.9, 0.04])
+
+
+@pytest.mark.parametrize(("p_values", "message"), [([], "no test"), ([0.5, 1.5], "from 0 to 1, got 1.5")])
+def test_benjamini_hochberg_refuses_what_is_no_p_value(p_values, message):
+    with pytest.raises(ValueError, match=message):
+        benjamini_hochberg(p_values)
