@@ -421,7 +421,7 @@ def _as_feature_set(
 def _held_out_figures(
     activations: TextActivations, place: Place, column: int, answers: Sequence[Answer], held_out: Sequence[bool]
 ) -> dict[str, Any]:
-    judges = np.flatnonzero(held_out)
+    judges = np.flatnonzero(held_out).tolist()
     pooled = activations.values[place][judges][:, [column]].toarray()[:, 0]
     bad = np.array([answers[i].bad for i in judges])
     fires = pooled > 0
@@ -432,7 +432,7 @@ def _held_out_figures(
         paired = paired_difference([fires[g] for _, g in pairs], [fires[b] for b, _ in pairs], num_resamples=2000)
         difference, interval = paired.difference, (paired.low, paired.high)
     else:
-        difference, interval = rates[1] - rates[0], unpaired_difference(*tallies)
+        difference, interval = rates[1] - rates[0], unpaired_difference(tallies[0], tallies[1])
     area = auroc(torch.from_numpy(pooled)[:, None], torch.from_numpy(bad))
     return {
         "bad": rates[1],
