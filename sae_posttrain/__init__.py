@@ -9,6 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.diagnose import diagnose as diagnose
+    from .analysis.read_activations import read_activations as read_activations
+    from .analysis.show import show_features as show_features
+    from .analysis.text_activations import TextActivations as TextActivations
     from .features.calibrate.calibrate import calibrate as calibrate
     from .features.controls.matched_random import matched_random_features as matched_random_features
     from .features.controls.random_directions import random_directions as random_directions
@@ -58,12 +62,14 @@ _MODULES = {
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
     "SteeredGRPOTrainer": "rl.trainer",
+    "TextActivations": "analysis.text_activations",
     "TextOptions": "features.read.text_options",
     "add_measured_rates": "model_card",
     "calibrate": "features.calibrate.calibrate",
     "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",
     "describe_sae": "saes.describe",
+    "diagnose": "analysis.diagnose",
     "evaluate": "measure.answers.evaluation",
     "evaluate_tasks": "measure.capability.tasks",
     "find_directions": "features.find.by_direction",
@@ -77,8 +83,10 @@ _MODULES = {
     "measure_fit": "features.fit.fit",
     "measure_groups": "features.read.group_statistics",
     "random_directions": "features.controls.random_directions",
+    "read_activations": "analysis.read_activations",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
+    "show_features": "analysis.show",
     "steer": "features.set.steering",
     "train_sae": "sae_training.trainer",
 }

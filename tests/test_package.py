@@ -37,6 +37,7 @@ MAY_IMPORT = {
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
+    "analysis": {"features", "hooks", "measure", "saes"},
     "sae_training": {
         "saes",
         "hooks",
@@ -94,6 +95,7 @@ MAY_IMPORT = {
         "estimate",
         "lab",
         "serving",
+        "analysis",
         "model_source",
         "__version__",
     },

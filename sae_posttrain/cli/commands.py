@@ -8,6 +8,7 @@ from .. import __version__
 from .calibrate import add_calibrate
 from .convert import add_convert
 from .demo import add_demo
+from .diagnose import add_diagnose
 from .errors import MISTAKES, in_one_line, in_options, mistake, options_of
 from .estimate import add_estimate
 from .evaluate import add_evaluate
@@ -18,6 +19,7 @@ from .inspect import add_inspect
 from .lab import add_lab
 from .report import add_report
 from .sample_size import add_sample_size
+from .show import add_show
 from .train_sae import add_train_sae
 from .vllm_serve import add_vllm_serve
 
@@ -30,6 +32,8 @@ _COMMANDS = {
     "find-features": (add_find_features, "find the features that stand for a language or for loops"),
     "find-directions": (add_find_directions, "find directions that stand for a group of texts, without an SAE"),
     "import-directions": (add_import_directions, "read control and steering vectors that other tools made"),
+    "diagnose": (add_diagnose, "find what is abnormal in bad answers: features, their onset, and words"),
+    "show": (add_show, "write a page to look at features, and give them names"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),
     "sample-size": (add_sample_size, "compute how many prompts it takes to see a rate change"),
     "evaluate": (add_evaluate, "measure how many answers switch language or loop, and capability"),

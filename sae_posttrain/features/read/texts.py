@@ -26,12 +26,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of one text, its group, which of its tokens count, and what its copies have in common."""
+    """
+    Token ids of one text, its group, which of its tokens count, what its copies have in common, and whether its end
+    lies beyond `max_length`.
+    """
 
     group: str
     ids: tuple[int, ...]
     counted: tuple[bool, ...]
     key: str = ""
+    cut: bool = False
+
+
+POSITIONS = ("response", "prompt", "all", "last")
+"""Which tokens of a text can count."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def check_texts(
     for where, row in located_rows(texts, split):
         if group_column is not None:
             require_group(row, group_column, where)
-        _require_form(row, text_column, where)
+        require_form(row, text_column, where)
         copies.add(row, where)
         rows.append(row)
     copies.say(f"{texts}" if isinstance(texts, str | os.PathLike) else "The texts")
@@ -134,7 +142,8 @@ def check_prompts(prompts: Any) -> None:
         read_prompts(rows, group_column="lang", target_lang=None, source=f"{prompts}")
 
 
-def _require_form(row: Mapping[str, Any], text_column: str, where: str) -> None:
+def require_form(row: Mapping[str, Any], text_column: str, where: str) -> None:
+    """Raise a `ValueError` unless a row holds a text in one of the forms that [`tokenize`] takes."""
     if isinstance(row.get(text_column), str):
         if not row[text_column].strip():
             raise ValueError(f"{where}: `{text_column}` is an empty text. Leave the row out.")
@@ -164,6 +173,9 @@ def tokenize(
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
     options: TextOptions = ALL_TEXTS,
+    *,
+    positions: str = "response",
+    first_row: int = 1,
 ) -> list[Text]:
     """
     Tokenize rows, each of one of three forms.
@@ -172,26 +184,41 @@ def tokenize(
     - `{messages, group}`: the chat template is applied, and the last assistant turn counts.
     - `{prompt, completion, group}`: the completion counts; of messages through the chat template.
 
-    Never counted: the first position, whose residual is an outlier in most models, and special tokens.
+    Never counted: the first position, whose residual is an outlier in most models, and special tokens. `positions`
+    changes what counts: `"prompt"` takes what precedes the answer, `"all"` both, `"last"` the last token of both.
 
     Args:
         options: Names of the columns, length and variables of the chat template. An empty group is that of texts that
             have none.
+        positions: Tokens that count: one of [`POSITIONS`].
+        first_row: Number of the first row in errors.
     """
     if not rows:
         raise ValueError("There are no texts to find features in.")
+    if positions not in POSITIONS:
+        raise ValueError(f"`positions` must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}.")
     specials = set(tokenizer.all_special_ids)
     texts = []
-    for where, given in located(rows, "the texts"):
+    for where, given in located(rows, "the texts", first_row):
         row = read_row(given, where)
         column = options.group_column
         group = "" if row.get(column) == "" else require_group(row, column, where)
-        _require_form(row, options.text_column, where)
+        require_form(row, options.text_column, where)
         prompt, ids = _prompt_and_ids(row, tokenizer, options.text_column, where, options.chat_template_kwargs or {})
         key = text_key(tokenizer.decode(ids))  # of the whole text: tokens differ where only the case does
+        if positions == "prompt" and not prompt:
+            raise ValueError(
+                f"{where} has no prompt to read: it holds a text alone. Give `prompt` and `completion`, or "
+                "`messages`; or read the text, with `positions='response'`."
+            )
+        cut = len(ids) > options.max_length
         ids = ids[: options.max_length]
-        counted = tuple(i > 0 and i >= prompt and token not in specials for i, token in enumerate(ids))
-        texts.append(Text(group, tuple(ids), counted, key))
+        first, end = {"response": (prompt, len(ids)), "prompt": (0, prompt)}.get(positions, (0, len(ids)))
+        counted = [i > 0 and first <= i < end and token not in specials for i, token in enumerate(ids)]
+        if positions == "last" and any(counted):
+            last = max(i for i, counts in enumerate(counted) if counts)
+            counted = [i == last for i in range(len(ids))]
+        texts.append(Text(group, tuple(ids), tuple(counted), key, cut))
     return texts
 
 

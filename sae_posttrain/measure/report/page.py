@@ -20,6 +20,8 @@ from .words import Verdict, compare, language, lead, percent, verdicts
 __all__ = ["Arm", "Section", "write_report"]
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
+STYLE = Path(__file__).with_name("style.css")
+"""Style sheet of the report, which other pages of the package share."""
 
 _MAX_FEATURES_DRAWN = 6
 
@@ -134,6 +136,7 @@ def write_report(
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     html = template.render(
         title=title,
+        style=STYLE.read_text(encoding="utf-8"),
         notices=_paragraphs(notice),
         parts=[_part(section, f"s{number}") for number, section in enumerate(sections, 1)],
         settings=_settings_table(sections, settings or {}, seed),

@@ -231,3 +231,19 @@ def test_row_that_the_template_refuses_is_named(tokenizer, monkeypatch):
 def test_half_of_a_character_names_the_row(row, tokenizer):
     with pytest.raises(ValueError, match=r"Row 2.* holds half of a character \(U\+D"):
         tokenize([{"lang": "en", "text": "fine \U0001f600"}, {"lang": "en", **row}], tokenizer)
+
+
+def test_positions_choose_prompt_answer_both_or_the_last_token(tokenizer):
+    row = {"lang": "en", "prompt": "2+2=", "completion": "four"}
+    counted = {
+        positions: counted_string(tokenize([row], tokenizer, positions=positions)[0], tokenizer)
+        for positions in ("response", "prompt", "all", "last")
+    }
+    assert counted == {"response": "four", "prompt": "+2=", "all": "+2=four", "last": "r"}
+    with pytest.raises(ValueError, match="Row 4 of the texts has no prompt"):
+        tokenize([{"lang": "en", "text": "four"}], tokenizer, positions="prompt", first_row=4)
+
+
+def test_a_text_says_whether_it_was_cut(tokenizer):
+    rows = [{"lang": "en", "text": "four"}, {"lang": "en", "text": "fo"}]
+    assert [text.cut for text in tokenize(rows, tokenizer, TextOptions(max_length=3))] == [True, False]

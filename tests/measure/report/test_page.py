@@ -478,7 +478,7 @@ def test_colours_of_text_have_enough_contrast():
     """WCAG 2.2 AA: 4.5 to 1 for text on what lies behind it, in every scheme."""
     from sae_posttrain.measure.report import page as report
 
-    css = report._TEMPLATE.read_text("utf-8")
+    css = report.STYLE.read_text("utf-8")
     schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert len(schemes) == 3
     for scheme in schemes:
