@@ -21,7 +21,7 @@ from .options import (
 )
 
 _TEXT_OPTIONS: dict[str, tuple[type, str]] = {
-    "text_column": (str, "column with the text, of answers that are plain texts (default: text)"),
+    "text_column": (str, "column with the text (default: text)"),
     "max_length": (int, "tokens kept of each prompt and answer (default: 512)"),
     "batch_size": (int, "answers in one forward pass (default: 16)"),
 }
