@@ -80,6 +80,12 @@ class SteeredGRPOConfig(GRPOConfig):
             Cap the advantage of steered rollouts at 0: they are never reinforced.
         steered_weight (`float`, *optional*, defaults to `1.0`):
             Factor on the advantage of steered rollouts. The loss is still divided by all their tokens.
+        steered_kl (`bool`, *optional*, defaults to `True`):
+            Whether the penalty of `beta` counts steered and cold rollouts. TRL estimates the KL divergence by
+            `exp(log π_ref - log π) - (log π_ref - log π) - 1` over tokens that the policy sampled
+            (http://joschu.net/blog/kl-approx.html). On tokens that it did not sample this estimates nothing, and it
+            grows exponentially while the policy unlearns them: it holds what the reward takes away. With `False` these
+            rollouts leave the penalty, and the `kl` that TRL logs counts them as 0.
         off_policy_weight (`str`, *optional*, defaults to `"none"`):
             Weight of a steered rollout's tokens, which the policy did not sample. `"none"`: 1, as published.
             `"truncated"`: `min(π_old / μ, off_policy_clip)` per token. μ is the probability that the token was drawn
@@ -194,6 +200,9 @@ class SteeredGRPOConfig(GRPOConfig):
         default=False, metadata={"help": "Cap the advantage of steered rollouts at 0: they are never reinforced."}
     )
     steered_weight: float = field(default=1.0, metadata={"help": "Factor on the advantage of steered rollouts."})
+    steered_kl: bool = field(
+        default=True, metadata={"help": "Whether the KL penalty of `beta` counts steered and cold rollouts."}
+    )
     off_policy_weight: str = field(
         default="none",
         metadata={

@@ -5,7 +5,7 @@ Legend of the shapes: N rollouts of all processes, B rollouts of this one, G rol
 positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -115,9 +115,16 @@ class LossPasses:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
         self._rows: tuple[Tensor, Tensor, Tensor] | None = None
+        self._on_logps: Callable[[Tensor], None] | None = None
 
     @contextmanager
-    def recording(self, mask: Tensor, steered: Tensor, cold: Tensor | None = None) -> Iterator[None]:
+    def recording(
+        self,
+        mask: Tensor,
+        steered: Tensor,
+        cold: Tensor | None = None,
+        on_logps: Callable[[Tensor], None] | None = None,
+    ) -> Iterator[None]:
         """
         Record the loss pass that is made inside.
 
@@ -126,13 +133,16 @@ class LossPasses:
                 Tokens in the loss.
             steered, cold (`torch.Tensor` of shape `(B,)`, bool):
                 Rollouts that were steered, and cold ones; none of these by default.
+            on_logps (`Callable`, *optional*):
+                Called with the log-probabilities `(B, C)` of the pass, without gradient, before TRL uses them.
         """
         self._rows = (mask, steered, torch.zeros_like(steered) if cold is None else cold)
+        self._on_logps = on_logps
         try:
             yield
             assert self._rows is None, "TRL's loss made no forward pass"
         finally:
-            self._rows = None
+            self._rows = self._on_logps = None
 
     def see(self, logps: Tensor, entropies: Tensor) -> None:
         """Take in what a forward pass of the unsteered policy gave, `(B, C)` each; nothing outside a recording."""
@@ -140,6 +150,8 @@ class LossPasses:
             return
         sums = pass_sums(logps.detach(), entropies.detach(), *self._rows)
         self._sums = sums if self._sums is None else self._sums + sums
+        if self._on_logps is not None:
+            self._on_logps(logps.detach())
         self._rows = None
 
     def take(self) -> Tensor | None:

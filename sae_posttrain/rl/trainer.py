@@ -64,7 +64,7 @@ from .vllm_rollouts import (
     sampling_temperature,
     told_logps,
 )
-from .weighing import new_advantages, weigh
+from .weighing import leave_out_of_kl, new_advantages, weigh
 
 _Callback = TypeVar("_Callback")
 
@@ -489,7 +489,12 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if "steered" not in inputs:
             return super()._compute_loss(model, inputs)
-        with self._loss_passes.recording(inputs["completion_mask"], inputs["steered"], inputs.get("cold")):
+        leave_out = None
+        if self._steering is not None and not self._steering.steered_kl and "ref_per_token_logps" in inputs:
+            inputs = dict(inputs)  # the batch itself is used again by later iterations
+            leave_out = partial(leave_out_of_kl, inputs)
+        rows = (inputs["completion_mask"], inputs["steered"], inputs.get("cold"))
+        with self._loss_passes.recording(*rows, on_logps=leave_out):
             return super()._compute_loss(model, inputs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -182,3 +182,14 @@ def _sampling_logps(rollouts: Rollouts, rows: Tensor, like: Tensor) -> Tensor | 
         told = [torch.nan if value is None else value for value in rollouts.sampling_logps[row] or []]
         logps_RC[number, : len(told)] = torch.tensor(told, dtype=like.dtype)
     return torch.where(logps_RC.isnan(), like, logps_RC)  # a token that it could not score gets the weight 1
+
+
+def leave_out_of_kl(inputs: dict[str, Any], logps: Tensor) -> None:
+    """
+    Take steered and cold rollouts out of the KL penalty of one loss pass, by changing its inputs.
+
+    Their reference log-probabilities become those of the policy itself, `(B, C)` without gradient. There the penalty
+    `exp(r - p) - (r - p) - 1` and its gradient are 0.
+    """
+    provoked = inputs["steered"] | inputs["cold"] if "cold" in inputs else inputs["steered"]
+    inputs["ref_per_token_logps"] = torch.where(provoked[:, None], logps, inputs["ref_per_token_logps"])

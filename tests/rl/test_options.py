@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sae_posttrain.rl.advantages import group_advantages
+from sae_posttrain.rl.weighing import leave_out_of_kl
 
 from ..trained import logged, weights
 
@@ -84,6 +85,45 @@ def test_weight_multiplies_the_advantage_of_steered_rollouts_only(batch_of):
     assert torch.equal(half["advantages"][~steered], whole["advantages"][~steered])
     size = half["advantages"].abs()[:, None] * half["completion_mask"]
     assert logged(trainer, "steer/advantage_share") == [pytest.approx((size[steered].sum() / size.sum()).item())]
+
+
+# KL penalty ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steered_kl", [True, False])
+def test_penalty_counts_steered_rollouts_only_if_asked_to(batch_of, steered_kl):
+    trainer, batch = batch_of(steered_kl=steered_kl)
+    trainer.beta, trainer.loss_type = 1.0, "grpo"
+    trainer.current_gradient_accumulation_steps = 1
+    with torch.no_grad():
+        logps = trainer._logps(batch, torch.arange(len(batch["steered"])))
+    given = {
+        **batch,
+        "advantages": torch.zeros_like(batch["advantages"]),
+        "old_per_token_logps": logps,
+        "ref_per_token_logps": logps + 0.5,
+    }
+    loss = trainer._compute_loss(trainer.model, given)
+    held = torch.ones(8) if steered_kl else (~batch["steered"]).float()
+    assert loss.item() == pytest.approx((math.exp(0.5) - 0.5 - 1) * held.mean().item(), rel=1e-4)
+    assert torch.equal(given["ref_per_token_logps"], logps + 0.5)
+
+
+def test_rows_left_out_of_the_penalty_have_no_gradient():
+    policy = torch.randn(3, 5, requires_grad=True)
+    inputs = {
+        "steered": torch.tensor([False, True, False]),
+        "cold": torch.tensor([False, False, True]),
+        "ref_per_token_logps": torch.randn(3, 5),
+    }
+    given = inputs["ref_per_token_logps"]
+    leave_out_of_kl(inputs, policy.detach())
+    away = inputs["ref_per_token_logps"] - policy
+    penalty = torch.exp(away) - away - 1
+    penalty.sum().backward()
+    assert torch.equal(penalty[1:], torch.zeros(2, 5)) and torch.equal(policy.grad[1:], torch.zeros(2, 5))
+    assert (penalty[0] > 0).all() and policy.grad[0].all()
+    assert torch.equal(inputs["ref_per_token_logps"][0], given[0])
 
 
 # Off-policy weights --------------------------------------------------------------------------------------------------
