@@ -36,6 +36,8 @@ MAY_IMPORT = {
         "saes",
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
+    "steering.export": {"features.set", "hooks"},
+    "steering": {"features.find.answers", "features.read", "features.set", "hooks", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
     "sae_training": {
         "saes",
@@ -91,6 +93,7 @@ MAY_IMPORT = {
         "sae_training",
         "estimate",
         "lab",
+        "steering",
         "model_source",
         "__version__",
     },
