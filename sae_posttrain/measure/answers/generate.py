@@ -24,6 +24,7 @@ def generate_answers(
     seed: int = 0,
     repetition_penalty: float = 1.0,
     logits_processor: "LogitsProcessorList | None" = None,
+    streamer: Any = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """
     Samples one answer to each prompt, all in one batch.
@@ -51,6 +52,8 @@ def generate_answers(
             What logits of tokens that stand in the prompt or the answer are divided by; 1 leaves them.
         logits_processor (`LogitsProcessorList`, *optional*):
             Further changes to the logits before sampling.
+        streamer (`transformers.generation.BaseStreamer`, *optional*):
+            Is given the tokens as they come, for a single prompt.
 
     Returns:
         `tuple[list[list[int]], list[bool]]`: the token ids of each answer up to its end token, without it, and whether
@@ -99,6 +102,7 @@ def generate_answers(
             attention_mask=attention_mask.to(device),
             generation_config=config,
             logits_processor=logits_processor,
+            streamer=streamer,
         )
 
     answers, finished = [], []

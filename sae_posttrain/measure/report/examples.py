@@ -167,6 +167,13 @@ def _show(title: str, answer: Mapping[str, Any], measure: str) -> ShownAnswer:
     )
 
 
+def show_whole(title: str, answer: Mapping[str, Any], faulty: bool) -> ShownAnswer:
+    """An answer in full, divided into pieces."""
+    text = answer["answer"]
+    pieces = tuple(cut_pieces(text, find_marks(answer), 0, len(text)))
+    return ShownAnswer(title, faulty, _facts(answer), tuple(piece for piece in pieces if piece.text), 0, 0)
+
+
 def _facts(answer: Mapping[str, Any]) -> str:
     num_tokens = answer["num_tokens"]
     facts = [f"{num_tokens:,} tokens" if answer["finished"] else f"cut off at {num_tokens:,} tokens"]
