@@ -1,5 +1,6 @@
 """Answers in a terminal: two columns, with foreign characters and loops marked as in the report."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ STYLES = {
     "round": "bold red on yellow",
 }
 """Style of each mark; `round` is the first character of a round of a loop."""
+
+
+_MANY_EMPTY_LINES = re.compile(r"\n(?:[ ]*\n){5,}")
 
 
 def print_side_by_side(answers: SideBySide, console: Console) -> None:
@@ -107,7 +111,7 @@ def visible(text: str) -> str:
 
 
 def _styled(piece: Piece) -> list[tuple[str, str]]:
-    text = visible(piece.text)
+    text = _MANY_EMPTY_LINES.sub(lambda lines: f"\n[{lines[0].count(chr(10))} empty lines]\n", visible(piece.text))
     kinds = set(piece.kinds)
     style = next((STYLES[kind] for kind in ("switch", "loop", "excused") if kind in kinds), "")
     if "round" in kinds and "switch" not in kinds and text:

@@ -10,8 +10,9 @@ from rich.console import Console
 from sae_posttrain import steer
 from sae_posttrain.features.find.answers import _batch_seed
 from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.report.examples import Piece, ShownAnswer
 from sae_posttrain.steering.side_by_side import answer_side_by_side
-from sae_posttrain.steering.terminal import print_side_by_side, shaded, visible
+from sae_posttrain.steering.terminal import answer_text, print_side_by_side, shaded, visible
 
 
 def test_steered_answers_loop_and_plain_ones_do_not(model, tokenizer, features, questions, sampling):
@@ -75,6 +76,12 @@ def test_the_terminal_shows_both_columns_and_marks_the_loop(model, tokenizer, fe
 def test_an_answer_cannot_control_the_terminal():
     assert visible("a\x1b[2Jb\x07\r\n\tc\u202e") == "a\ufffd[2Jb\ufffd\n    c\ufffd"
     assert shaded(["\x1b]0;x", "y"], [1.0, 0.0]).plain == "\ufffd]0;xy"
+
+
+def test_many_empty_lines_are_counted():
+    piece = Piece("end" + "\n" * 90 + "again", ("loop",))
+    shown = answer_text(ShownAnswer("", True, "", (piece,), 0, 0))
+    assert shown.plain == "end\n[90 empty lines]\nagain"
 
 
 def test_the_sampling_leaves_no_hook_behind(model, tokenizer, features, questions, sampling):

