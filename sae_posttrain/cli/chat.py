@@ -12,7 +12,7 @@ from .options import add_model, add_seed, add_template_kwargs
 def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Talk to a model while its features are pushed. Commands: /set NAME NUMBER, /features, /plain, /why, /new, "
-        "/help, /quit. Questions are read from the terminal (pip install 'sae_posttrain[chat]'), or from a pipe, a line each."
+        "/help, /quit. Lines are read from the terminal (pip install 'sae_posttrain[chat]'), or from a pipe."
     )
     add_model(parser)
     parser.add_argument("--features", required=True, help="feature set: file, folder or Hub repository")

@@ -188,7 +188,7 @@ class Chat:
         think_opened = prompt_opens_thinking(self._tokenizer, asked)
         judged = judge_answer(prompt, text, ids, finished, think_opened=think_opened)
         shown = show_whole("", judged, is_faulty(judged))
-        self._console.print(Text(f"[{shown.facts}]", style="dim"))
+        self._console.print(Text(f"[{shown.facts}{'; marked:' if shown.faulty else ''}]", style="dim"))
         if shown.faulty:
             self._console.print(answer_text(shown))
 
