@@ -7,12 +7,14 @@ import sys
 from dataclasses import asdict, replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from sae_posttrain.measure.answers.summary import summarise
 from sae_posttrain.measure.faults.loops import find_loop
 from sae_posttrain.measure.faults.switching import find_switches, right_language
+from sae_posttrain.measure.report import page
 from sae_posttrain.measure.report.charts import running_mean, spread_labels
 from sae_posttrain.measure.report.examples import choose_examples, cut_pieces, find_marks, locate_loop
 from sae_posttrain.measure.report.page import Arm, Section, write_report
@@ -481,9 +483,7 @@ def test_browser_draws_the_report_light_and_dark_on_phone_and_desk(tmp_path, bro
 
 def test_colours_of_text_have_enough_contrast():
     """WCAG 2.2 AA: 4.5 to 1 for text on what lies behind it, in every scheme."""
-    from sae_posttrain.measure.report import page as report
-
-    css = report._TEMPLATE.read_text("utf-8")
+    css = Path(page.__file__).with_name("style.css.jinja").read_text("utf-8")
     schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert len(schemes) == 3
     for scheme in schemes:
