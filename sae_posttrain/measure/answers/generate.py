@@ -102,7 +102,7 @@ def generate_answers(
             attention_mask=attention_mask.to(device),
             generation_config=config,
             logits_processor=logits_processor,
-            streamer=streamer,
+            **({} if streamer is None else {"streamer": streamer}),
         )
 
     answers, finished = [], []
