@@ -36,6 +36,8 @@ MAY_IMPORT = {
         "saes",
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
+    "steering.export": {"features.set", "hooks"},
+    "steering": {"features.find.answers", "features.read", "features.set", "hooks", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
     "analysis": {"features", "hooks", "measure", "saes"},
     "sae_training": {
@@ -96,6 +98,7 @@ MAY_IMPORT = {
         "lab",
         "serving",
         "analysis",
+        "steering",
         "model_source",
         "__version__",
     },

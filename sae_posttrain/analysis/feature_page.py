@@ -16,7 +16,7 @@ from torch import nn
 from ..features.read.texts import Text
 from ..features.set.feature_set import FeatureSet
 from ..hooks.sites import describe_place
-from ..measure.report.page import STYLE
+from ..measure.report.rendering import STYLE
 from .feature_charts import draw_histogram, draw_starts
 from .logit_lens import Promoted, logit_lens
 from .token_readings import first_counted, token_pieces

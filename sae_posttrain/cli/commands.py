@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .calibrate import add_calibrate
+from .chat import add_chat
 from .convert import add_convert
 from .demo import add_demo
 from .diagnose import add_diagnose
 from .errors import MISTAKES, in_one_line, in_options, mistake, options_of
 from .estimate import add_estimate
 from .evaluate import add_evaluate
+from .export import add_export
+from .features import add_features
 from .find_directions import add_find_directions
 from .find_features import add_find_features
+from .generate import add_generate
 from .import_directions import add_import_directions
 from .inspect import add_inspect
 from .lab import add_lab
@@ -35,6 +39,10 @@ _COMMANDS = {
     "diagnose": (add_diagnose, "find what is abnormal in bad answers: features, their onset, and words"),
     "show": (add_show, "write a page to look at features, and give them names"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),
+    "features": (add_features, "list the feature sets of a repository, index them, or give features other names"),
+    "generate": (add_generate, "answer prompts without and with steering, or measure a sweep over the strength"),
+    "chat": (add_chat, "talk to a model while its features are pushed"),
+    "export": (add_export, "write a push for llama.cpp, repeng, steering-vectors, or into a model's biases"),
     "sample-size": (add_sample_size, "compute how many prompts it takes to see a rate change"),
     "evaluate": (add_evaluate, "measure how many answers switch language or loop, and capability"),
     "estimate": (add_estimate, "compute how much memory a recipe takes, before anything is loaded"),

@@ -15,6 +15,8 @@ _OTHER_NAMES = {
     "evaluate": {"output_dir": "out", "lid_languages": "lid", "chat_template": "plain"},
     "train-sae": {"output_dir": "out", "learning_rate": "lr", "l1_coefficient": "l1"},
     "demo": {"output_dir": "out"},
+    "generate": {"feature_set": "features"},
+    "chat": {"feature_set": "features"},
 }
 """For each command, arguments of its function whose option has another name."""
 

@@ -31,8 +31,8 @@ CACHE_NAMES = ("past_key_values", "cache_params")
 def steer(
     model: nn.Module,
     feature_set: Directions,
-    *,
     strength: Strength,
+    *,
     rows: Tensor | Sequence[bool] | None = None,
     positions: str | Tensor = "generated",
     mode: str = "add",

@@ -171,6 +171,7 @@ def answer_in_batches(
     *,
     feature_set: FeatureSet | None = None,
     strength: Tensor | None = None,
+    positions: str = "generated",
     description: str = "answers",
 ) -> Iterator[list[Answer]]:
     """
@@ -185,6 +186,8 @@ def answer_in_batches(
             Directions to push along while generating.
         strength (`torch.Tensor` of shape `(N, F)`, *optional*):
             How far, for each question and feature, in median residual norms.
+        positions (`str`, *optional*, defaults to `"generated"`):
+            Which positions are pushed: `"generated"`, or `"all"` for the prompt too.
         description (`str`, *optional*, defaults to `"answers"`):
             Label of the progress bar.
     """
@@ -194,7 +197,8 @@ def answer_in_batches(
             steering: Any = nullcontext()
             if feature_set is not None:
                 assert strength is not None
-                steering = steer(model, feature_set, strength=strength[start : start + len(batch)])
+                of_batch = strength[start : start + len(batch)]
+                steering = steer(model, feature_set, strength=of_batch, positions=positions)
             with steering:
                 answers, finished = generate_answers(
                     model,

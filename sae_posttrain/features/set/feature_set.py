@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from .calibrated_for import calibration_of, with_own_calibration
 from .feature_checks import block_numbers, check_set, name_list, positions, require_matrix
 from .feature_file import find_feature_file, read_feature_file, write_feature_file
 from .feature_merge import merge_sets
+from .feature_names import renamed
 from .feature_table import html_table, short_text, text_table
 from .hub import download_feature_file, upload_feature_file
 from .model_identity import require_same_model
@@ -41,7 +42,8 @@ class FeatureSet:
         blocks (`tuple[int, ...]`), sites (`tuple[str, ...]`), feature_ids (`tuple[int, ...]`):
             Decoder block (from 0), hook site in it, and index in its SAE, one per feature.
         names (`tuple[str, ...]`):
-            One name per feature, as it appears in metrics. Features that share a name are pushed together.
+            One name per feature, as it appears in metrics. Features that share a name are pushed together. `rename`
+            gives them others.
         thresholds (`torch.Tensor` of shape `(F,)`):
             JumpReLU thresholds; NaN where the SAE has none.
         groups (`tuple[str, ...]`):
@@ -243,6 +245,23 @@ class FeatureSet:
             held = ", ".join(f"{site} of block {block}" for block, site in self.places)
             raise ValueError(f"No feature of {asked} in the set; it holds features of {held}.")
         return self[picked]
+
+    def rename(self, names: Mapping[str, str]) -> "FeatureSet":
+        """
+        The same features with other names: `features.rename({"14.4245": "loop"})`. Saving the result keeps the names.
+
+        Features may be given one name, so that they are pushed together. A calibration is kept, because the features
+        stay the same.
+
+        Args:
+            names (`Mapping[str, str]`):
+                New name by old name, or by label ([`labels`]) where several features share a name. Features that are
+                not mentioned keep their names.
+
+        Raises:
+            ValueError: If an old name is unknown, or a new one is no text or empty.
+        """
+        return replace(self, names=renamed(self, names))
 
     def merge(self, *others: "FeatureSet") -> "FeatureSet":
         """

@@ -18,8 +18,8 @@ from .feature_set import FeatureSet
 def steer(
     model: nn.Module,
     features: FeatureSet | str | os.PathLike,
-    *,
     strength: Strength,
+    *,
     rows: Tensor | Sequence[bool] | None = None,
     positions: str | Tensor = "generated",
     mode: str = "add",
@@ -30,7 +30,9 @@ def steer(
     Push what passes at the features' sites along their directions, in every forward pass made inside the context.
 
     ```python
-    with steer(model, "zh.safetensors", strength=1.5, rows=[False, True]):
+    with steer(model, "faults.safetensors", {"chinese": -0.8, "loop": -0.5}):
+        model.generate(**inputs)
+    with steer(model, "zh.safetensors", 1.5, rows=[False, True]):
         model.generate(**inputs)  # of the two prompts the second is answered under steering
     ```
 

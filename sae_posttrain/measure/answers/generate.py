@@ -24,6 +24,7 @@ def generate_answers(
     seed: int = 0,
     repetition_penalty: float = 1.0,
     logits_processor: "LogitsProcessorList | None" = None,
+    streamer: Any = None,
 ) -> tuple[list[list[int]], list[bool]]:
     """
     Samples one answer to each prompt (token ids, of any lengths from 1 up), all in one batch; greedily at temperature
@@ -34,7 +35,8 @@ def generate_answers(
     together with that of the tokenizer and the one that closes a turn in the chat template.
 
     Returns the token ids of each answer up to its end token, without it, and whether there was one. `False` means that
-    the answer was cut at `max_new_tokens`.
+    the answer was cut at `max_new_tokens`. A `streamer` of transformers is given the tokens of a single prompt as they
+    come.
     """
     import torch
     from transformers import GenerationConfig
@@ -76,6 +78,7 @@ def generate_answers(
             attention_mask=attention_mask.to(device),
             generation_config=config,
             logits_processor=logits_processor,
+            **({} if streamer is None else {"streamer": streamer}),
         )
 
     answers, finished = [], []

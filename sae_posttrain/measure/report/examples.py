@@ -160,6 +160,13 @@ def _show(title: str, answer: Mapping[str, Any], measure: str) -> ShownAnswer:
     )
 
 
+def show_whole(title: str, answer: Mapping[str, Any], faulty: bool) -> ShownAnswer:
+    """An answer in full, divided into pieces."""
+    text = answer["answer"]
+    pieces = tuple(cut_pieces(text, find_marks(answer), 0, len(text)))
+    return ShownAnswer(title, faulty, _facts(answer), tuple(piece for piece in pieces if piece.text), 0, 0)
+
+
 def _facts(answer: Mapping[str, Any]) -> str:
     num_tokens = answer["num_tokens"]
     facts = [f"{num_tokens:,} tokens" if answer["finished"] else f"cut off at {num_tokens:,} tokens"]
@@ -194,7 +201,8 @@ def find_marks(answer: Mapping[str, Any]) -> list[Mark]:
     found = locate_loop(text, answer.get("loop") or {}, answer["num_tokens"])
     if found is not None:
         start, end, period = found
-        start = end - len(text[start:end].lstrip())
+        letters = len(text[start:end].lstrip())
+        start = end - letters if letters else start  # a loop may hold empty lines alone
         step = period if period >= _MIN_CYCLE_MARKED else end - start
         # A loop has no natural beginning. If its text has lines, each round begins with a line.
         first = text.rfind("\n", start, start + step) + 1 or start + step

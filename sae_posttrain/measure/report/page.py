@@ -14,14 +14,11 @@ from typing import Any
 from .charts import Line, RateRow, draw_lines, draw_rates, draw_readings
 from .data import MEASURES, Arm, Section
 from .examples import Example, choose_examples
+from .rendering import render_page, write_page
 from .tables import Cell, difference_table, language_table, summary_table
 from .words import Verdict, compare, language, lead, percent, verdicts
 
 __all__ = ["Arm", "Section", "write_report"]
-
-_TEMPLATE = Path(__file__).with_name("page.html.jinja")
-STYLE = Path(__file__).with_name("style.css")
-"""Style sheet of the report, which other pages of the package share."""
 
 _MAX_FEATURES_DRAWN = 6
 
@@ -127,27 +124,15 @@ def write_report(
     """
     if not sections:
         raise ValueError("A report needs at least one section, got none.")
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters["language"] = language
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    html = template.render(
+    html = render_page(
+        "page.html.jinja",
         title=title,
-        style=STYLE.read_text(encoding="utf-8"),
         notices=_paragraphs(notice),
         parts=[_part(section, f"s{number}") for number, section in enumerate(sections, 1)],
         settings=_settings_table(sections, settings or {}, seed),
         versions=_versions_table(sections, versions),
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(html.encode("utf-8", "replace"))  # a lone surrogate of an answer is not text
-    os.replace(part, path)
-    return path
+    return write_page(path, html)
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -33,6 +33,14 @@ def test_a_file_a_folder_and_a_hub_repository_are_taken_for_the_set(model, make_
         logits(model, tmp_path / "nothing.safetensors")
 
 
+def test_a_mapping_of_names_needs_no_keyword(model, make_features):
+    features = make_features(blocks=(1,)).rename({"1.3": "chinese"})
+    with torch.no_grad(), steer(model, features, {"chinese": -0.8}):
+        found = model(input_ids=IDS).logits
+    assert torch.equal(found, logits(model, features, torch.tensor([[-0.8, 0.0]])))
+    assert not torch.equal(found, model(input_ids=IDS).logits)
+
+
 def test_features_of_another_model_are_refused_unless_they_are_allowed(model, make_features):
     model.config._name_or_path = "owner/Tuned-1B"
     features = make_features(base_model="owner/Base-1B")

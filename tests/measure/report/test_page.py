@@ -16,6 +16,7 @@ from sae_posttrain.measure.faults.switching import find_switches, right_language
 from sae_posttrain.measure.report.charts import running_mean, spread_labels
 from sae_posttrain.measure.report.examples import choose_examples, cut_pieces, find_marks, locate_loop
 from sae_posttrain.measure.report.page import Arm, Section, write_report
+from sae_posttrain.measure.report.rendering import STYLE
 
 KOREAN = "파일을 열고 나서 저장합니다"
 SWITCHED = "파일을 打开文件 저장합니다"
@@ -304,6 +305,11 @@ def test_switched_characters_and_rounds_of_a_loop_are_marked(write):
     assert "SASFT" in words(html)
 
 
+def test_a_loop_of_empty_lines_is_marked():
+    row = judge(0, "열기" + "\n" * 90, finished=False)
+    assert [(mark.kind, mark.start, mark.end) for mark in find_marks(row)] == [("loop", 2, 92)]
+
+
 def test_pieces_are_the_answer():
     row = judge(0, "열기 (打开) 打开 " + "문서를 저장 文件 닫기. " * 9, finished=False)
     marks = find_marks(row)
@@ -476,9 +482,7 @@ def test_browser_draws_the_report_light_and_dark_on_phone_and_desk(tmp_path, bro
 
 def test_colours_of_text_have_enough_contrast():
     """WCAG 2.2 AA: 4.5 to 1 for text on what lies behind it, in every scheme."""
-    from sae_posttrain.measure.report import page as report
-
-    css = report.STYLE.read_text("utf-8")
+    css = STYLE.read_text("utf-8")
     schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert len(schemes) == 3
     for scheme in schemes:
