@@ -9,7 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.classifier import FeatureClassifier
+    from .analysis.classifier_reward import ClassifierReward
+    from .analysis.coverage import coverage, redundancy
+    from .analysis.filter_dataset import filter_dataset
+    from .analysis.overlap import overlap
     from .analysis.read_activations import read_activations
+    from .analysis.select import select
     from .analysis.text_activations import TextActivations
     from .features.calibrate.calibrate import calibrate
     from .features.controls.matched_random import matched_random_features
@@ -47,7 +53,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassifierReward",
     "EndlessRepetitionReward",
+    "FeatureClassifier",
     "FeatureDriftCallback",
     "FeaturePenaltyArguments",
     "FeaturePenaltyMixin",
@@ -64,9 +72,11 @@ __all__ = [
     "calibrate",
     "compare_features",
     "convert_sae",
+    "coverage",
     "describe_sae",
     "evaluate",
     "evaluate_tasks",
+    "filter_dataset",
     "find_directions",
     "find_features",
     "find_loop",
@@ -77,16 +87,21 @@ __all__ = [
     "matched_random_features",
     "measure_fit",
     "measure_groups",
+    "overlap",
     "random_directions",
     "read_activations",
     "record_blocks",
     "record_sites",
+    "redundancy",
+    "select",
     "steer",
     "train_sae",
 ]
 
 _MODULES = {
+    "ClassifierReward": "analysis.classifier_reward",
     "EndlessRepetitionReward": "rl.rewards",
+    "FeatureClassifier": "analysis.classifier",
     "FeatureDriftCallback": "penalty.drift",
     "FeaturePenaltyArguments": "penalty.arguments",
     "FeaturePenaltyMixin": "penalty.mixin",
@@ -103,9 +118,11 @@ _MODULES = {
     "calibrate": "features.calibrate.calibrate",
     "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",
+    "coverage": "analysis.coverage",
     "describe_sae": "saes.describe",
     "evaluate": "measure.answers.evaluation",
     "evaluate_tasks": "measure.capability.tasks",
+    "filter_dataset": "analysis.filter_dataset",
     "find_directions": "features.find.by_direction",
     "find_features": "features.find.by_group",
     "find_loop": "measure.faults.loops",
@@ -116,10 +133,13 @@ _MODULES = {
     "matched_random_features": "features.controls.matched_random",
     "measure_fit": "features.fit.fit",
     "measure_groups": "features.read.group_statistics",
+    "overlap": "analysis.overlap",
     "random_directions": "features.controls.random_directions",
     "read_activations": "analysis.read_activations",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
+    "redundancy": "analysis.coverage",
+    "select": "analysis.select",
     "steer": "features.set.steering",
     "train_sae": "sae_training.trainer",
 }

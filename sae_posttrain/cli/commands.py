@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .calibrate import add_calibrate
+from .classify import add_classify
 from .convert import add_convert
+from .coverage import add_coverage
 from .demo import add_demo
 from .errors import MISTAKES, in_one_line, in_options, mistake, options_of
 from .estimate import add_estimate
@@ -29,6 +31,8 @@ _COMMANDS = {
     "find-features": (add_find_features, "find the features that stand for a language or for loops"),
     "find-directions": (add_find_directions, "find directions that stand for a group of texts, without an SAE"),
     "import-directions": (add_import_directions, "read control and steering vectors that other tools made"),
+    "classify": (add_classify, "tell texts apart by features that fire on them, compared with words and probes"),
+    "coverage": (add_coverage, "measure what data sets cover of the features, and which sets repeat each other"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),
     "sample-size": (add_sample_size, "compute how many prompts it takes to see a rate change"),
     "evaluate": (add_evaluate, "measure how many answers switch language or loop, and capability"),
