@@ -168,7 +168,8 @@ def _fit(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     else:
         train = texts
     report = compare_classifiers(classifier, train, test, few_shot=FEW_SHOT if "few_shot" in given else ())
-    said, results = [str(report)], {"report": report.as_dict()}
+    said = [str(report)]
+    results: dict[str, Any] = {"report": report.as_dict()}
     if "transfer_column" in given:
         groups = np.array([str(row.get(given["transfer_column"])) for row in rows])
         sets = [
