@@ -104,7 +104,7 @@ class PolicyReading:
         fed_before = cache is not None and cache.get_seq_length() > 0
         is_step = ids is not None and ids.shape[1] == 1 and fed_before and not torch.is_grad_enabled()
         self._values = {}
-        if is_step:
+        if is_step and ids is not None:
             self._step = ids[:, 0].cpu().numpy()
         else:
             self._step = None
