@@ -37,11 +37,11 @@ def test_reward_takes_messages_and_an_empty_answer_costs_nothing(classifier):
 
 
 def test_answers_beyond_the_length_of_training_texts_are_read_whole(classifier):
-    answer = "a a a a zzzz zzz"
-    whole = float(classifier.predict([{"prompt": "?", "completion": answer}])[0] == 1)
-    classifier.set_params(text_options=TextOptions(max_length=4))
-    assert classifier.predict([{"prompt": "?", "completion": answer}])[0] != 1
-    assert ClassifierReward(classifier, sign=1)(["?"], [answer]) == [whole] == [1.0]
+    rows = [{"prompt": "?", "completion": text} for text in LETTERS]
+    row = next(row for row, label in zip(rows, classifier.predict(rows)) if label == 1)
+    classifier.set_params(text_options=TextOptions(max_length=1))
+    assert classifier.predict([row])[0] != 1  # nothing of the answer is read
+    assert ClassifierReward(classifier, sign=1)([row["prompt"]], [row["completion"]]) == [1.0]
 
 
 def test_graded_reward_is_the_probability(make_model, make_sae, tokenizer):
