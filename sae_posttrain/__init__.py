@@ -9,8 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.classifier import FeatureClassifier as FeatureClassifier
+    from .analysis.classifier_reward import ClassifierReward as ClassifierReward
+    from .analysis.coverage import coverage as coverage
+    from .analysis.coverage import redundancy as redundancy
     from .analysis.diagnose import diagnose as diagnose
+    from .analysis.filter_dataset import filter_dataset as filter_dataset
+    from .analysis.overlap import overlap as overlap
     from .analysis.read_activations import read_activations as read_activations
+    from .analysis.select import select as select
     from .analysis.show import show_features as show_features
     from .analysis.text_activations import TextActivations as TextActivations
     from .features.calibrate.calibrate import calibrate as calibrate
@@ -51,7 +58,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "ClassifierReward": "analysis.classifier_reward",
     "EndlessRepetitionReward": "rl.rewards",
+    "FeatureClassifier": "analysis.classifier",
     "FeatureDriftCallback": "penalty.drift",
     "FeaturePenaltyArguments": "penalty.arguments",
     "FeaturePenaltyMixin": "penalty.mixin",
@@ -68,10 +77,12 @@ _MODULES = {
     "calibrate": "features.calibrate.calibrate",
     "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",
+    "coverage": "analysis.coverage",
     "describe_sae": "saes.describe",
     "diagnose": "analysis.diagnose",
     "evaluate": "measure.answers.evaluation",
     "evaluate_tasks": "measure.capability.tasks",
+    "filter_dataset": "analysis.filter_dataset",
     "find_directions": "features.find.by_direction",
     "find_features": "features.find.by_group",
     "find_loop": "measure.faults.loops",
@@ -82,10 +93,13 @@ _MODULES = {
     "matched_random_features": "features.controls.matched_random",
     "measure_fit": "features.fit.fit",
     "measure_groups": "features.read.group_statistics",
+    "overlap": "analysis.overlap",
     "random_directions": "features.controls.random_directions",
     "read_activations": "analysis.read_activations",
     "record_blocks": "hooks.record",
     "record_sites": "hooks.record",
+    "redundancy": "analysis.coverage",
+    "select": "analysis.select",
     "show_features": "analysis.show",
     "steer": "features.set.steering",
     "train_sae": "sae_training.trainer",

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from .. import __version__
 from .calibrate import add_calibrate
 from .chat import add_chat
+from .classify import add_classify
 from .convert import add_convert
+from .coverage import add_coverage
 from .demo import add_demo
 from .diagnose import add_diagnose
 from .errors import MISTAKES, in_one_line, in_options, mistake, options_of
@@ -38,6 +40,8 @@ _COMMANDS = {
     "import-directions": (add_import_directions, "read control and steering vectors that other tools made"),
     "diagnose": (add_diagnose, "find what is abnormal in bad answers: features, their onset, and words"),
     "show": (add_show, "write a page to look at features, and give them names"),
+    "classify": (add_classify, "tell texts apart by features that fire on them, compared with words and probes"),
+    "coverage": (add_coverage, "measure what data sets cover of the features, and which sets repeat each other"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),
     "features": (add_features, "list the feature sets of a repository, index them, or give features other names"),
     "generate": (add_generate, "answer prompts without and with steering, or measure a sweep over the strength"),

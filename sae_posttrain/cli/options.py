@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,19 @@ def require_new(out: Path, overwrite: bool, suffixes: Sequence[str] = (".txt", "
 def require_safetensors(out: Path) -> None:
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {out}.")
+
+
+def write_whole(path: Path, content: str) -> Path:
+    """Write a text file that appears under its name only when it is complete; the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def say_written(written: list[Path], draw: Callable[[], Path] | None = None) -> None:

@@ -1,0 +1,151 @@
+"""The page of `sae-posttrain coverage`: sets that repeat each other, coverage curves, features that no set touches."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from .coverage import Coverage
+from .overlap import Overlap
+from .select import Selection
+
+_TEMPLATE = Path(__file__).with_name("coverage_page.html.jinja")
+_CELL, _LABEL, _TREE = 14, 290, 120
+_WIDTH, _HEIGHT = 680, 300
+_MOST_IDS = 200
+
+
+def coverage_page(
+    measured: Coverage,
+    overlapping: Overlap | None = None,
+    selection: Selection | None = None,
+    *,
+    title: str = "Coverage and redundancy",
+    subtitle: str = "",
+    num_pairs: int = 15,
+) -> str:
+    """
+    One HTML file without scripts and without requests, for light and dark screens and for phones.
+
+    Args:
+        measured ([`Coverage`]), overlapping ([`Overlap`], *optional*), selection ([`Selection`], *optional*):
+            What is shown; sets that are only one have no overlap.
+        title, subtitle (`str`, *optional*):
+            Heading, and the line below it.
+        num_pairs (`int`, *optional*, defaults to `15`):
+            Pairs in the table.
+
+    Returns:
+        `str`: the page.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    rows = sorted(measured.sets.items(), key=lambda item: -item[1].redundancy_at_equal_size)
+    ids = measured.untouched
+    more = "" if len(ids) <= _MOST_IDS else f" and {len(ids) - _MOST_IDS:,} more"
+    return template.render(
+        title=title,
+        subtitle=subtitle,
+        matrix="" if overlapping is None else _matrix(overlapping),
+        pairs=[] if overlapping is None else _pairs(overlapping, num_pairs),
+        curves=_curves(measured, [rows[0][0], rows[-1][0]]),
+        sets=[
+            [
+                name,
+                f"{each.num_examples:,}",
+                f"{each.num_features:,}",
+                f"{each.redundancy:.4f}",
+                f"{each.mean_share:.3f}",
+                f"{each.redundancy_at_equal_size:.4f}",
+                f"{each.mean_share_at_equal_size:.3f}",
+            ]
+            for name, each in rows
+        ],
+        selection="" if selection is None else str(selection),
+        untouched=f"{len(ids):,} of {measured.num_features:,} features fire on no example of any set.",
+        untouched_ids=("Their numbers: " + ", ".join(map(str, ids[:_MOST_IDS])) + more) if ids else "",
+    )
+
+
+def _pairs(overlapping: Overlap, number: int) -> list[list[str]]:
+    rows = []
+    for one, two in overlapping.pairs(number):
+        i, j = overlapping.names.index(one), overlapping.names.index(two)
+        interval = f"[{overlapping.minimum_low[i, j]:.2f}, {overlapping.minimum_high[i, j]:.2f}]"
+        rows.append(
+            [
+                one,
+                two,
+                f"{overlapping.similarity[i, j]:.2f}",
+                f"{overlapping.directed[i, j]:.2f}",
+                f"{overlapping.directed[j, i]:.2f}",
+                f"{overlapping.minimum[i, j]:.2f} {interval}",
+            ]
+        )
+    return rows
+
+
+def _matrix(overlapping: Overlap) -> str:
+    """Dendrogram, names and cells, each set one row and one column."""
+    order, num = overlapping.order, len(overlapping.order)
+    left = _TREE + _LABEL
+    width, height = left + num * _CELL + 4, num * _CELL + 4
+    parts = [
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="Similarity of {num} sets, ordered by clustering">'
+    ]
+    parts += _tree(overlapping)
+    for row, i in enumerate(order):
+        name = escape(overlapping.names[i])
+        parts.append(f'<text x="{_TREE + 6}" y="{row * _CELL + 11}">{name[:52]}</text>')
+        for column, j in enumerate(order):
+            value = float(overlapping.similarity[i, j])
+            parts.append(
+                f'<rect class="cell" x="{left + column * _CELL}" y="{row * _CELL}" width="{_CELL - 1}" '
+                f'height="{_CELL - 1}" fill-opacity="{max(0.03, value):.2f}"><title>{name}, '
+                f"{escape(overlapping.names[j])}: {value:.2f}</title></rect>"
+            )
+    return "".join([*parts, "</svg>"])
+
+
+def _tree(overlapping: Overlap) -> list[str]:
+    num = len(overlapping.names)
+    most = max(float(overlapping.tree[:, 2].max()), 1e-9)
+    places: dict[int, tuple[float, float]] = {
+        i: (float(_TREE), row * _CELL + _CELL / 2) for row, i in enumerate(overlapping.order)
+    }
+    paths = []
+    for number, (first, second, distance, _) in enumerate(overlapping.tree):
+        (x1, y1), (x2, y2) = places[int(first)], places[int(second)]
+        x = _TREE - 4 - (_TREE - 10) * float(distance) / most
+        paths.append(f'<path class="tree" d="M{x1:.1f} {y1:.1f}H{x:.1f}V{y2:.1f}H{x2:.1f}"/>')
+        places[num + number] = (x, (y1 + y2) / 2)
+    return paths
+
+
+def _curves(measured: Coverage, marked: Sequence[str]) -> str:
+    left, bottom, pad = 40, 30, 8
+    width, height = _WIDTH - left - pad, _HEIGHT - bottom - pad
+    largest = max(each.num_examples for each in measured.sets.values())
+    parts = [
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        'aria-label="Expected coverage by number of examples">',
+        f'<path class="axis" d="M{left} {pad}V{pad + height}H{left + width}"/>',
+    ]
+    for share in (0.0, 0.5, 1.0):
+        parts.append(f'<text x="{left - 6}" y="{pad + height * (1 - share) + 3}" text-anchor="end">{share:.0%}</text>')
+    for part in (0.25, 0.5, 0.75, 1.0):
+        x = left + width * part
+        parts.append(f'<text x="{x:.0f}" y="{_HEIGHT - 14}" text-anchor="middle">{largest * part:,.0f}</text>')
+    parts.append(f'<text x="{left + width / 2:.0f}" y="{_HEIGHT - 2}" text-anchor="middle">examples</text>')
+    for name, each in sorted(measured.sets.items(), key=lambda item: item[0] in marked):
+        points = " ".join(
+            f"{left + width * size / largest:.1f},{pad + height * (1 - share):.1f}"
+            for size, share in zip(np.r_[0, each.sizes], np.r_[0.0, each.shares])
+        )
+        kind = "curve marked" if name in marked else "curve"
+        parts.append(f'<polyline class="{kind}" points="{points}"><title>{escape(name)}</title></polyline>')
+    return "".join([*parts, "</svg>"])

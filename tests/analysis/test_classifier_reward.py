@@ -1,0 +1,137 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from sae_posttrain import ClassifierReward, FeatureClassifier, TextOptions, filter_dataset, record_blocks
+from sae_posttrain.features.read.loading import place_of
+
+from .test_classifier import LETTERS, fitted_on_letters
+
+
+@pytest.fixture
+def classifier(make_model, make_sae, tokenizer):
+    return fitted_on_letters(make_model, make_sae, tokenizer, "topk")
+
+
+def test_reward_is_the_sign_of_what_the_classifier_says_of_the_answer(classifier):
+    prompts = ["zz?"] * len(LETTERS)  # the prompt does not count
+    rows = [{"prompt": prompt, "completion": text} for prompt, text in zip(prompts, LETTERS)]
+    positive = classifier.predict(rows) == 1
+    assert 0 < positive.sum() < len(LETTERS)
+    for sign in (-1.0, 0.5):
+        given = ClassifierReward(classifier, sign=sign)(prompts, LETTERS, completion_ids=None, lang=["en"] * 16)
+        assert given == [sign * float(each) for each in positive]
+
+
+def test_reward_takes_messages_and_an_empty_answer_costs_nothing(classifier):
+    reward = ClassifierReward(classifier)
+    prompts = [[{"role": "user", "content": "Why?"}]] * 3
+    completions = [[{"role": "assistant", "content": text}] for text in ("zzzz zz", "aaaa", "")]
+    rows = [{"messages": [*p, *c]} for p, c in zip(prompts[:2], completions[:2])]
+    assert reward(prompts=prompts, completions=completions)[:2] == [-float(x == 1) for x in classifier.predict(rows)]
+    assert reward(prompts=prompts, completions=completions)[2] == 0
+    assert reward(prompts=[], completions=[]) == []
+
+
+def test_answers_beyond_the_length_of_training_texts_are_read_whole(classifier):
+    rows = [{"prompt": "?", "completion": text} for text in LETTERS]
+    row = next(row for row, label in zip(rows, classifier.predict(rows)) if label == 1)
+    classifier.set_params(text_options=TextOptions(max_length=1))
+    assert classifier.predict([row])[0] != 1  # nothing of the answer is read
+    assert ClassifierReward(classifier, sign=1)([row["prompt"]], [row["completion"]]) == [1.0]
+
+
+def test_graded_reward_is_the_probability(make_model, make_sae, tokenizer):
+    classifier = fitted_on_letters(make_model, make_sae, tokenizer, "relu", "logistic")
+    rows = [{"prompt": "?", "completion": text} for text in LETTERS]
+    given = ClassifierReward(classifier, sign=2, graded=True)(["?"] * len(LETTERS), LETTERS)
+    np.testing.assert_allclose(given, 2 * classifier.predict_proba(rows)[:, 1], rtol=1e-4)
+
+
+def test_reward_is_pickled_without_the_model(classifier, make_model, tokenizer, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classifier.set_params(model=str(tmp_path), tokenizer=None)
+    reward = ClassifierReward(classifier)
+    before = reward(["?"] * len(LETTERS), LETTERS)
+    content = pickle.dumps(reward)
+    assert pickle.loads(content)(["?"] * len(LETTERS), LETTERS) == before
+    assert reward.__name__ == "classifier_reward"
+
+
+@torch.no_grad()
+def test_policy_is_read_while_it_generates(classifier, make_model, tokenizer):
+    """The same rewards as from the whole texts, token by token, although nothing is run again."""
+    policy = make_model()
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    reward = ClassifierReward(classifier, sign=1.0).read_policy(policy, tokenizer)
+    batch = tokenizer(["why", "zz zz zz", "aaa"], return_tensors="pt", padding=True, padding_side="left")
+    torch.manual_seed(0)
+    out = policy.generate(**batch, max_new_tokens=12, do_sample=True, temperature=3.0)
+    answers = []
+    for row in out[:, batch["input_ids"].shape[1] :].tolist():
+        end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+        answers.append(row[:end])
+    policy(**batch)  # passes over prompts and answers, as for log-probabilities, change nothing
+    passes = []
+    with policy.register_forward_pre_hook(lambda *_: passes.append(1)):
+        given = reward._policy.largest(answers, set(tokenizer.all_special_ids))
+    assert not passes
+    saes = {place_of(sae): sae for sae in classifier.loaded_saes()}
+    for row, ids, found in zip(batch["input_ids"].tolist(), answers, given):
+        prompt = [token for token in row if token != tokenizer.pad_token_id]
+        fed = prompt + ids[:-1]
+        with record_blocks(policy, [0, 1]) as written:
+            policy(input_ids=torch.tensor([fed]))
+        counted = [i for i in range(len(prompt), len(fed)) if fed[i] not in tokenizer.all_special_ids]
+        for k, (place, feature) in enumerate(zip(classifier.rule_.places, classifier.rule_.feature_ids)):
+            acts = saes[place].encode(written[place[0]][0][0, counted])[:, feature]
+            assert found[k] == pytest.approx(float(acts.clamp(min=0).max()) if counted else 0.0, rel=1e-3, abs=1e-4)
+    with pytest.raises(ValueError, match="was not generated by the model that `read_policy` was given"):
+        reward(prompts=["?"] * 3, completions=["a"] * 3, completion_ids=answers)  # handed out already
+    with pytest.raises(ValueError, match="`completion_ids` are needed"):
+        reward(prompts=["?"], completions=["a"])
+    reward.release_policy()
+    assert not policy._forward_pre_hooks and not policy.model.layers[1]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"sign": 0}, "`sign` is 0"), ({"graded": True}, "`graded` needs probabilities")],
+)
+def test_settings_that_say_nothing_are_refused(classifier, settings, message):
+    with pytest.raises(ValueError, match=message):
+        ClassifierReward(classifier, **settings)
+
+
+def test_a_classifier_that_is_not_fitted_is_refused():
+    with pytest.raises(ValueError, match="not fitted"):
+        ClassifierReward(FeatureClassifier())
+
+
+def test_filter_leaves_out_positive_rows_and_keeps_the_rest_as_it_is(classifier):
+    rows = [{"body": text, "id": i} for i, text in enumerate(LETTERS)]
+    says = classifier.predict(LETTERS)
+    kept = filter_dataset(rows, classifier, column="body")
+    assert kept == [row for row, label in zip(rows, says) if label != 1]
+    assert filter_dataset(rows, classifier, column="body", keep=1) == [r for r, s in zip(rows, says) if s == 1]
+    dataset = filter_dataset(Dataset.from_list(rows), classifier, column="body", drop=0)
+    assert isinstance(dataset, Dataset) and list(dataset["id"]) == [i for i, label in enumerate(says) if label != 0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([], {}, "has no rows"),
+        ([{"text": "a"}], {"drop": 1, "keep": 0}, "Give `drop` or `keep`"),
+        ([{"text": "a"}], {"drop": "odd"}, "has no label 'odd'; its labels are 0 and 1"),
+        ([{"text": "a"}], {"column": "body"}, "Row 1 has no column 'body'; it has text"),
+        ([{"text": "a"}, {"text": " "}], {"column": "text"}, "Row 2: `text` must be a text that is not empty"),
+    ],
+)
+def test_filter_refuses_what_it_cannot_read(classifier, rows, settings, message):
+    with pytest.raises(ValueError, match=message):
+        filter_dataset(rows, classifier, **settings)
