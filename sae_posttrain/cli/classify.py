@@ -135,7 +135,9 @@ def _fit(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
         format=arguments.format,
         revision=arguments.revision,
     )
-    settings = {name: given[name] for name in ("rule", "epsilon", "dev_share", "positions") if name in given}
+    settings: dict[str, Any] = {
+        name: given[name] for name in ("rule", "epsilon", "dev_share", "positions") if name in given
+    }
     for name in ("num_features", "num_blocks"):
         if name in given:
             settings[name] = tuple(given[name])
