@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -214,9 +214,10 @@ def evaluate(
             loaded = load_model(model, device, model_kwargs)
             yield loaded, partial(generate_answers, loaded, tokenizer)
             return
+        name = cast("str | os.PathLike[str]", model)  # `require_vllm` has seen to it
         longest = max(map(len, tokenized))
         room: dict[str, Any] = {"num_prompt_tokens": longest, "max_new_tokens": max_new_tokens}
-        with vllm_answers(model, tokenizer, **room, batch_size=batch_size, model_kwargs=model_kwargs) as opened:
+        with vllm_answers(name, tokenizer, **room, batch_size=batch_size, model_kwargs=model_kwargs) as opened:
             yield opened, opened.answer
 
     result = read_json(output_dir / EVALUATION_FILE)

@@ -229,7 +229,8 @@ def _merged(model: Any, dtype: Any, loading: Mapping[str, Any]) -> Iterator[Any]
 def _refuse_adapter_of_hub(model: Any, loading: Mapping[str, Any]) -> None:
     from transformers.utils import find_adapter_config_file
 
-    if not Path(model).is_dir() and find_adapter_config_file(os.fspath(model), **loading) is not None:
+    asked = {name: value for name, value in loading.items() if name != "trust_remote_code"}
+    if not Path(model).is_dir() and find_adapter_config_file(os.fspath(model), **asked) is not None:
         raise ValueError(
             f"{os.fspath(model)} is an adapter on the Hub, which `engine='vllm'` takes only as a folder: "
             f"`hf download {os.fspath(model)} --local-dir FOLDER`, and give the folder."
