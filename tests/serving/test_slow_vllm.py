@@ -200,6 +200,45 @@ print(json.dumps({"said": said}))
     assert "8 tokens, but only 0 positions were pushed along 'random' at block 2" in found["said"]
 
 
+def test_evaluations_by_vllm_have_the_answers_of_transformers(model, features):
+    found = in_an_engine(
+        """
+import tempfile, torch
+from pathlib import Path
+from transformers import AutoTokenizer
+from sae_posttrain import evaluate
+tokenizer = AutoTokenizer.from_pretrained(model)
+tokenizer.eos_token = "."  # the model hardly ever ends by itself
+titles = ["Printing a page", "Guardar un archivo", "파일 열기", "Сохранить файл", "保存文件", "Macros"] * 2
+rows = [{"id": i, "lang": "en", "prompt": title + "\\n"} for i, title in enumerate(titles)]
+folder, found = Path(tempfile.mkdtemp()), {}
+def answers(name, **settings):
+    evaluate(model, rows, output_dir=folder / name, tokenizer=tokenizer, batch_size=8, progress=False, **settings)
+    return [json.loads(line) for line in (folder / name / "answers.jsonl").read_text().splitlines()]
+for engine in ("transformers", "vllm"):
+    found[engine] = answers(engine, engine=engine, temperature=0, max_new_tokens=96)
+sampling = dict(engine="vllm", temperature=1.0, max_new_tokens=48)
+torch.manual_seed(3)
+before = torch.get_rng_state()
+found["sampled"] = [each["answer"] for each in answers("sampled", **sampling)]
+found["state is kept"] = torch.equal(torch.get_rng_state(), before)
+(folder / "again").mkdir()
+(folder / "again" / "settings.json").write_bytes((folder / "sampled" / "settings.json").read_bytes())
+first = (folder / "sampled" / "answers.jsonl").read_text().splitlines(keepends=True)[:8]
+(folder / "again" / "answers.jsonl").write_text("".join(first))
+found["continued"] = [each["answer"] for each in answers("again", **sampling)]
+print(json.dumps(found))
+""",
+        model,
+        features,
+    )
+    assert found["vllm"] == found["transformers"]
+    assert len({each["finished"] for each in found["vllm"]}) == 2  # both ends occur
+    assert found["continued"] == found["sampled"]
+    assert len(set(found["sampled"])) == 12  # equal prompts have answers of their own
+    assert found["state is kept"]
+
+
 @pytest.fixture(scope="module")
 def server(model, features):
     """A server, started as the command line starts it; its address."""

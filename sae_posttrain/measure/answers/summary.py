@@ -83,8 +83,9 @@ def different_settings(settings: Mapping[str, Any], other: Mapping[str, Any]) ->
     Names of settings in which two evaluations differ and should not.
 
     Tokenizers are compared by their contents. Two chat templates that send the same tokens are the same. A setting
-    that only one of the two recorded is not compared.
+    that only one of the two recorded is not compared, except the engine: without one it was transformers.
     """
+    settings, other = ({"engine": "transformers", **each} for each in (settings, other))
     may_differ = {*_OF_ONE_MODEL}
     if settings.get("prompts_sha256") == other.get("prompts_sha256"):
         may_differ.add("chat_template")
