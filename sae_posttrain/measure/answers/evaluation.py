@@ -9,20 +9,14 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ...languages import canonical_language
 from ...model_loading import load_model, load_tokenizer
 from ...model_records import installed_versions, recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
-from ..faults.line_language import check_suspects, line_languages, recorded_rule, suspects_of
-from ..faults.loops import find_loop
-from ..faults.scripts import can_measure
+from ..faults.line_language import check_suspects, recorded_rule
 from ..faults.segments import prompt_opens_thinking
-from ..faults.switching import find_switches, right_language
 from .end_of_turn import answer_end_ids
 from .folder import (
     ANSWERS_FILE,
@@ -34,8 +28,9 @@ from .folder import (
     read_json,
     write_json,
 )
-from .generate import generate_answers
+from .generate import batch_seed, generate_answers
 from .generation_settings import describe_unused, unused_settings
+from .judge import judge
 from .positions import check_length
 from .prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts, tokenizer_hash
 from .prompts import Prompt, read_prompts
@@ -47,9 +42,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-_LOOP_RECORD = ("endless", "loop_any", "near_loop", "onset", "period", "span")
-"""Fields of a [`Loop`] that are kept in a line of `answers.jsonl`."""
 
 
 def evaluate(
@@ -284,12 +276,12 @@ def _write_answers(
                 max_new_tokens=settings["max_new_tokens"],
                 temperature=settings["temperature"],
                 top_p=settings["top_p"],
-                seed=_batch_seed(settings["seed"], start // batch_size),
+                seed=batch_seed(settings["seed"], start // batch_size),
             )
             for (index, sample), ids, ended in zip(batch, answers, finished):
                 answer = tokenizer.decode(ids, skip_special_tokens=True)
                 think_opened = prompt_opens_thinking(tokenizer, tokenized[index])
-                judged = _judge(prompts[index], sample, answer, ids, ended, settings, think_opened)
+                judged = judge(prompts[index], sample, answer, ids, ended, settings, think_opened)
                 file.write(json.dumps(judged, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(batch))
@@ -297,84 +289,6 @@ def _write_answers(
     return {
         "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
         "unused_generation_settings": unused_settings(model),
-    }
-
-
-def _batch_seed(seed: int, batch: int) -> int:
-    return int(np.random.SeedSequence([seed % 2**32, batch]).generate_state(1)[0])
-
-
-def _judge(
-    prompt: Prompt,
-    sample: int,
-    answer: str,
-    ids: list[int],
-    finished: bool,
-    settings: Mapping[str, Any],
-    think_opened: bool,
-) -> dict[str, Any]:
-    target_lang = settings["target_lang"]
-    loop = find_loop(ids, finished=finished)
-    judged: dict[str, Any] = {
-        "id": prompt.id,
-        "sample": sample,
-        "lang": prompt.lang,
-        "prompt": prompt.text,
-        "answer": answer,
-        "num_tokens": len(ids),
-        "finished": finished,
-        "any": None,
-        "unexpected": None,
-        "num_any": None,
-        "num_unexpected": None,
-        "num_unexpected_in_think": None,
-        "num_replacement_chars": answer.count("\ufffd"),
-        "right_language": right_language(answer, lang=prompt.lang, think_opened=think_opened),
-        "spans": [],
-        "loop": {name: getattr(loop, name) for name in _LOOP_RECORD},
-    }
-    if can_measure(prompt.lang, target_lang):
-        switches = find_switches(
-            answer,
-            lang=prompt.lang,
-            prompt=prompt.text,
-            reference=prompt.reference,
-            target_lang=target_lang,
-            think_opened=think_opened,
-        )
-        judged.update(
-            any=switches.any,
-            unexpected=switches.unexpected,
-            num_any=switches.num_any,
-            num_unexpected=switches.num_unexpected,
-            num_unexpected_in_think=switches.num_unexpected_in_think,
-            spans=[asdict(span) for span in switches.spans],
-        )
-    if settings["lid"] is not None:
-        judged["lines"] = _judge_lines(prompt, answer, settings["lid"]["languages"], think_opened)
-    return judged
-
-
-def _judge_lines(
-    prompt: Prompt, answer: str, lid_languages: Sequence[str], think_opened: bool
-) -> dict[str, Any] | None:
-    suspects = suspects_of(prompt.lang, lid_languages)
-    if not suspects:
-        return None
-    lines = line_languages(
-        answer,
-        lang=prompt.lang,
-        suspects=suspects,
-        prompt=prompt.text,
-        reference=prompt.reference,
-        think_opened=think_opened,
-    )
-    foreign = [asdict(line) for line in lines if line.is_foreign(prompt.lang)]
-    return {
-        "line_pass": not foreign if lines else None,
-        "num_lines": len(lines),
-        "num_unknown": sum(line.language is None for line in lines),
-        "foreign": foreign,
     }
 
 
