@@ -148,7 +148,7 @@ class FaultWatchCallback(TrainerCallback):
             source=None if isinstance(prompts, (str, os.PathLike)) else "the watched prompts",
         )
         self._every = every
-        self._trainer = trainer
+        self.trainer = trainer
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._how = Sampling(target_lang, max_new_tokens, temperature, top_p, num_samples, batch_size, seed)
         self._num_shown = num_shown
@@ -175,7 +175,7 @@ class FaultWatchCallback(TrainerCallback):
             )
         prompts = self._prepare(processing_class)
         prompts.require_room(model)
-        if args.report_to and self._trainer is None and state.is_world_process_zero:
+        if args.report_to and self.trainer is None and state.is_world_process_zero:
             logger.warning(
                 "The figures of the watch go to `log_history` and %s alone, and not to %s. Pass the trainer to send "
                 "them there: `trainer.add_callback(FaultWatchCallback(prompts, trainer=trainer))`.",
@@ -278,9 +278,9 @@ class FaultWatchCallback(TrainerCallback):
             self._show()
         # Not through `Trainer.log`, which would empty the trainer's own metrics between two of its logging steps.
         state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
-        if self._trainer is not None:
+        if self.trainer is not None:
             logs = metrics if state.epoch is None else {**metrics, "epoch": state.epoch}
-            self._trainer.callback_handler.on_log(args, state, control, logs)
+            self.trainer.callback_handler.on_log(args, state, control, logs)
         if self._patience is not None and (rate := self.latest["rates"].get(self._patience.name)):
             if self._patience.add(rate["rate"], eval_loss) and self._training:
                 control.should_training_stop = True

@@ -33,13 +33,13 @@ def print_watch(watch: Mapping[str, Any], num_shown: int) -> None:
     table = Table(show_header=True, header_style="bold white", expand=True, title=Text(rates))
     table.add_column("Prompt", style="bright_yellow", ratio=2)
     table.add_column("Answer", ratio=5)
-    table.add_column("Faults", style="bold cyan", ratio=1)
+    table.add_column("Faults", style="bold cyan", min_width=len("not right_language"))
     for answer in answers:
         flags = answer["flags"].items()
         bad = [name if name not in HIGHER_IS_BETTER else f"not {name}" for name, flag in flags if _is_bad(name, flag)]
         table.add_row(Text(answer["prompt"][:_SHOWN_CHARS]), marked(answer), Text("\n".join(bad)))
         table.add_section()
-    console.print(Panel(table, expand=False, title=title, border_style="bold white"))
+    console.print(Panel(table, title=title, border_style="bold white"))
 
 
 def _is_bad(name: str, flag: bool | None) -> bool:

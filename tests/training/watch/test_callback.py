@@ -15,7 +15,9 @@ from transformers import TrainerState
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from sae_posttrain import FaultWatchCallback
+from sae_posttrain.training.watch.rates import add_flags
 from sae_posttrain.training.watch.record import WATCH_FILE, read
+from sae_posttrain.training.watch.table import marked, print_watch
 
 from ...trained import ON_CPU, logged, weights
 
@@ -104,6 +106,8 @@ def test_an_untrained_step_gives_the_same_answers_again(train):
     assert first["rates"] == second["rates"]
     assert [answer["prompt"] for answer in first["answers"]] == ["Open the file", "파일", "Save a page"]
     assert {"spans", "loop", "flags", "finished"} <= set(first["answers"][0])
+    for line in Path(trainer.args.output_dir, WATCH_FILE).read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_the_best_checkpoint_is_chosen_by_a_rate(train):
@@ -177,14 +181,6 @@ def test_a_resumed_run_goes_on_with_the_file(train):
         train(FaultWatchCallback(PROMPTS[:2], **SHORT), save_strategy="steps", resume=path)
 
 
-def test_a_new_run_keeps_the_file_of_an_old_one_aside(train):
-    train(FaultWatchCallback(PROMPTS, **SHORT))
-    trainer = train(FaultWatchCallback(PROMPTS[:1], **SHORT))
-    assert {watch["rates"]["endless"]["n"] for watch in watches(trainer)} == {1}
-    old = Path(trainer.args.output_dir, WATCH_FILE + ".old")
-    assert {watch["rates"]["endless"]["n"] for watch in read(old)} == {3}
-
-
 def test_training_stops_when_the_rate_gets_no_better(train):
     callback = FaultWatchCallback(PROMPTS, judges={"bad": lambda answer: True}, patience=2, stop_on="bad", **SHORT)
     trainer = train(callback, max_steps=20, eval_steps=1)
@@ -223,14 +219,21 @@ def test_a_tracker_that_gets_nothing_is_said(train, caplog):
     assert "not to wandb" in caplog.text
 
 
-@pytest.mark.parametrize("num_shown", [0, 2])
-def test_the_terminal_shows_rates_and_faulty_answers_first(train, capsys, num_shown):
+@pytest.mark.parametrize("num_shown", [0, 1])
+def test_the_terminal_shows_rates_and_faulty_answers_first(capsys, num_shown):
     pytest.importorskip("rich")
-    faults = {"judges": {"korean": lambda answer: answer["lang"] == "ko"}, "faults": ["endless"]}
-    train(FaultWatchCallback(PROMPTS, **faults, **SHORT | {"num_shown": num_shown}))
+    fine = {"prompt": "Open", "answer": "the file", "spans": [], "flags": {"switched": False, "right_language": True}}
+    span = {"start": 4, "text": "文件", "excused": None}
+    bad = {"prompt": "Save", "answer": "the 文件", "spans": [span], "loop_text": [0, 3]}
+    bad["flags"] = {"switched": True, "right_language": False}
+    rates = {"switched": {"rate": 0.5, "low": 0.1, "high": 0.9}}
+    print_watch({"step": 2, "rates": rates, "answers": [fine, bad]}, num_shown)
     shown = capsys.readouterr().out
-    assert "Watch at step 2" in shown and "korean 33.3 %" in shown
-    assert ("파일" in shown) == (num_shown > 0)
+    assert "Watch at step 2" in shown and "switched 50.0 % [10.0, 90.0]" in shown
+    assert ("the 文件" in shown) == ("Save" in shown) == ("not right" in shown) == (num_shown == 1)
+    assert "Open" not in shown
+    marks = {(mark.start, mark.end) for mark in marked(bad).spans}
+    assert marks == {(4, 6), (0, 3)}
 
 
 def test_an_adapter_is_watched_with_gradient_checkpointing(train):
@@ -329,12 +332,6 @@ def test_a_prompt_longer_than_the_window_is_refused_before_training(train):
         train(FaultWatchCallback([{"lang": "en", "prompt": "a" * 250}], **SHORT))
 
 
-def test_a_judge_that_gives_no_flag_is_named(train):
+def test_a_judge_that_gives_no_flag_is_named():
     with pytest.raises(ValueError, match="The judge 'word' gave str"):
-        train(FaultWatchCallback(PROMPTS, judges={"word": lambda answer: "yes"}, **SHORT))
-
-
-def test_lines_are_json_that_other_programs_read(train):
-    trainer = train(FaultWatchCallback(PROMPTS, **SHORT))
-    for line in Path(trainer.args.output_dir, WATCH_FILE).read_text(encoding="utf-8").splitlines():
-        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        add_flags({}, {"word": lambda answer: "yes"})
