@@ -19,6 +19,7 @@ from .rates import HIGHER_IS_BETTER, JUDGES, Judge, as_metrics, choose_judges, r
 from .sampling import Sampling, WatchedPrompts
 from .stopping import Patience
 from .table import print_watch
+from .trackers import send_answers
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ class FaultWatchCallback(TrainerCallback):
             Optimizer steps between two watches; the last step is watched too. By default the model is watched at every
             evaluation of the trainer.
         trainer (`Trainer`, *optional*):
-            The trainer that the callback is added to. With it, the figures and the answers also go to the trackers of
-            `report_to`. Without it they go to `trainer.state.log_history`, the terminal and `watch.jsonl`.
+            The trainer that the callback is added to. With it, the figures also go to the trackers of `report_to`.
+            Without it they go to `trainer.state.log_history`, the terminal and `watch.jsonl`. The answers are sent as
+            a table to `wandb` and `trackio`, with and without it.
         target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count. `None` counts every script that the answer's language does not use.
         group_column (`str`, *optional*, defaults to `"lang"`):
@@ -275,6 +277,7 @@ class FaultWatchCallback(TrainerCallback):
         metrics = self._metrics()
         if state.is_world_process_zero:
             record.append(self._file(args), self.latest)
+            send_answers(args.report_to, self.latest)
             self._show()
         # Not through `Trainer.log`, which would empty the trainer's own metrics between two of its logging steps.
         state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
