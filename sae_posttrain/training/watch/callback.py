@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from ...hooks.sharded import is_sharded
 from ...languages import canonical_language
 from ...measure.answers.prompts import read_prompts
+from ...measure.faults.loops import MIN_TOKENS
 from . import record
 from .rates import HIGHER_IS_BETTER, JUDGES, Judge, as_metrics, choose_judges, rates_of
 from .sampling import Sampling, WatchedPrompts
@@ -22,6 +23,8 @@ from .table import print_watch
 from .trackers import send_answers
 
 logger = logging.getLogger(__name__)
+
+_LOOPS = ("endless", "near_loop")
 
 
 class FaultWatchCallback(TrainerCallback):
@@ -153,6 +156,14 @@ class FaultWatchCallback(TrainerCallback):
         self.trainer = trainer
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._how = Sampling(target_lang, max_new_tokens, temperature, top_p, num_samples, batch_size, seed)
+        unseen = [name for name in _LOOPS if name in self._judges]
+        if unseen and max_new_tokens < MIN_TOKENS:
+            logger.warning(
+                "No watched answer can show %s: a loop has %d tokens or more, and `max_new_tokens` is %d.",
+                " or ".join(unseen),
+                MIN_TOKENS,
+                max_new_tokens,
+            )
         self._num_shown = num_shown
         self._prompts: WatchedPrompts | None = None
         self._training = False
@@ -231,6 +242,11 @@ class FaultWatchCallback(TrainerCallback):
                 f'The best checkpoint is chosen at evaluations (`metric_for_best_model="watch/{wanted}"`), and the '
                 f"model is watched every {self._every} steps. Leave out `every`: it is then watched at evaluations."
             )
+        if wanted in _LOOPS and self._how.max_new_tokens < MIN_TOKENS:
+            raise ValueError(
+                f"No answer of {self._how.max_new_tokens} tokens can show `{wanted}`, by which the best checkpoint is "
+                f"to be chosen. Set `max_new_tokens` to more than {MIN_TOKENS}, the length of the shortest loop."
+            )
         higher = wanted in HIGHER_IS_BETTER
         if wanted in JUDGES and bool(args.greater_is_better) != higher:
             raise ValueError(
@@ -282,8 +298,10 @@ class FaultWatchCallback(TrainerCallback):
         # Not through `Trainer.log`, which would empty the trainer's own metrics between two of its logging steps.
         state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
         if self.trainer is not None:
+            should_log = control.should_log  # the handler clears it, and the step's own figures are yet to be logged
             logs = metrics if state.epoch is None else {**metrics, "epoch": state.epoch}
-            self.trainer.callback_handler.on_log(args, state, control, logs)
+            self.trainer.callback_handler.on_log(args, state, control, dict(logs))
+            control.should_log = should_log
         if self._patience is not None and (rate := self.latest["rates"].get(self._patience.name)):
             if self._patience.add(rate["rate"], eval_loss) and self._training:
                 control.should_training_stop = True

@@ -130,7 +130,8 @@ def test_a_later_evaluation_watches_the_best_model_that_was_loaded(train):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metric_for_best_model": "watch/endless"}, "Set `greater_is_better=False`"),
+        ({"metric_for_best_model": "watch/switched"}, "Set `greater_is_better=False`"),
+        ({"metric_for_best_model": "watch/endless", "greater_is_better": False}, "No answer of 8 tokens can show"),
         ({"metric_for_best_model": "watch/right_language", "greater_is_better": False}, "`greater_is_better=True`"),
         (
             {"metric_for_best_model": "watch/loops", "greater_is_better": False},
@@ -147,7 +148,7 @@ def test_settings_that_would_undo_the_watch_are_refused(train, settings, message
 def test_a_best_rate_that_is_not_watched_at_evaluations_is_refused(train):
     callback = FaultWatchCallback(PROMPTS, every=3, **SHORT)
     with pytest.raises(ValueError, match="Leave out `every`"):
-        train(callback, metric_for_best_model="watch/endless", greater_is_better=False)
+        train(callback, metric_for_best_model="watch/switched", greater_is_better=False)
 
 
 def test_a_best_rate_that_no_answer_can_show_is_refused(train):
@@ -205,9 +206,10 @@ def test_figures_go_to_the_trackers_if_the_trainer_is_known(train):
             seen.append((state.global_step, logs))
 
     trainer.add_callback(Tracker())
-    trainer.add_callback(FaultWatchCallback(PROMPTS, trainer=trainer, **SHORT))
+    trainer.add_callback(FaultWatchCallback(PROMPTS, every=2, trainer=trainer, **SHORT))
     trainer.train()
     assert [step for step, logs in seen if "watch/endless" in logs] == [2, 4]
+    assert [step for step, logs in seen if "loss" in logs] == [1, 2, 3, 4]  # the step's own figures are logged too
 
 
 def test_a_tracker_that_gets_nothing_is_said(train, caplog):
