@@ -354,7 +354,7 @@ def _patience(
                 "`stop_on` and `max_loss_increase` need `patience`, the number of watches without a gain."
             )
         return None
-    if stop_on not in names:
+    if stop_on is None or stop_on not in names:
         raise ValueError(f"`patience` needs `stop_on`, one of {', '.join(names)}; got {stop_on!r}.")
     if max_loss_increase is not None and every is not None:
         raise ValueError(

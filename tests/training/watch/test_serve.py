@@ -100,6 +100,7 @@ def test_a_missing_folder_and_a_taken_port_are_one_line(tmp_path):
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome")
 def test_browser_draws_rates_and_marks_faults_as_text(tmp_path):
     (tmp_path / "run").mkdir()
