@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     from .saes.loading import load_sae as load_sae
     from .sft.config import SASFTConfig as SASFTConfig
     from .sft.trainer import SASFTTrainer as SASFTTrainer
+    from .training.watch.callback import FaultWatchCallback as FaultWatchCallback
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "ClassifierReward": "analysis.classifier_reward",
     "EndlessRepetitionReward": "rl.rewards",
+    "FaultWatchCallback": "training.watch.callback",
     "FeatureClassifier": "analysis.classifier",
     "FeatureDriftCallback": "penalty.drift",
     "FeaturePenaltyArguments": "penalty.arguments",

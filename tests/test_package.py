@@ -59,7 +59,7 @@ MAY_IMPORT = {
         "measure.faults.scripts",
         "unsloth",
     },
-    "training": {"measure", "model_source"},
+    "training": {"hooks.sharded", "measure", "model_source"},
     "sft": {
         "penalty",
         "training",

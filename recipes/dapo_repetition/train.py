@@ -13,6 +13,7 @@ from sae_posttrain import SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.rl.script import SteeredGRPOScriptArguments, load_rewards
 from sae_posttrain.training.gate import require_prompt_rows
 from sae_posttrain.training.script import load_data
+from sae_posttrain.training.watch.arguments import watch_of
 
 ARGUMENTS = (SteeredGRPOScriptArguments, SteeredGRPOConfig, ModelConfig, DatasetMixtureConfig)
 
@@ -27,6 +28,7 @@ def main(script_args, training_args, model_args, dataset_args):
         training_args,
         train_dataset=train_dataset,
         peft_config=get_peft_config(model_args),
+        callbacks=watch_of(script_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()

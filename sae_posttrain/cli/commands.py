@@ -28,6 +28,7 @@ from .sample_size import add_sample_size
 from .show import add_show
 from .train_sae import add_train_sae
 from .vllm_serve import add_vllm_serve
+from .watch import add_watch
 
 _COMMANDS = {
     "demo": (add_demo, "see both methods at work on a small model that ships with the package"),
@@ -51,6 +52,7 @@ _COMMANDS = {
     "evaluate": (add_evaluate, "measure how many answers switch language or loop, and capability"),
     "estimate": (add_estimate, "compute how much memory a recipe takes, before anything is loaded"),
     "vllm-serve": (add_vllm_serve, "start a vLLM server whose requests can be steered"),
+    "watch": (add_watch, "show the faults of a run while it trains, in a browser on this machine"),
     "report": (add_report, "compare finished runs in one HTML file"),
 }
 """Every command but `sft` and `grpo`: what adds its options, and its help."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..measure.answers.prompts import read_prompts
 from ..measure.answers.rows import is_data_file, read_rows
 from ..model_source import require_model
 from ..row_checks import located
@@ -129,6 +130,7 @@ def check_command(command: str, arguments: Sequence[str]) -> None:
             raise ValueError("Name the training data: `dataset_name` (a data file or a Hub id) or `datasets`.")
         rows = str(name)
         require_data_file(rows)
+    _check_watched(settings)
     model = settings.get("model_name_or_path")
     if rows is not None and is_data_file(rows):
         _check_rows(rows, _check_of(command, settings))
@@ -140,6 +142,14 @@ def check_command(command: str, arguments: Sequence[str]) -> None:
         raise FileNotFoundError(
             f"There is no feature set {features} (`features`). `sae-posttrain find-features` writes one."
         )
+
+
+def _check_watched(settings: Mapping[str, Any]) -> None:
+    prompts = settings.get("watch_prompts")
+    if prompts is not None:
+        read_prompts(str(prompts), group_column="lang", target_lang=None)
+    elif settings.get("watch_every") is not None:
+        raise ValueError("`watch_every` needs `watch_prompts`, the file of prompts to answer.")
 
 
 def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from ..measure.answers.end_of_turn import answer_end_ids
 from ..model_loading import generation_config_of, tokenizer_of
 from ..training.gate import require_prompt_rows, rows_of_rewards
 from ..training.script import trainer_arguments
+from ..training.watch.arguments import WatchArguments, watch_of
 from .config import SteeredGRPOConfig
 from .rewards import EndlessRepetitionReward, LanguageConsistencyReward
 from .trainer import SteeredGRPOTrainer
 
 
 @dataclass
-class SteeredGRPOScriptArguments(ScriptArguments):
+class SteeredGRPOScriptArguments(WatchArguments, ScriptArguments):
     """
-    [`~trl.ScriptArguments`] plus the rewards.
+    [`~trl.ScriptArguments`] plus the rewards, and the watched prompts of [`WatchArguments`].
 
     Parameters:
         reward_funcs (`list[str]`, *optional*, defaults to `["endless_repetition"]`):
@@ -70,9 +71,13 @@ def make_trainer(
     """Build the trainer of the parsed settings. All rows of the data are checked before the model is loaded."""
     columns, check_language = rows_of_rewards(script_args.reward_funcs)
     check = partial(require_prompt_rows, columns=columns, check_language=check_language)
+    watch = watch_of(script_args)
     shared = trainer_arguments(script_args, training_args, model_args, dataset_args, check, ("prompt",))
     rewards = load_rewards(script_args.reward_funcs, training_args, model_args)
-    return SteeredGRPOTrainer(reward_funcs=rewards, args=training_args, **shared)
+    trainer = SteeredGRPOTrainer(reward_funcs=rewards, args=training_args, callbacks=watch, **shared)
+    for each in watch:
+        each.trainer = trainer
+    return trainer
 
 
 def load_rewards(

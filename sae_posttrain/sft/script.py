@@ -1,6 +1,7 @@
 """`sae-posttrain sft`: SASFT from a YAML file, for one process or under `accelerate launch`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -10,15 +11,22 @@ from ..penalty.groups import GroupTable
 from ..penalty.refusals import load_features
 from ..training.gate import require_training_rows
 from ..training.script import trainer_arguments
+from ..training.watch.arguments import WatchArguments, watch_of
 from .config import SASFTConfig
 from .trainer import SASFTTrainer
 
-ARGUMENTS: Any = (ScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
+
+@dataclass
+class SASFTScriptArguments(WatchArguments, ScriptArguments):
+    """[`~trl.ScriptArguments`] plus the watched prompts of [`WatchArguments`]."""
+
+
+ARGUMENTS: Any = (SASFTScriptArguments, SASFTConfig, ModelConfig, DatasetMixtureConfig)
 """What a YAML file may hold: the fields of these four dataclasses."""
 
 
 def make_trainer(
-    script_args: ScriptArguments,
+    script_args: SASFTScriptArguments,
     training_args: SASFTConfig,
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
@@ -31,8 +39,12 @@ def make_trainer(
         check_group=_check_of_groups(training_args),
     )
     columns = ("messages", "prompt", "completion")
+    watch = watch_of(script_args)
     shared = trainer_arguments(script_args, training_args, model_args, dataset_args, check, columns)
-    return SASFTTrainer(args=training_args, **shared)
+    trainer = SASFTTrainer(args=training_args, callbacks=watch, **shared)
+    for each in watch:
+        each.trainer = trainer
+    return trainer
 
 
 def _check_of_groups(training_args: SASFTConfig) -> Callable[[str], Any]:

@@ -18,7 +18,9 @@ _FILES = {
     "FeaturePenaltyArguments": (None, "penalty/arguments.py"),
     "SASFTConfig": (None, "sft/config.py"),
     "SteeredGRPOConfig": (None, "rl/config.py"),
+    "SASFTScriptArguments": (None, "sft/script.py"),
     "SteeredGRPOScriptArguments": (None, "rl/script.py"),
+    "WatchArguments": (None, "training/watch/arguments.py"),
     "SFTConfig": ("trl", "trainer/sft_config.py"),
     "GRPOConfig": ("trl", "trainer/grpo_config.py"),
     "_BaseConfig": ("trl", "trainer/base_config.py"),
@@ -30,7 +32,7 @@ _FILES = {
 """Where each dataclass is defined: its package (`None` for this one) and the file in it."""
 
 SETTINGS = {
-    "sft": ("ScriptArguments", "SASFTConfig", "ModelConfig", "DatasetMixtureConfig"),
+    "sft": ("SASFTScriptArguments", "SASFTConfig", "ModelConfig", "DatasetMixtureConfig"),
     "grpo": ("SteeredGRPOScriptArguments", "SteeredGRPOConfig", "ModelConfig", "DatasetMixtureConfig"),
 }
 """For each command, the dataclasses whose fields its YAML file may hold."""

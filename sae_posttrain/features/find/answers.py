@@ -8,14 +8,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...hooks.blocks import unwrap
 from ...hooks.steer import steer
-from ...measure.answers.generate import generate_answers
+from ...measure.answers.generate import batch_seed, generate_answers
 from ...measure.answers.generation_settings import describe_unused, unused_settings
 from ...measure.answers.prompt_tokens import describe_prompting, prompt_form, say_what_goes_raw, tokenize_prompts
 from ...measure.answers.prompts import Prompt, read_prompts
@@ -207,7 +206,7 @@ def answer_in_batches(
                     max_new_tokens=sampling.max_new_tokens,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
-                    seed=_batch_seed(sampling.seed, start // sampling.batch_size),
+                    seed=batch_seed(sampling.seed, start // sampling.batch_size),
                 )
             bar.update(len(batch))
             yield [Answer(question, tuple(ids), ended) for question, ids, ended in zip(batch, answers, finished)]
@@ -218,10 +217,6 @@ def answer_all(model: nn.Module, tokenizer: Any, questions: Sequence[Question], 
     return [
         answer for batch in answer_in_batches(model, tokenizer, questions, sampling, **options) for answer in batch
     ]
-
-
-def _batch_seed(seed: int, batch: int) -> int:
-    return int(np.random.SeedSequence([seed % 2**32, batch]).generate_state(1)[0])
 
 
 def mean_answer_loss(model: nn.Module, answers: Sequence[Answer]) -> float:

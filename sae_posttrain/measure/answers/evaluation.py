@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from ...languages import canonical_language
 from ...model_loading import load_model, load_tokenizer
 from ...model_records import installed_versions, recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
@@ -32,7 +30,7 @@ from .folder import (
     read_json,
     write_json,
 )
-from .generate import generate_answers
+from .generate import batch_seed, generate_answers
 from .generation_settings import describe_unused, unused_settings
 from .judge import judge_answer
 from .positions import check_length
@@ -316,7 +314,7 @@ def _write_answers(
                 max_new_tokens=settings["max_new_tokens"],
                 temperature=settings["temperature"],
                 top_p=settings["top_p"],
-                seed=_batch_seed(settings["seed"], start // batch_size),
+                seed=batch_seed(settings["seed"], start // batch_size),
             )
             for (index, sample), ids, ended in zip(batch, answers, finished):
                 answer = tokenizer.decode(ids, skip_special_tokens=True)
@@ -339,10 +337,6 @@ def _write_answers(
             "end_tokens": [tokenizer.convert_ids_to_tokens(end) for end in end_ids],
             "unused_generation_settings": unused_settings(model),
         }
-
-
-def _batch_seed(seed: int, batch: int) -> int:
-    return int(np.random.SeedSequence([seed % 2**32, batch]).generate_state(1)[0])
 
 
 def _sha256(content: Any) -> str:

@@ -89,6 +89,13 @@ def generate_answers(
     return answers, finished
 
 
+def batch_seed(seed: int, batch: int) -> int:
+    """The seed of a batch, from that of the whole sampling and the number of the batch."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed % 2**32, batch]).generate_state(1)[0])
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch on every device; its random state is restored when the context exits."""

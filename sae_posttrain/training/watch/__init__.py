@@ -1,0 +1,1 @@
+"""Look at what the model writes while it is trained: answers to the same prompts, again and again."""
