@@ -31,7 +31,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "evidence")]
 from machine import hardware, versions  # noqa: E402
 from settings import merged  # noqa: E402
 
-KEPT = ("step", "loss", "reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
+KEPT = ("step", "loss", "reward", "kl", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
 
 
 def main() -> None:
