@@ -399,7 +399,7 @@ def test_model_tokenizer_and_texts_can_be_given_by_their_paths(model, tokenizer,
     model.save_pretrained(tmp_path / "tiny-model")
     tokenizer.save_pretrained(tmp_path / "tiny-model")
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
-    (tmp_path / "texts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "texts.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
     sae = planted_sae(model, tokenizer, 1)
     settings = {"model": str(tmp_path / "tiny-model"), "tokenizer": None}
     found = find(sae, tmp_path / "texts.jsonl.gz", **settings)

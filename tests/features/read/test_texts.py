@@ -16,7 +16,7 @@ def counted_string(text: Text, tokenizer) -> str:
 
 def write_jsonl(path, rows):
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
+    path.write_bytes(gzip.compress(lines.encode(), mtime=0) if path.suffix == ".gz" else lines.encode())
     return path
 
 
