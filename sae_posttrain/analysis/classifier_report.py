@@ -38,7 +38,7 @@ class Measured:
         accuracy, accuracy_low, accuracy_high (`float`):
             Share of right labels, with its Wilson interval.
         precision, recall (`float`):
-            Of the positive label; 0 where nothing is predicted to be positive.
+            Precision and recall of the positive label; 0 where nothing is predicted to be positive.
         difference, difference_low, difference_high (`float`):
             F1 minus that of the classifier that is compared, on the same resamples.
         how (`str`):
@@ -161,7 +161,7 @@ def compare_classifiers(
         num_draws (`int`, *optional*, defaults to `5`):
             Random draws of each of these numbers.
         confidence (`float`, *optional*, defaults to `0.95`), num_resamples (`int`, *optional*, defaults to `2000`):
-            Of the bootstrap over test texts; copies of a text are drawn together.
+            Coverage of the intervals, and samples of the bootstrap over test texts; copies of a text are drawn together.
 
     Returns:
         [`ClassifierReport`].

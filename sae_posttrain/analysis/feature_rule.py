@@ -37,7 +37,7 @@ class FeatureRule:
         differences (`numpy.ndarray` of shape `(K,)`):
             Firing difference of each feature where the rule was made, see [`firing_differences`].
         weights (`numpy.ndarray` of shape `(K,)`), bias (`float`):
-            Of the logistic rule, in units of raw activations.
+            Coefficients of the logistic rule, in units of raw activations.
         epsilon (`float`):
             Activation above which a feature fires.
     """

@@ -112,7 +112,7 @@ def overlap(
         confidence (`float`, *optional*, defaults to `0.95`):
             Coverage of the intervals.
         num_resamples (`int`, *optional*, defaults to `200`), seed (`int`, *optional*, defaults to `0`):
-            Of the bootstrap.
+            Number of samples of the bootstrap, and its seed.
 
     Returns:
         [`Overlap`].

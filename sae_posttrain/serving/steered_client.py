@@ -101,7 +101,7 @@ class SteeredClient:
             n (`int`, *optional*, defaults to 1):
                 Answers to each prompt.
             generation_kwargs (`dict`, *optional*):
-                Of the batch; a row's settings replace single ones.
+                Settings of the whole batch; a row's settings replace single ones.
             **options:
                 Passed on to the client.
 

@@ -85,7 +85,7 @@ class SteeredLLM:
             prompts (`Sequence`):
                 As the engine takes them: token ids, texts, or dictionaries.
             sampling_params (`vllm.SamplingParams` or one for each prompt, *optional*):
-                Of the batch; each row's settings change a copy.
+                Settings of the whole batch; each row's settings change a copy.
             **options:
                 Passed on to the engine.
 
