@@ -20,7 +20,8 @@ class SteeredSite:
 
     Attributes:
         coefficients (`torch.Tensor` of shape `(N, K)`, float32):
-            Coefficients of the running step, one row for each token; zero beyond its tokens. All sites of an engine share it.
+            Coefficients of the running step, one row for each token; zero beyond its tokens. All sites of an engine
+            share it.
         vectors (`torch.Tensor` of shape `(K, D)`, float32):
             What strength 1 of each push adds.
         counts (`torch.Tensor` of shape `(K,)`, int64):
