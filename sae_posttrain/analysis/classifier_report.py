@@ -161,7 +161,7 @@ def compare_classifiers(
         num_draws (`int`, *optional*, defaults to `5`):
             Random draws of each of these numbers.
         confidence (`float`, *optional*, defaults to `0.95`), num_resamples (`int`, *optional*, defaults to `2000`):
-            Coverage of the intervals, and samples of the bootstrap over test texts. Copies of a text are drawn together.
+            Coverage of the intervals, and samples of the bootstrap over texts. Copies of a text are drawn together.
 
     Returns:
         [`ClassifierReport`].
