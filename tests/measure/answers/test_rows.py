@@ -9,6 +9,9 @@ from sae_posttrain.measure.answers.rows import read_rows
 ROWS = [{"id": 0, "text": "저장"}, {"id": 1, "text": "보존"}]
 
 
+CUT_SHORT = gzip.compress(b'{"id": 0}' * 99, mtime=0)[:-9]
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.jsonl.gz", "rows.json.gz"])
 def test_rows_of_every_kind_of_file(name, tmp_path):
     text = json.dumps(ROWS) if ".jsonl" not in name else "\n\n".join(map(json.dumps, ROWS))
@@ -55,7 +58,7 @@ def test_rows_before_a_broken_line_can_be_read(tmp_path):
         ("rows.jsonl", b"9" * 5_000, r"Row 1 of .*rows\.jsonl: not JSON \(Exceeds the limit"),
         ("rows.jsonl", b'{"text": "\xff"}', r"rows\.jsonl is not readable as UTF-8 text"),
         ("rows.jsonl.gz", b'{"id": 0}', r"rows\.jsonl\.gz is not readable as gzipped UTF-8 text"),
-        ("rows.jsonl.gz", gzip.compress(b'{"id": 0}' * 9, mtime=0)[:-9], r"rows\.jsonl\.gz is not readable"),
+        ("rows.jsonl.gz", CUT_SHORT, r"rows\.jsonl\.gz is not readable as gzipped"),
         ("rows.json", b'{"id": 0}\n{"id": 1}', r"rows\.json: not JSON .* one object a line ends in \.jsonl"),
         ("rows.json", b"[" * 100_000, r"rows\.json: not JSON \("),
         ("rows.json", b'{"id": 0}', r"rows\.json holds a dict, not a list of rows"),
