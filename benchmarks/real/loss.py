@@ -3,7 +3,7 @@ Loss of models, in nats a token, on held-out help pages and reviews that no prom
 
     python benchmarks/real/loss.py --data D --models M runs/real/plain-0/model --out results/loss.json
 
-The texts are those of the test prompts' side of the split (`prompts.py`), at most 256 tokens each.
+The texts are those of the held-out side of the split (`prompts.py`), at most 256 tokens each.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from prompts import in_test, read
+from prompts import held_out, read
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def held_out_texts(data: Path, number: int) -> dict[str, list[str]]:
-    pages = [page["text"] for page in read(data / "help" / "en.jsonl.gz") if in_test(page["id"])]
+    pages = [page["text"] for page in read(data / "help" / "en.jsonl.gz") if held_out(page["id"])]
     reviews = read(data / "bigbench" / "multiemo" / "products.en.jsonl.gz")
     kinds = {"help": sorted(pages), "review": sorted({review["text"] for review in reviews})}
     return {kind: random.Random(0).sample(texts, number) for kind, texts in kinds.items()}

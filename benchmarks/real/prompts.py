@@ -4,8 +4,9 @@ Prompts for real models, made from real texts: titles of help pages, questions o
     python benchmarks/real/prompts.py --data D --out prompts
 
 `--data` is the folder that holds `help/<lang>.jsonl.gz` (`id`, `title`), `bigbench/tasks/<task>.jsonl.gz` (`input`)
-and `bigbench/multiemo/<domain>.<lang>.jsonl.gz` (`id`, `text`). Writes `train.jsonl` and `test.jsonl`: chat messages,
-the language of the answer and the kind of the prompt. No page, task or review of the one file is in the other.
+and `bigbench/multiemo/<domain>.<lang>.jsonl.gz` (`id`, `text`). Writes `train.jsonl`, `dev.jsonl` and `test.jsonl`:
+chat messages, the language of the answer and the kind of the prompt. No page, task or review of the training file is
+in the others, and no prompt of `dev.jsonl`, which settings are chosen on, is in `test.jsonl`.
 """
 
 import argparse
@@ -34,8 +35,13 @@ REVIEW = [
 ]
 
 NUM_OF = {"en": 150, "es": 40, "ru": 20, "ko": 20, "zh": 20, "review": 60}
-"""Prompts in the test file for each language of the help pages, and from reviews; the training file has four times as
-many."""
+"""
+Prompts in the test file and in the dev file for each language of the help pages, and from reviews; the training file
+has four times as many.
+"""
+
+DRAWS = {"train": "train", "dev": "test", "test": "final"}
+"""The random draw of each file. The names are part of the seed: another name draws other prompts."""
 
 
 def main() -> None:
@@ -45,40 +51,47 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for split in ("test", "train"):
-        rows = prompts(arguments.data, split, random.Random(f"{arguments.seed} {split}"))
+    written: list[dict[str, Any]] = []
+    for split, draw in DRAWS.items():
+        rows = prompts(
+            arguments.data, split, random.Random(f"{arguments.seed} {draw}"), written if split == "test" else []
+        )
+        written += rows
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (arguments.out / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{split}: {len(rows)} prompts")
 
 
-def prompts(data: Path, split: str, draw: random.Random) -> list[dict[str, Any]]:
-    """Prompts of a split in random order."""
-    rows = []
-    times = 1 if split == "test" else 4
+def prompts(data: Path, split: str, draw: random.Random, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Prompts of a split in random order, without those that other splits hold."""
+    train = split == "train"
+    rows: list[dict[str, Any]] = []
+    taken = {prompt["source"] for prompt in written}
+
+    def add(sources: set[str], number: int, lang: str, kind: str, templates: list[str]) -> None:
+        free = sorted(sources - taken)
+        for source in draw.sample(free, min(len(free), number * (4 if train else 1))):
+            question = draw.choice(templates).format(source) if templates else source
+            rows.append(
+                {"prompt": [{"role": "user", "content": question}], "lang": lang, "kind": kind, "source": source}
+            )
+
     for lang, templates in EXPLAIN.items():
-        pages = [page for page in read(data / "help" / f"{lang}.jsonl.gz") if in_test(page["id"]) == (split == "test")]
-        titles = sorted({page["title"] for page in pages if len(page["title"]) < 80})
-        for title in draw.sample(titles, min(len(titles), times * NUM_OF[lang])):
-            rows.append(row(draw.choice(templates).format(title), lang, "help"))
+        pages = [page for page in read(data / "help" / f"{lang}.jsonl.gz") if held_out(page["id"]) != train]
+        add({page["title"] for page in pages if len(page["title"]) < 80}, NUM_OF[lang], lang, "help", templates)
     for file in sorted((data / "bigbench" / "tasks").glob("*.jsonl.gz")):
-        if in_test(file.name) == (split == "test"):
-            asked = sorted({example["input"].strip() for example in read(file) if len(example["input"]) < 600})
-            for question in draw.sample(asked, min(len(asked), times * TASKS_PER_SPLIT)):
-                rows.append(row(question, "en", "task"))
-    reviews = read(data / "bigbench" / "multiemo" / "hotels.en.jsonl.gz")
-    texts = sorted({r["text"] for r in reviews if len(r["text"]) < 700 and in_test(str(r["id"])) == (split == "test")})
-    for text in draw.sample(texts, min(len(texts), times * NUM_OF["review"])):
-        rows.append(row(draw.choice(REVIEW).format(text), "en", "review"))
+        if held_out(file.name) != train:
+            asked = {example["input"].strip() for example in read(file) if len(example["input"]) < 600}
+            add(asked, TASKS_PER_SPLIT, "en", "task", [])
+    reviews = [
+        r for r in read(data / "bigbench" / "multiemo" / "hotels.en.jsonl.gz") if held_out(str(r["id"])) != train
+    ]
+    add({review["text"] for review in reviews if len(review["text"]) < 700}, NUM_OF["review"], "en", "review", REVIEW)
     draw.shuffle(rows)
     return rows
 
 
-def row(question: str, lang: str, kind: str) -> dict[str, Any]:
-    return {"prompt": [{"role": "user", "content": question}], "lang": lang, "kind": kind}
-
-
-def in_test(name: str) -> bool:
+def held_out(name: str) -> bool:
     """A third of all names, the same in every language and on every machine."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 3 == 0
 

@@ -4,7 +4,8 @@ Train one arm of `repetition.yaml` and write the model with the adapter merged, 
     python benchmarks/real/train.py plain --model M --prompts prompts/train.jsonl --features features --work runs/real
 
 A run that was cut off goes on from its last checkpoint; a finished one is not repeated. `--features` is a folder of
-`<name>.safetensors`, calibrated.
+`<name>.safetensors`, calibrated. `--answers` are greedy answers of the model to the first training prompts
+(`answer.py`), which the arm `unlikelihood` learns from.
 """
 
 import argparse
@@ -23,7 +24,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_utils import get_last_checkpoint
 from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment
 
-from sae_posttrain import EndlessRepetitionReward, FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain import (
+    EndlessRepetitionReward,
+    FeatureSet,
+    SteeredGRPOConfig,
+    SteeredGRPOTrainer,
+    UnlikelihoodConfig,
+    UnlikelihoodTrainer,
+)
+from sae_posttrain.baselines.unlikelihood.loss import loop_mask
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "evidence")]
@@ -33,6 +42,8 @@ from settings import merged  # noqa: E402
 
 KEPT = ("step", "loss", "reward", "kl", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
 
+OWN = ("steer", "cold", "unlikelihood")  # beginnings of the names of this library's metrics
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,6 +51,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--answers", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
@@ -55,14 +67,15 @@ def main() -> None:
             raise ValueError(f"{finished} was trained with other settings. Remove the folder to train it again.")
         return
     started = time.perf_counter()
-    trainer = make_trainer(arguments, settings, folder / "checkpoints")
+    make = make_unlikelihood_trainer if settings.get("method") == "unlikelihood" else make_trainer
+    trainer = make(arguments, settings, folder / "checkpoints")
     checkpoint = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").exists() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     model = trainer.model.merge_and_unload()
     model.to(torch.bfloat16).save_pretrained(folder / "model")
     trainer.processing_class.save_pretrained(folder / "model")
     log = [
-        {key: value for key, value in entry.items() if key in KEPT or key.startswith(("steer", "cold"))}
+        {key: value for key, value in entry.items() if key in KEPT or key.startswith(OWN)}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -94,19 +107,7 @@ def make_trainer(arguments: argparse.Namespace, settings: dict[str, Any], folder
     feature_set = None
     if "features" in settings:
         feature_set = FeatureSet.load(arguments.features / f"{settings['features']}.safetensors")
-    config = SteeredGRPOConfig(
-        str(folder),
-        seed=arguments.seed,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        logging_steps=1,
-        save_steps=5,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        **grpo,
-    )
+    config = SteeredGRPOConfig(str(folder), seed=arguments.seed, **common_settings(), **grpo)
     return SteeredGRPOTrainer(
         model,
         rewards,
@@ -116,6 +117,50 @@ def make_trainer(arguments: argparse.Namespace, settings: dict[str, Any], folder
         processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
     )
+
+
+def make_unlikelihood_trainer(
+    arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
+) -> UnlikelihoodTrainer:
+    """
+    The model's own greedy answers: those that end by themselves are the ordinary data, and the loops of the others are
+    what becomes unlikely.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    prompts = [json.loads(line) for line in arguments.prompts.read_text(encoding="utf-8").splitlines()]
+    ordinary, unlikely = [], []
+    for answer in map(json.loads, arguments.answers.read_text(encoding="utf-8").splitlines()):
+        prompt = prompts[answer["prompt"]]["prompt"]
+        ids = tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
+        mask = loop_mask(ids, finished=not answer["cut"])
+        if any(mask):
+            asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+            unlikely.append({"input_ids": [*asked, *ids], "unlikely": [0] * len(asked) + [int(bit) for bit in mask]})
+        elif not answer["cut"]:
+            ordinary.append({"prompt": prompt, "completion": [{"role": "assistant", "content": answer["text"]}]})
+    print(f"{len(ordinary)} answers that end, {len(unlikely)} with a loop")
+    config = UnlikelihoodConfig(str(folder), seed=arguments.seed, **common_settings(), **settings["unlikelihood"])
+    return UnlikelihoodTrainer(
+        AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16),
+        config,
+        unlikely_dataset=Dataset.from_list(unlikely),
+        train_dataset=Dataset.from_list(ordinary),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
+    )
+
+
+def common_settings() -> dict[str, Any]:
+    return {
+        "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_steps": 5,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def num_tokens(tokenizer: Any, prompt: list[dict[str, str]]) -> int:
