@@ -4,9 +4,10 @@ Train one arm of `switching.yaml` and measure it on rows that no arm was trained
     python benchmarks/real/switching.py plain --model M --saes S --data switching --work runs/switching
 
 Measured, by the language of the answer: the loss; the probability of tokens of each other script where the answer has
-none, read off held-out answers; the probability that a sampled answer holds the target's script
-(`../evidence/switch_probability.py`); and where features are used, how much of the first lies where one of them reads
-high. Writes `<work>/<arm>-<seed>.json`; a run that stands there is not repeated.
+none, read off held-out answers; where features are used, how much of that lies where one of them reads high; and with
+`--sample` the probability that a sampled answer holds the target's script (`../evidence/switch_probability.py`).
+
+Writes `<work>/<split>-<arm>-<seed>.json`; a run that stands there is not repeated.
 """
 
 import argparse
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what switching_data.py wrote")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--split", choices=["dev", "test"], default="test", help="rows that are measured")
+    parser.add_argument("--sample", action="store_true", help="answer prompts too, which takes the longest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
     arguments = parser.parse_args()
@@ -78,7 +80,10 @@ def main() -> None:
     model, log = train(arguments, settings, tokenizer, features)
     trained = time.perf_counter()
     rows = read_rows(arguments.data / f"{arguments.split}.jsonl")
-    result = measure(model, tokenizer, rows, settings, features) | {
+    result = measure(model, tokenizer, rows, settings, features)
+    if arguments.sample:
+        result["sampled"] = sampled(model, tokenizer, rows, settings)
+    result |= {
         "arm": arguments.arm,
         "seed": arguments.seed,
         "settings": settings,
@@ -243,10 +248,11 @@ def predictions(
 
 
 def sampled(
-    model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: dict[str, Any], script: str
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: dict[str, Any]
 ) -> dict[str, list[float]]:
-    """Probability of each answer to hold a token of the script, for languages that are not written in it."""
-    tokens = script_tokens(tokenizer, SCRIPTS[script]).ids
+    """Probability of each answer to hold a token of the target's script, for languages that are not written in it."""
+    script = OWN[settings["target"]][0]
+    tokens = script_tokens(tokenizer, settings["target"]).ids
     result: dict[str, list[float]] = {}
     for lang in tqdm(sorted({row["lang"] for row in rows}), desc="sampled answers", unit="language"):
         if script in OWN.get(lang, ()):
