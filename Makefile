@@ -1,5 +1,5 @@
 # make demo    the same environment, both methods on a small model that ships with the package; ARGS=--quick for half.
-#              An interrupted demo goes on; ARGS=--overwrite begins anew
+#              An interrupted demo goes on; ARGS=--overwrite starts again
 # make test    its own virtual environment, the tested versions, the tests in two processes; ARGS="-n 0 -k word" for a few in one
 # make test-floor  the same with the oldest versions allowed
 # make test-versions  every case of docs/compatibility.md, also with other versions of TRL and transformers

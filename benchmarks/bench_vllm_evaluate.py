@@ -151,7 +151,7 @@ def pages(folder: Path, num: int) -> list[dict[str, Any]]:
 
 
 def rate_of(rate: dict[str, Any] | None) -> Any:
-    """Of switching the rate at one character."""
+    """The rate of switching, counted from one character on."""
     return rate["1"] if rate is not None and "1" in rate else rate
 
 

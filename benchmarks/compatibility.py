@@ -156,7 +156,8 @@ def page(results: dict[str, Any]) -> str:
         "- Tied embeddings, embeddings scaled by the square root of the width, more embeddings than tokens, bfloat16.",
         "- A large vocabulary: `inspect` and the drift callback hold the logits of a whole batch, 4 bytes × tokens × "
         "vocabulary in float32, so that 8 texts of 128 tokens take 1.1 GB at 262,144 tokens.",
-        "  Lower `--batch-size`, or `batch_size` of `TextOptions`. What only reads activations computes no logits.",
+        "  Lower `--batch-size`, or `batch_size` of `TextOptions`.",
+        "  Commands that only read activations compute no logits.",
         "",
         "## What should I know?",
         "- DDP with an adapter and reentrant checkpointing needs `ddp_find_unused_parameters=False`, as in plain TRL.",

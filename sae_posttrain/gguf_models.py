@@ -25,6 +25,8 @@ DEQUANTISED = "_dequantized"
 
 _SOURCE = "gguf_source.json"
 _OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only")
+_NONSENSE_IN_HEADER = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+"""What transformers raises on a header that lacks fields or holds nonsense: it calculates with them unchecked."""
 
 
 def load_gguf_model(source: GGUFSource, name: str, **kwargs: Any) -> Any:
@@ -44,6 +46,7 @@ def load_gguf_model(source: GGUFSource, name: str, **kwargs: Any) -> Any:
         ImportError: If the package `gguf` is missing.
         ValueError: If the file is damaged, one part of several, or of an architecture that transformers cannot read.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     hub = {key: kwargs.pop(key) for key in _OF_THE_HUB if key in kwargs}
@@ -62,7 +65,9 @@ def load_gguf_model(source: GGUFSource, name: str, **kwargs: Any) -> Any:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=path.name, output_loading_info=True, **_dequantising(), **kwargs
             )
-        except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, KeyError, RuntimeError) as error:  # its own refusals, a name it lacks, shapes that differ
             raise ValueError(f"transformers cannot load the weights of {name}: {_first_line(error)}") from error
     model, found = loaded
     missing = sorted(found.get("missing_keys", ()))
@@ -87,7 +92,7 @@ def load_gguf_tokenizer(source: GGUFSource, name: str, **options: Any) -> Any:
         _read_config(folder, path.name, header, name)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
-        except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
+        except (*_NONSENSE_IN_HEADER, ImportError) as error:  # some kinds need another package
             raise ValueError(
                 f"transformers cannot read the tokenizer of {name} ({_first_line(error)}). Pass `tokenizer=`."
             ) from error
@@ -238,7 +243,7 @@ def _read_config(folder: str, file: str, header: GGUFHeader, name: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, gguf_file=file)
-    except (ValueError, KeyError, NotImplementedError, AttributeError, TypeError, LookupError) as error:
+    except _NONSENSE_IN_HEADER as error:
         raise ValueError(
             f"transformers {version} cannot read {name}, a GGUF file of the architecture {header.architecture!r} "
             f"({_first_line(error)}). Use the model's folder or Hub id instead."
@@ -257,7 +262,7 @@ def _require_fit(config: Any, header: GGUFHeader, name: str) -> None:
     try:
         with torch.device("meta"):
             described = sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters())
-    except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+    except (*_NONSENSE_IN_HEADER, RuntimeError, ZeroDivisionError) as error:  # a negative width, no heads
         raise ValueError(
             f"{name} describes no causal language model that transformers can build: {_first_line(error)}"
         ) from error

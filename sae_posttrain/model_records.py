@@ -35,7 +35,7 @@ def _with_quantization(name: str, find: Callable[[], Any]) -> str:
 
 
 def _quantization_of(model: str | os.PathLike[str]) -> Any:
-    """Of a GGUF file, or of the folder into which one was dequantised; `None` if the file is not on this machine."""
+    """Quantisation of a GGUF file, or of the one that a folder was dequantised from; `None` if it is not known."""
     source = gguf_source(model)
     with suppress(OSError, ValueError):
         if source is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from sae_posttrain.checkpoints import CompleteCheckpoints, last_complete_checkpoint
 
@@ -72,10 +72,30 @@ def test_the_newest_checkpoint_is_gone_on_from_by_its_number(run, caplog):
     assert caplog.text == ""
 
 
-def test_files_are_written_in_the_order_that_the_check_relies_on(finished):
-    folder = finished / "checkpoint-3"
-    written = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert [path.name for path in written] == [*WRITTEN, "trainer_state.json"]
+def test_files_are_written_in_the_order_that_the_check_relies_on(tmp_path, monkeypatch):
+    """The folder is looked at before and after each call that writes, so that at most one file is new each time."""
+    written = []
+
+    def look():
+        new = {path.name for path in tmp_path.glob("checkpoint-1/*")} - set(written)
+        assert len(new) <= 1, f"{sorted(new)} were written between two looks"
+        written.extend(new)
+
+    def watch(owner, name):
+        write = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            look()
+            write(*args, **kwargs)
+            look()
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(torch, "save")
+    watch(TrainerState, "save_to_json")
+    make_trainer(tmp_path, max_steps=1).train()
+    look()
+    assert written == [*WRITTEN, "trainer_state.json"]
 
 
 @pytest.mark.parametrize("num_written", range(len(WRITTEN) + 1))

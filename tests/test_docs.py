@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import sae_posttrain
+from sae_posttrain.cli import make_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -32,6 +34,29 @@ def test_no_line_but_a_table_is_wide(page):
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^()\s:#]+)(?:#[^()\s]*)?\)", CODE.sub("", page.read_text(encoding="utf-8"))):
         assert (page.parent / target).exists(), target
+
+
+def test_commands_on_the_pages_are_taken_by_the_command_line(capsys):
+    """Without `sft` and `grpo`, whose options TRL's parser reads."""
+    commands = [
+        command for page in PAGES for command in commands_on(page) if command.split()[0] not in ("sft", "grpo")
+    ]
+    assert len(commands) >= 40
+    refused = []
+    for command in commands:
+        try:
+            parsed, more = make_parser().parse_known_args(shlex.split(command, comments=True))
+            refused += [command] if more and not hasattr(parsed, "more") else []
+        except SystemExit as error:
+            refused += [command] if error.code else []
+    assert refused == [], capsys.readouterr().err
+
+
+def commands_on(page: Path) -> list[str]:
+    """What follows `sae-posttrain` on the lines of the page's blocks for a shell."""
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    return [found[1] for line in lines if (found := re.match(r"(?:[A-Z_]+=\S+ )?sae-posttrain (\S.*)", line.strip()))]
 
 
 def test_troubleshooting_quotes_the_words_of_the_source():

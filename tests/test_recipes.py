@@ -12,10 +12,12 @@ from trl import TrlParser
 from yaml import safe_load
 
 from sae_posttrain.cli import make_parser
+from sae_posttrain.rl import script as rl_script
 from sae_posttrain.rl.refusals import refuse_settings
 from sae_posttrain.rl.script import REWARDS
+from sae_posttrain.sft import script as sft_script
 
-from .recipe_files import command_in, script_of
+from .recipe_files import command_in, load_script, script_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
@@ -173,3 +175,10 @@ def test_recipes_are_there():
     assert [file.stem for file in ACCELERATE] == ["ddp", "fsdp2", "one-gpu", "zero3"]
     for script in RECIPES.rglob("train.py"):
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("recipe", "command"), [("sasft_code_switching", sft_script), ("dapo_repetition", rl_script)], ids=["sft", "grpo"]
+)
+def test_script_takes_the_fields_that_the_command_takes(recipe, command):
+    assert load_script(RECIPES / recipe / "train.py").ARGUMENTS == command.ARGUMENTS

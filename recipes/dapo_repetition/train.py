@@ -22,14 +22,17 @@ def main(script_args, training_args, model_args, dataset_args):
     train_dataset = load_data(script_args, dataset_args)[script_args.dataset_train_split]
     require_prompt_rows(train_dataset)
     training_args.model_init_kwargs = {"dtype": model_args.dtype, **(training_args.model_init_kwargs or {})}
+    watch = watch_of(script_args)
     trainer = SteeredGRPOTrainer(
         model_args.model_name_or_path,
         load_rewards(script_args.reward_funcs, training_args, model_args),
         training_args,
         train_dataset=train_dataset,
         peft_config=get_peft_config(model_args),
-        callbacks=watch_of(script_args),
+        callbacks=watch,
     )
+    for each in watch:
+        each.trainer = trainer
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets import load_dataset
 
-# ISO 639-3, as the set has it, to the shorter codes of the rest of this library; a code that is not here stays.
+# From ISO 639-3, which the set uses, to the shorter codes of this library. A code that is not listed stays as it is.
 SHORT = dict(
     pair.split(":")
     for pair in "amh:am arb:ar ara:ar ben:bn dan:da deu:de ell:el eng:en eus:eu fas:fa fin:fi fra:fr gle:ga guj:gu "
@@ -40,11 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="CohereLabs/aya_dataset", help="Hub id, or a folder in the Hub's layout")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--languages", nargs="+", required=True, help="those to keep, as en ko zh")
+    parser.add_argument("--languages", nargs="+", required=True, help="languages to keep, e.g. en ko zh")
     parser.add_argument("--prompt-column", default="inputs")
     parser.add_argument("--answer-column", default="targets")
     parser.add_argument("--language-column", default="language_code")
-    parser.add_argument("--num-prompts", type=int, default=200, help="prompts of a language that are not trained on")
+    parser.add_argument("--num-prompts", type=int, default=200, help="prompts of each language to hold out")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     given = parser.parse_args(arguments)
     dataset = load_dataset(given.dataset, split=given.split)
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         raise ValueError(f"No row is in {', '.join(sorted(missing))}. There are {', '.join(sorted(set(langs)))}.")
     dataset = dataset.add_column("lang", langs).filter(lambda row: row["lang"] in given.languages and row[answer])
-    # Held out are the prompts whose hash is smallest: the same ones in every run, and none of them in train.jsonl.
+    # The prompts with the smallest hashes are held out: the same ones in every run, and never in train.jsonl.
     rows = sorted(dataset, key=lambda row: sha256(row[prompt].encode()).digest())
     held_out: dict[str, set[str]] = {name: set() for name in given.languages}
     training, prompts = [], []

@@ -47,7 +47,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
     ```
 
     Args:
-        model (`torch.nn.Module` or `str`, *optional*), saes (*optional*), blocks, site, tokenizer, text_options:
+        model, saes, blocks, site, tokenizer, text_options (*optional*):
             As in [`read_activations`], for texts that are not read yet. A classifier that gets [`TextActivations`]
             only does not need them.
         rule (`str`, *optional*, defaults to `"any"`):

@@ -1,13 +1,9 @@
 """[`diagnose`]: which features tell bad answers from good ones, when they begin to fire, and what words alone tell."""
 
-import logging
 import math
 import os
-import random
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,140 +12,30 @@ from torch import nn
 
 from ..eval_mode import eval_mode
 from ..features.find.causal import output_scores, prompts_of_other_groups, target_tokens
-from ..features.read.auroc import auroc
 from ..features.read.loading import load_model_and_tokenizer, load_saes, place_of, require_one_width
 from ..features.read.text_options import ALL_TEXTS, TextOptions
 from ..features.read.texts import Text, tokenize
 from ..features.set.feature_set import FeatureSet
 from ..features.set.model_identity import found_on
 from ..hooks.blocks import unwrap
-from ..hooks.sites import Place
-from ..measure.statistics.intervals import paired_difference, unpaired_difference
 from ..saes.frozen import FrozenSAE
-from ..tables import align
-from .answers import Answer, Answers, read_answers
-from .fault_position import Onset, fault_tokens, onsets
-from .feature_page import FeatureView, Group, view_features, write_feature_page
-from .ngrams import NGram, telling_ngrams
+from .answer_halves import divide_in_halves
+from .answers import Answers, read_answers
+from .diagnosis import Diagnosis, Finding, facts_of
+from .fault_position import fault_tokens, onsets
+from .feature_page import Group, view_features
+from .feature_tests import Chosen, choose_features, held_out_figures, run_tests
+from .ngrams import telling_ngrams
 from .read_activations import read_activations
 from .removal import Removal, remove_each
 from .text_activations import TextActivations
 from .token_readings import read_along_texts
 
-logger = logging.getLogger(__name__)
-
 POOLS_OF_DIAGNOSIS = ("mean", "max", "count")
 _FEWEST = 8  # answers of a kind: two in each half and the interval says nothing
-_DENSE_ELEMENTS = 1 << 24  # answers × features of a dense part: 64 MB
 _NUM_PROMPTS = 16
 _STRENGTH = 0.5  # of the output score, in median residual norms, as in `find_features`
 _MOST_REMOVED_IN = 32  # bad answers that are read again for each feature
-
-
-@dataclass(frozen=True)
-class Finding:
-    """
-    What is known of one feature.
-
-    Attributes:
-        label (`str`):
-            Its name in the feature set.
-        bad, good (`float`):
-            Share of held-out bad and good answers in which it fires on any token.
-        difference (`float`), interval (`tuple[float, float]`):
-            Bad minus good, with its 95 % interval.
-        q (`float`):
-            P-value of the two-sided Mann-Whitney test of the pooled activation on the other half, after Benjamini and
-            Hochberg over all features that fire there.
-        auroc (`float`):
-            How well the pooled activation tells held-out bad answers from good ones.
-        mean_bad, mean_good (`float`):
-            Mean pooled activation, held out.
-        onset ([`Onset`] or `None`):
-            Where the fault is known.
-        output (`float`):
-            Output score, as in [`find_features`]; NaN where no token stands for the bad answers.
-        removal ([`Removal`] or `None`):
-            The causal check, if it was asked for.
-    """
-
-    label: str
-    bad: float
-    good: float
-    difference: float
-    interval: tuple[float, float]
-    q: float
-    auroc: float
-    mean_bad: float
-    mean_good: float
-    onset: Onset | None
-    output: float
-    removal: Removal | None
-
-
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
-    """
-    What is abnormal in bad answers.
-
-    Attributes:
-        features ([`FeatureSet`]):
-            The features, best first, with statistics of the groups `bad` and `good`, ready for SASFT or steering.
-        findings (`list[Finding]`):
-            What is known of each, in the same order.
-        words (`list[NGram]`):
-            N-grams that bad answers use more, with the AUROC on the same held-out answers.
-        counts (`dict[str, int]`):
-            Bad and good answers, held-out ones, features that fire and were tested, and how many pass `alpha`.
-        views (`list[FeatureView]`):
-            What the page shows of each feature.
-    """
-
-    features: FeatureSet
-    findings: list[Finding]
-    words: list[NGram]
-    counts: dict[str, int]
-    views: list[FeatureView]
-
-    def __str__(self) -> str:
-        onset = any(each.onset for each in self.findings)
-        removal = any(each.removal for each in self.findings)
-        head = ["feature", "fires: bad", "good", "difference", "q", "AUROC", "mean: bad", "good"]
-        head += ["onset", "before", "in it", "in good"] * onset + ["output"] + ["removed: fault", "others"] * removal
-        rows = [head]
-        for each in self.findings:
-            low, high = each.interval
-            row = [each.label, _percent(each.bad), _percent(each.good)]
-            row += [f"{100 * each.difference:+.0f} ({100 * low:+.0f} to {100 * high:+.0f})", _p(each.q)]
-            row += [f"{each.auroc:.3f}", f"{each.mean_bad:.3g}", f"{each.mean_good:.3g}"]
-            if onset and each.onset:
-                rates = (each.onset.before, each.onset.inside, each.onset.good)
-                row += [f"{each.onset.distance:+.0f}", *map(_percent, rates)]
-            row.append("–" if math.isnan(each.output) else f"{each.output:+.3f}")
-            if removal and each.removal:
-                row += [f"{each.removal.fault:+.3f}", f"{each.removal.others:+.3f}"]
-            rows.append(row)
-        words = [["n-gram", "log-odds", "z", "in bad", "in good", "AUROC"]]
-        for word in self.words:
-            shares = (_percent(word.bad), _percent(word.good))
-            words.append([repr(word.text), f"{word.log_odds:+.2f}", f"{word.z:.1f}", *shares, f"{word.auroc:.3f}"])
-        title = (
-            "{bad} bad and {good} good answers; {held_out_bad} and {held_out_good} held out for rates and AUROC. "
-            "{tested:,} features fire and were tested, {passed:,} pass."
-        ).format(**self.counts)
-        notes = ["onset: tokens from the fault's first token to the feature's first; before, in it, in good: share of "
-                 "tokens on which it fires"] if onset else []  # fmt: skip
-        return "\n".join([title, "", *align(rows, 1), *notes, "", "Words alone:", *align(words, 1)])
-
-    def write_page(self, path: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
-        """
-        Write the page: for each feature the tokens that it promotes, snippets of both groups side by side with the
-        tokens shaded by activation, a histogram, and where it starts. One HTML file, without network or script.
-        """
-        head, *rows = _words_table(self.words)
-        return write_feature_page(
-            path, self.views, title=title, lead=str(self).split("\n", 1)[0], words=(head, rows) if rows else None
-        )
 
 
 def diagnose(
@@ -245,13 +131,8 @@ def diagnose(
         network, saes, rows, pool=pool, tokenizer=tokenizer, text_options=options, cache=cache
     )
     held_out = divide_in_halves(answers, activations.keys, seed)
-    tests = [_test(activations, place, is_bad, held_out) for place in activations.places]
-    from scipy.stats import false_discovery_control  # Benjamini and Hochberg; it takes a second to import
-
-    adjusted = false_discovery_control(np.concatenate([test.p for test in tests]))
-    q_values = np.split(adjusted, np.cumsum([len(test.p) for test in tests])[:-1])
-    tests = [replace(test, q=q) for test, q in zip(tests, q_values)]
-    chosen = _choose(tests, num_features, alpha)
+    tests = run_tests(activations, is_bad, held_out)
+    chosen = choose_features(tests, num_features, alpha)
     counts = {
         "bad": sum(is_bad),
         "good": len(is_bad) - sum(is_bad),
@@ -274,17 +155,16 @@ def diagnose(
         starts = onsets(texts, is_bad, faults, values)
         outputs = _outputs(network, feature_set, texts)
         removals = _removals(network, feature_set, texts, faults) if check else None
-    held = [_held_out_figures(activations, place, column, answers, held_out) for _, _, place, column in chosen]
     findings = [
         Finding(
             label=label,
-            q=q,
+            q=each.q,
             onset=starts[row] if starts else None,
             output=outputs[row],
             removal=removals[row] if removals else None,
-            **held[row],
+            **held_out_figures(activations, each, answers, held_out),
         )
-        for row, (label, (q, *_)) in enumerate(zip(feature_set.labels, chosen))
+        for row, (label, each) in enumerate(zip(feature_set.labels, chosen))
     ]
     feature_set = replace(
         feature_set,
@@ -304,7 +184,7 @@ def diagnose(
         values,
         groups,
         faults=faults,
-        facts=[_facts(each) for each in findings],
+        facts=[facts_of(each) for each in findings],
     )
     return Diagnosis(feature_set, findings, words, counts, views)
 
@@ -318,141 +198,13 @@ def _require_enough(is_bad: Sequence[bool]) -> None:
         )
 
 
-def divide_in_halves(answers: Sequence[Answer], keys: Sequence[str], seed: int) -> list[bool]:
-    """
-    Whether each answer is held out: half of them, all answers to a prompt and all copies of a text on one side.
-
-    Raises:
-        ValueError: If a half has fewer than two answers of a kind.
-    """
-    parent = list(range(len(answers)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, (answer, key) in enumerate(zip(answers, keys)):
-        for mark in (f"text {key}", f"prompt {answer.pair}" if answer.pair else ""):
-            if mark:
-                parent[root(i)] = root(first.setdefault(mark, i))
-    members = defaultdict(list)
-    for i in range(len(answers)):
-        members[root(i)].append(i)
-    together = list(members.values())
-    random.Random(seed).shuffle(together)
-    together.sort(key=lambda group: (-len(group), -sum(answers[i].bad for i in group)))
-    held_out = [False] * len(answers)
-    sizes = np.zeros((2, 2), dtype=int)  # half, kind
-    for group in together:
-        added = np.array([sum(not answers[i].bad for i in group), sum(answers[i].bad for i in group)])
-        half = int(((sizes[1] - sizes[0]) * added).sum() < 0)  # where its kinds are rarer
-        sizes[half] += added
-        for i in group:
-            held_out[i] = bool(half)
-    if sizes.min() < 2:
-        raise ValueError(
-            "The answers cannot be divided into two halves with two answers of each kind in both: answers to one "
-            f"prompt and copies of a text stay together. There are {len(together)} such groups; give answers to more "
-            "prompts."
-        )
-    return held_out
-
-
-@dataclass(frozen=True)
-class _Tests:
-    """Tests of the features of a place that fire on the half that chooses."""
-
-    place: Place
-    columns: np.ndarray
-    p: np.ndarray
-    auroc: np.ndarray
-    q: np.ndarray
-
-
-def _test(activations: TextActivations, place: Place, is_bad: Sequence[bool], held_out: Sequence[bool]) -> _Tests:
-    from scipy.stats import mannwhitneyu
-
-    choosing = ~np.array(held_out)
-    rows = activations.values[place][choosing].tocsc()
-    bad = np.array(is_bad)[choosing]
-    columns = np.flatnonzero(np.diff(rows.indptr))
-    p, areas = [np.zeros(0)], [np.zeros(0)]
-    per_part = max(1, _DENSE_ELEMENTS // max(1, rows.shape[0]))
-    for start in range(0, len(columns), per_part):
-        dense = rows[:, columns[start : start + per_part]].toarray()
-        areas.append(auroc(torch.from_numpy(dense), torch.from_numpy(bad)).numpy())
-        p.append(mannwhitneyu(dense[bad], dense[~bad], axis=0, method="asymptotic").pvalue)
-    p_F = np.nan_to_num(np.concatenate(p), nan=1.0).clip(0, 1)
-    return _Tests(place, columns, p_F, np.concatenate(areas), p_F)
-
-
-def _choose(tests: Sequence[_Tests], num_features: int, alpha: float) -> list[tuple[float, float, Place, int]]:
-    """Q-value, AUROC, place and column of the best features of those that fire more in bad answers."""
-    found = [
-        (float(q), float(area), test.place, int(column))
-        for test in tests
-        for q, area, column in zip(test.q, test.auroc, test.columns)
-        if area > 0.5
-    ]
-    if not found:
-        raise ValueError("No feature fires more in the bad answers than in the good ones. Try other blocks or SAEs.")
-    best = sorted(found, key=lambda each: (each[0] > alpha, -each[1]))[:num_features]
-    if all(q > alpha for q, *_ in best):
-        logger.warning(
-            "No feature differs at a false discovery rate of %g; the best have q = %.2g. Give more answers.",
-            alpha,
-            min(q for q, *_ in best),
-        )
-    return best
-
-
-def _as_feature_set(
-    saes: Sequence[FrozenSAE], activations: TextActivations, chosen: Sequence[tuple[float, float, Place, int]]
-) -> FeatureSet:
+def _as_feature_set(saes: Sequence[FrozenSAE], activations: TextActivations, chosen: Sequence[Chosen]) -> FeatureSet:
     of_place = {place_of(sae): sae for sae in saes}
-    sets = [FeatureSet.from_sae(of_place[place], [int(activations.feature_ids[place][column])])
-            for _, _, place, column in chosen]  # fmt: skip
+    sets = [
+        FeatureSet.from_sae(of_place[each.place], [int(activations.feature_ids[each.place][each.column])])
+        for each in chosen
+    ]
     return sets[0].merge(*sets[1:]) if len(sets) > 1 else sets[0]
-
-
-def _held_out_figures(
-    activations: TextActivations, place: Place, column: int, answers: Sequence[Answer], held_out: Sequence[bool]
-) -> dict[str, Any]:
-    judges = np.flatnonzero(held_out).tolist()
-    pooled = activations.values[place][judges][:, [column]].toarray()[:, 0]
-    bad = np.array([answers[i].bad for i in judges])
-    fires = pooled > 0
-    tallies = [(int(fires[side].sum()), int(side.sum())) for side in (~bad, bad)]
-    rates = [number / of for number, of in tallies]
-    pairs = _pairs([answers[i] for i in judges])
-    if pairs:
-        paired = paired_difference([fires[g] for _, g in pairs], [fires[b] for b, _ in pairs], num_resamples=2000)
-        difference, interval = paired.difference, (paired.low, paired.high)
-    else:
-        difference, interval = rates[1] - rates[0], unpaired_difference(tallies[0], tallies[1])
-    area = auroc(torch.from_numpy(pooled)[:, None], torch.from_numpy(bad))
-    return {
-        "bad": rates[1],
-        "good": rates[0],
-        "difference": difference,
-        "interval": interval,
-        "auroc": float(area),
-        "mean_bad": float(pooled[bad].mean()),
-        "mean_good": float(pooled[~bad].mean()),
-    }
-
-
-def _pairs(answers: Sequence[Answer]) -> list[tuple[int, int]]:
-    """Number of the bad and the good answer of each prompt, if every prompt has just one of each; else nothing."""
-    of_prompt: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
-    for i, answer in enumerate(answers):
-        of_prompt[answer.pair][answer.bad].append(i)
-    if "" in of_prompt or any(len(kinds[True]) != 1 or len(kinds[False]) != 1 for kinds in of_prompt.values()):
-        return []
-    return [(kinds[True][0], kinds[False][0]) for kinds in of_prompt.values()]
 
 
 def _outputs(model: nn.Module, feature_set: FeatureSet, texts: Sequence[Text]) -> list[float]:
@@ -491,54 +243,3 @@ def _scores(findings: Sequence[Finding]) -> dict[str, torch.Tensor]:
         columns["removal_fault"] = [each.removal.fault for each in findings if each.removal]
         columns["removal_others"] = [each.removal.others for each in findings if each.removal]
     return {name: torch.tensor(column, dtype=torch.float32) for name, column in columns.items()}
-
-
-def _facts(each: Finding) -> list[tuple[str, str]]:
-    low, high = each.interval
-    facts = [
-        ("AUROC, held out", f"{each.auroc:.3f}"),
-        ("Fires in answers", f"{_percent(each.bad)} of the bad, {_percent(each.good)} of the good ones"),
-        ("Difference", f"{100 * each.difference:+.0f} points (95 % interval {100 * low:+.0f} to {100 * high:+.0f})"),
-        ("q (Benjamini–Hochberg)", _p(each.q)),
-        ("Mean activation", f"{each.mean_bad:.3g} in bad, {each.mean_good:.3g} in good answers"),
-    ]
-    if each.onset is not None:
-        onset = each.onset
-        when = "never fires there" if math.isnan(onset.distance) else f"{onset.distance:+.0f} tokens from the fault"
-        facts.append(("Onset, median", f"{when} ({onset.num_answers} answers)"))
-        facts.append(
-            (
-                "Share of tokens",
-                f"{_percent(onset.before)} before the fault, {_percent(onset.inside)} in it, "
-                f"{_percent(onset.good)} in good answers",
-            )
-        )
-    if not math.isnan(each.output):
-        facts.append(("Output score", f"{each.output:+.3f}"))
-    if each.removal is not None:
-        removal = each.removal
-        facts.append(
-            (
-                "Removed",
-                f"log-probability of the fault's tokens {removal.fault:+.3f} "
-                f"({removal.fault_interval[0]:+.3f} to {removal.fault_interval[1]:+.3f}), of others "
-                f"{removal.others:+.3f} ({removal.others_interval[0]:+.3f} to {removal.others_interval[1]:+.3f})",
-            )
-        )
-    return facts
-
-
-def _words_table(words: Sequence[NGram]) -> list[list[str]]:
-    head = ["N-gram", "AUROC, held out", "In bad answers", "In good answers", "Log-odds"]
-    return [head] + [
-        [word.text, f"{word.auroc:.3f}", _percent(word.bad), _percent(word.good), f"{word.log_odds:+.2f}"]
-        for word in words
-    ]
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %" if 0 < rate < 0.1 else f"{100 * rate:.0f} %"
-
-
-def _p(value: float) -> str:
-    return f"{value:.1e}" if value < 0.001 else f"{value:.3f}"

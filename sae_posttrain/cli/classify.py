@@ -64,7 +64,7 @@ def add_classify(parser: argparse.ArgumentParser) -> None:
         "--rule",
         choices=["any", "logistic", "top1_diff"],
         default=argparse.SUPPRESS,
-        help="what is made of the features: one of them fires (default), a regression, or the first without choosing",
+        help="how a text is judged: any of the features fires (default), a regression on them, or the first fires",
     )
     predict = parser.add_argument_group("only with predict")
     add_options(predict, _OF_PREDICT)
@@ -78,8 +78,8 @@ _OF_FIT: dict[str, tuple[Any, str]] = {
     "labels": (str, "the two labels, joined by a comma; texts of others are left out"),
     "epsilon": (float, "activation above which a feature fires (default: 0)"),
     "dev_share": (float, "share of the texts to choose block and number of features by (default: 0.25)"),
-    "test": (str, "texts to test on, as --texts (default: a part of --texts)"),
-    "test_share": (float, "share of --texts to test on, without --test (default: 0.25)"),
+    "test_texts": (str, "texts to test on, in the forms of --texts (default: a part of --texts)"),
+    "test_share": (float, "share of --texts to test on, without --test-texts (default: 0.25)"),
     "cache": (Path, "file that keeps the activations of --texts, ending in .safetensors"),
     "few_shot": (bool, "measure with 10, 30, 100 and 300 texts too"),
     "transfer_column": (str, "column with a language or domain: learn from each, and test on each"),
@@ -114,8 +114,8 @@ def _fit(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     for name in ("sae", "blocks"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`classify fit` needs {flag(name)}.")
-    if "test" in given and "test_share" in given:
-        raise ValueError("Give --test or --test-share, not both.")
+    if "test_texts" in given and "test_share" in given:
+        raise ValueError("Give --test-texts or --test-share, not both.")
     require_model(arguments.model)
     import numpy as np
 
@@ -126,7 +126,7 @@ def _fit(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 
     options = _text_options(arguments, given, given.get("label_column", "label"))
     rows = _labelled_rows(arguments.texts, options, given)
-    test_rows = _labelled_rows(given["test"], options, given) if "test" in given else []
+    test_rows = _labelled_rows(given["test_texts"], options, given) if "test_texts" in given else []
     saes = load_saes(
         arguments.sae,
         arguments.blocks,

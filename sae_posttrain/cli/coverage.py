@@ -26,10 +26,12 @@ from .options import (
 
 def add_coverage(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "What data sets cover of an SAE's features, how far their examples repeat each other, and which sets repeat "
-        "one another: a page, and the figures as JSON."
+        "Measure which features of an SAE data sets cover, how far their examples repeat each other, and which sets "
+        "share features. Writes a page, and the figures as JSON."
     )
-    parser.add_argument("data", nargs="+", help="data files, each one a set; with --group-column its values are sets")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="+", help="data files; each is a set, or with --group-column each of its values"
+    )
     add_model(parser)
     parser.add_argument("--sae", required=True, help="its SAE: folder or Hub repository")
     add_blocks(parser)

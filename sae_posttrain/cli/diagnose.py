@@ -47,7 +47,7 @@ def add_diagnose(parser: argparse.ArgumentParser) -> None:
         default="any",
         help="what makes a judged answer bad (default: any)",
     )
-    add_out(parser, f"{NEW_FEATURES}; table and page are beside it")
+    add_out(parser, f"{NEW_FEATURES}; the table and the page are written beside it")
     add_overwrite(parser)
     parser.add_argument("--num-features", type=int, default=5, help="features to keep over all blocks (default: 5)")
     parser.add_argument(

@@ -71,7 +71,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=int,
-        help="use so many prompts, drawn by the seed from every language, or the first so many documents of each task",
+        help="number of prompts to use, drawn by the seed from every language, or of first documents of each task",
     )
     add_seed(parser, "--limit, the sampling and few-shot examples")
     parser.add_argument("--device", help="device for the model (default: an accelerator if there is one)")

@@ -14,7 +14,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         "features.json of a folder, to be uploaded with it. rename: write a feature set with other names."
     )
     parser.add_argument("action", choices=["list", "index", "rename"], help="what to do")
-    parser.add_argument("source", help="folder, feature set, or Hub repository (owner/name)")
+    parser.add_argument("source", metavar="SOURCE", help="folder, feature set, or Hub repository (owner/name)")
     parser.add_argument("names", nargs="*", metavar="OLD=NEW", help="with rename: new names by old ones")
     parser.add_argument("--out", type=Path, help="with rename: file to write, ending in .safetensors")
     add_overwrite(parser)

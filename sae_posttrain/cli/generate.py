@@ -28,7 +28,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="questions, each a user's turn in a chat model")
     add_prompts(parser, required=False)
     parser.add_argument("--plain", action="store_true", help="send --prompt as it is, without the chat template")
-    parser.add_argument("--limit", type=int, help="use so many of --prompts, from the beginning")
+    parser.add_argument("--limit", type=int, help="number of --prompts to use, from the first on (default: all)")
     parser.add_argument(
         "--lang", help="language of the answers (default: as --prompts say, or by the prompt's script)"
     )

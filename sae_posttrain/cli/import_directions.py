@@ -11,6 +11,7 @@ def add_import_directions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "source",
+        metavar="SOURCE",
         help=".gguf control vector, .pt file of steering-vectors, .json vector of Neuronpedia, or its id: "
         "model/source/index",
     )

@@ -9,7 +9,7 @@ from ..model_source import require_model
 from .options import TEXT_OPTIONS, add_model, add_old_name, add_options, add_sae_options, add_texts, flag
 
 _FIT_OPTIONS: dict[str, tuple[type, str]] = {
-    "base_model": (str, "model that the SAE was trained on: it is measured too, and compared with"),
+    "base_model": (str, "model that the SAE was trained on: it is measured too, for comparison"),
     **TEXT_OPTIONS,
     "group_column": (str, "column with the group of a text; rows may lack it (default: lang)"),
     "max_texts": (int, "texts to draw (default: 200)"),

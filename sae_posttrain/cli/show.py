@@ -19,8 +19,8 @@ from .options import (
 
 
 def add_show(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Write a page on which to look at the features of a set, and give features names."
-    parser.add_argument("features", help="feature set: file, folder or Hub repository")
+    parser.description = "Write a page that shows the features of a set, and give features names."
+    parser.add_argument("features", metavar="FEATURES", help="feature set: file, folder or Hub repository")
     add_texts(parser, required=False)
     add_model(parser, required=False, what="model that the texts are read with")
     parser.add_argument("--sae", nargs="+", help="SAEs that the features are from, to show what fires in them")

@@ -35,7 +35,7 @@ _FROM_TRL = {
     "num_generations": "rollouts of a prompt",
     "use_peft": "train LoRA adapters",
     "use_cpu": "train on the CPU",
-    "resume_from_checkpoint": "`true`, or a checkpoint: go on from there",
+    "resume_from_checkpoint": "`true`, or a checkpoint folder: continue from there",
 }
 """Fields of TRL and transformers that most recipes set, with a short help text."""
 

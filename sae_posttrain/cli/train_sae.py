@@ -14,8 +14,8 @@ _RENAMED = {"out": "output_dir", "lr": "learning_rate", "l1": "l1_coefficient"}
 def add_train_sae(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one sparse autoencoder for each of the named blocks of a model, with SAELens' trainer "
-        "(pip install 'sae_posttrain[train]'), and measure it on held-out texts. The same command goes on with a "
-        "training that was interrupted."
+        "(pip install 'sae_posttrain[train]'), and measure it on held-out texts. To continue an interrupted "
+        "training, run the same command again."
     )
     add_model(parser)
     add_texts(parser)
@@ -48,7 +48,7 @@ def add_train_sae(parser: argparse.ArgumentParser) -> None:
         "--restart",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="remove the checkpoint of an interrupted training and begin anew; without this it goes on",
+        help="remove the checkpoint of an interrupted training and start again; without this option it is continued",
     )
     parser.set_defaults(run=_train_sae)
 

@@ -107,7 +107,7 @@ def open_record(
     if not resume:
         raise ValueError(
             f"{folder} is not an empty folder: it holds a demo. --resume goes on with it, --overwrite removes it and "
-            "begins anew; or name a new folder."
+            "starts again; or name a new folder."
         )
     stored = _read(folder / RECORD_FILE)
     differences = [
@@ -119,7 +119,7 @@ def open_record(
     if differences:
         raise ValueError(
             f"{folder} holds a demo that --resume cannot go on with: {'; '.join(differences)}. --overwrite removes it "
-            "and begins anew; or name a new folder."
+            "and starts again; or name a new folder."
         )
     return Record(folder, settings, versions, stored["seconds"])
 
@@ -128,8 +128,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{os.fspath(path)} is damaged ({error}). --overwrite begins anew.") from error
+        raise ValueError(f"{os.fspath(path)} is damaged ({error}). --overwrite starts again.") from error
     kinds = ("settings", "versions", "seconds")
     if not isinstance(stored, dict) or not all(isinstance(stored.get(kind), dict) for kind in kinds):
-        raise ValueError(f"{path} is no record of a demo: it needs {', '.join(kinds)}. --overwrite begins anew.")
+        raise ValueError(f"{path} is no record of a demo: it needs {', '.join(kinds)}. --overwrite starts again.")
     return stored

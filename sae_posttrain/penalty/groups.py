@@ -227,8 +227,8 @@ def require_penalised(
     """
     Refuse a dataset in which no row would be penalised, given for each row whether it has a token to penalise.
 
-    Of a `streamed` dataset only the first thousand rows are read, and there is a warning. `of_tokens`: the penalty is
-    on a set of tokens, and answers' tokens of that set do not count.
+    If the dataset is `streamed`, only its first thousand rows are read, with a warning. `of_tokens`: the penalty is on
+    a set of tokens, and tokens of that set in the answers do not count.
     """
     for row, found in enumerate(penalised):
         if found:

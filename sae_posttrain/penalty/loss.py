@@ -16,7 +16,7 @@ def pre_activations(residual: Tensor, encoder_rows: Tensor, encoder_bias: Tensor
     """
     Pre-activations `x · W_enc[:, s] + b_enc[s]` in float32, computed on tiles of tokens.
 
-    A tile at a time is cast to float32, never a whole copy of the residual.
+    One tile at a time is cast to float32, so that no float32 copy of the whole residual is needed.
 
     Args:
         residual (`torch.Tensor` of shape `(B, T, D)`):
@@ -43,11 +43,11 @@ def excess(pre_acts: Tensor, level: Tensor, scale: Tensor, sign: Tensor, margin:
         pre_acts (`torch.Tensor` of shape `(B, T, F)`):
             SAE pre-activations of the penalised features.
         level (`torch.Tensor` of shape `(B, T, F)`):
-            Mean pre-activation of the token's group (0 in the published variant without statistics).
+            Mean pre-activation of the token's group, or 0 in the published variant without statistics.
         scale (`torch.Tensor` of shape `(B, T, F)`):
-            Unit of the height: the group's standard deviation, or 1 for raw residual units.
+            Unit of the height: standard deviation of the token's group, or 1 for raw residual units.
         sign (`torch.Tensor` of shape `(F,)`):
-            1 holds a feature down; −1 holds it up, by the depth below the level.
+            1 holds a feature down. −1 holds it up: the height is then the depth below the level.
         margin (`float`):
             Height that costs nothing, in the same unit.
 

@@ -27,7 +27,7 @@ from ..languages import names_of_targets
 logger = logging.getLogger(__name__)
 
 FEWEST_TEXTS = 4
-"""Of the target and of the others: a direction is fitted on one half and tried on the other."""
+"""Fewest texts of the target, and of the others: a direction is fitted on one half and tried on the other."""
 
 _TOKENS_PER_TILE = 512  # of an SAE's dense activations
 

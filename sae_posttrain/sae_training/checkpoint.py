@@ -68,7 +68,7 @@ class Checkpoints:
         if differences := describe_differences(stored, self._settings):
             raise ValueError(
                 f"{self.path} holds an unfinished training with other settings: {differences}. Give the same settings "
-                "to go on with it, `restart` to remove it and begin anew, or another `output_dir`."
+                "to go on with it, `restart` to remove it and start again, or another `output_dir`."
             )
 
     def newest(self) -> Path | None:
@@ -165,7 +165,7 @@ class Checkpoints:
             raise OSError(str(error) if error else "another process could not write its part") from error
 
     def remove(self) -> None:
-        """Remove all checkpoints, after the training or to begin anew."""
+        """Remove all checkpoints, after the training or to start again."""
         if self._processes.is_main:
             remove_checkpoints(self.path)
 
@@ -216,7 +216,7 @@ def damaged(checkpoint: Path, why: str) -> ValueError:
     """The error about a checkpoint that cannot be read."""
     return ValueError(
         f"The checkpoint {checkpoint} is damaged: {why}. Delete this folder and run the same command again, which "
-        "begins anew (or goes on from an older checkpoint, if one is left)."
+        "starts again (or goes on from an older checkpoint, if one is left)."
     )
 
 

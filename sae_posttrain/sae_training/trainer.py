@@ -127,7 +127,7 @@ def train_sae(
         save_every (`float`, *optional*, defaults to `10.0`):
             Minutes between two checkpoints; 0 for none.
         restart (`bool`, *optional*, defaults to `False`):
-            Whether to remove the checkpoint of an interrupted training and to begin anew.
+            Whether to remove the checkpoint of an interrupted training and to start again.
 
     Returns:
         `list[pathlib.Path]`: a folder for each block, in SAELens' layout, for `load_sae(output_dir, block=...)`.

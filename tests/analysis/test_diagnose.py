@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 
 from sae_posttrain import FeatureSet, diagnose
 from sae_posttrain.analysis.answers import read_answers
-from sae_posttrain.analysis.diagnose import divide_in_halves
 from sae_posttrain.saes.frozen import FrozenSAE
 
 PLANTED = 17
@@ -103,21 +102,6 @@ def test_page_is_whole_without_network_and_escapes_everything(model, planted, to
                    "Words alone", 'class="a5', "faulty"):  # fmt: skip
         assert needed in html
     assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
-
-
-def test_halves_hold_both_kinds_and_keep_prompts_and_copies_together():
-    bad, good = rows(10)
-    good[3]["prompt"] = bad[7]["prompt"]
-    answers = read_answers(bad, good)
-    keys = [str(i) for i in range(20)]
-    keys[0] = keys[15]  # a copy
-    held = divide_in_halves(answers, keys, seed=0)
-    assert held[0] == held[15]
-    side = {}
-    for answer, is_held in zip(answers, held):
-        assert side.setdefault(answer.pair, is_held) == is_held
-    for kind in (True, False):
-        assert 3 <= sum(h for h, answer in zip(held, answers) if answer.bad == kind) <= 7
 
 
 def judged(number, *, unexpected=False, endless=False, near=False):

@@ -202,7 +202,7 @@ def test_overwrite_begins_anew_and_keeps_what_the_demo_did_not_write(small, tmp_
 def test_damaged_record_is_told_with_a_way_out(tmp_path, capsys, content):
     (tmp_path / "demo.json").write_text(content)
     assert main(["demo", "--out", str(tmp_path), "--resume"]) == 2
-    assert "--overwrite begins anew" in capsys.readouterr().err
+    assert "--overwrite starts again" in capsys.readouterr().err
 
 
 def test_make_demo_goes_on_unless_it_is_to_begin_anew():

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 D, F, K = 16, 64, 5
 SCALE = 12.0
-"""Of the activations: training normalises them, so biases and thresholds are saved in this unit."""
+"""Scale of the activations: training normalises them, so biases and thresholds are saved in this unit."""
 
 
 class Data:

@@ -1,6 +1,5 @@
 """The door between finding features and using them: one small file that training, steering and serving read."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,11 @@ from ...hooks.blocks import find_blocks
 from ...hooks.sites import Place, place_name, require_width
 from ...shown import printable
 from .calibrated_for import calibration_of, with_own_calibration
-from .feature_checks import block_numbers, check_set, name_list, positions, require_matrix
+from .feature_checks import block_numbers, check_set, name_list, positions
 from .feature_file import find_feature_file, read_feature_file, write_feature_file
 from .feature_merge import merge_sets
 from .feature_names import renamed
+from .feature_rows import rows_of_directions, rows_of_sae
 from .feature_table import html_table, short_text, text_table
 from .hub import download_feature_file, upload_feature_file
 from .model_identity import require_same_model
@@ -296,39 +296,8 @@ class FeatureSet:
         Raises:
             ValueError: If a feature is not in the SAE, or the SAE normalises each token before it reads it.
         """
-        sae.require_affine()
-        if isinstance(features, int | str):
-            raise ValueError(
-                f"`features` lists the SAE's features by number, got {features!r}. For one: `[{features}]`."
-            )
-        held = list(range(sae.num_features)) if sae.features is None else list(sae.features)
-        for feature in features:
-            sae.direction(feature)  # an unknown feature is an error here
-        rows = torch.tensor([held.index(feature) for feature in features], device=sae.W_enc.device)
-        num, where = len(features), place_name((sae.block, sae.site))
-        nan = torch.full((num,), math.nan)
-        source = FeatureSource(
-            repository=sae.source.repository,
-            file=sae.source.file,
-            format=sae.source.format,
-            revision=sae.source.revision,
-            compute_sha256=sae.source.sha256,
-        )
         return cls(
-            encoder_rows=sae.W_enc.T[rows].float().cpu().contiguous(),
-            encoder_bias=sae.b_enc[rows].float().cpu(),
-            directions=sae.directions[rows].float().cpu().contiguous(),
-            blocks=(sae.block,) * num,
-            feature_ids=tuple(features),
-            names=tuple(f"{where}.{feature}" for feature in features) if names is None else name_list(names, "names"),
-            sites=(sae.site,) * num,
-            thresholds=nan if sae.threshold is None else sae.threshold[rows].float().cpu(),
-            groups=(),
-            mean=torch.zeros(num, 0),
-            std=torch.zeros(num, 0),
-            scores={},
-            residual_norms=nan,
-            sources=(source,) * num,
+            **rows_of_sae(sae, features, names),
             base_model=base_model,
             target_groups=tuple(target_groups),
         )
@@ -366,28 +335,11 @@ class FeatureSet:
         Raises:
             ValueError: If a direction is zero, a block is no number, or a shape or length differs.
         """
-        require_matrix("directions", directions)
-        directions = directions.detach().float().cpu()
-        num, lengths = len(directions), directions.norm(dim=1, keepdim=True)
-        if bool((lengths == 0).any()):
-            zero = int((lengths[:, 0] == 0).nonzero()[0])
-            raise ValueError(f"A direction is zero: row {zero}, counted from 0. It points nowhere; leave it out.")
-        nan = torch.full((num,), math.nan)
         return cls(
-            encoder_rows=directions / lengths.square(),
-            encoder_bias=torch.zeros(num),
-            directions=directions,
+            **rows_of_directions(directions, residual_norms),
             blocks=block_numbers(blocks),
-            feature_ids=tuple(range(num)),
             names=name_list(names, "names"),
-            sites=("resid_post",) * num if sites is None else name_list(sites, "sites"),
-            thresholds=nan,
-            groups=(),
-            mean=torch.zeros(num, 0),
-            std=torch.zeros(num, 0),
-            scores={},
-            residual_norms=nan if residual_norms is None else torch.as_tensor(residual_norms).detach().float().cpu(),
-            sources=(FeatureSource("", "", "direction"),) * num,
+            sites=("resid_post",) * len(directions) if sites is None else name_list(sites, "sites"),
             base_model=base_model,
         )
 

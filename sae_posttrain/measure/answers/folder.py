@@ -36,7 +36,7 @@ def claim_folder(output_dir: Path, settings: Mapping[str, Any]) -> None:
     if differences := describe_differences(stored, settings):
         raise ValueError(
             f"{output_dir} holds an evaluation with other settings: {differences}. Pick another `output_dir`, or "
-            "delete it to start anew."
+            "delete it to start again."
         )
 
 

@@ -149,7 +149,7 @@ def evaluate_tasks(
     if stored is None:
         versions = installed_versions("sae-posttrain", "torch", "transformers", "datasets")
         stored = {"settings": settings, "versions": versions, "tasks": {}, "groups": {}}
-    advice = f"Pick another `output_dir`, or delete its {TASKS_FILE} to start anew."
+    advice = f"Pick another `output_dir`, or delete its {TASKS_FILE} to start again."
     if differences := describe_differences(stored["settings"], settings):
         raise ValueError(f"{output_dir} holds tasks with other settings: {differences}. {advice}")
     for name in set(stored["tasks"]) & set(loaded):

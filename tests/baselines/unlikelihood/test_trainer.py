@@ -78,7 +78,7 @@ def first_log(trainer) -> dict[str, float]:
 
 
 def log_probs(model, ids: list[int]) -> torch.Tensor:
-    """Of each token but the first."""
+    """Log-probability of each token except the first."""
     batch = torch.tensor([ids])
     return model(batch).logits[0, :-1].log_softmax(-1).gather(1, batch[0, 1:, None])[:, 0]
 
