@@ -3,7 +3,8 @@ What the watch costs: SASFT and steered GRPO with [`FaultWatchCallback`] and wit
 
 The runs take turns, each in a process of its own, so that peak memory is that of one run. Both kinds of run evaluate
 and save checkpoints at the same steps; the watched ones answer prompts at each evaluation too and choose the best
-checkpoint by a rate. The weights after both are compared: they have to be equal, bit for bit.
+checkpoint by a rate. The weights after both are compared: they have to be equal, bit for bit. Time
+is that of the processor. Runs that stand in `--work` are not repeated.
 
     python benchmarks/bench_watch.py --data data/help --model models/help-qwen3-7m
 """
@@ -43,7 +44,7 @@ from sae_posttrain.features.read.texts import read_rows
 RESULTS = Path(__file__).parent / "results" / "bench_watch.json"
 LANGUAGES = ("en", "ko", "zh")
 METRICS = {"sasft": "switched", "grpo": "endless"}
-STEPS, EVERY = {"sasft": 24, "grpo": 8}, {"sasft": 8, "grpo": 4}
+STEPS, EVERY = {"sasft": 12, "grpo": 6}, {"sasft": 4, "grpo": 2}
 
 
 def pages(data: Path, lang: str, begin: int, end: int) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ def run(method: str, watched: bool, arguments: argparse.Namespace) -> dict[str, 
     else:
         args = SteeredGRPOConfig(
             str(out), **common, per_device_train_batch_size=16, per_device_eval_batch_size=8, num_generations=8,
-            max_completion_length=128, temperature=0.7, steer_strength=2.0, num_steered=1,
+            max_completion_length=96, temperature=0.7, steer_strength=2.0, num_steered=1,
         )  # fmt: skip
 
         def prompts(of: Any) -> Dataset:
@@ -124,10 +125,10 @@ def run(method: str, watched: bool, arguments: argparse.Namespace) -> dict[str, 
         watch = [
             {"lang": lang, "prompt": asked(row)}
             for lang in ("en", "ko")
-            for row in pages(arguments.data, lang, 600, 616)
+            for row in pages(arguments.data, lang, 600, 612)
         ]
         trainer.add_callback(
-            FaultWatchCallback(watch, trainer=trainer, max_new_tokens=128, temperature=0.7, num_shown=2)
+            FaultWatchCallback(watch, trainer=trainer, max_new_tokens=96, temperature=0.7, num_shown=2)
         )
     last: dict[str, str] = {}
 
@@ -163,6 +164,20 @@ def run(method: str, watched: bool, arguments: argparse.Namespace) -> dict[str, 
     }
 
 
+def measured(method: str, watched: int, number: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What one run took, in a process of its own; a run that stands in the folder of work is not repeated."""
+    file = arguments.work / f"{method}-{watched}-{number}.json"
+    if not file.is_file():
+        command = [sys.executable, __file__, "--data", arguments.data, "--model", arguments.model]
+        command += ["--work", arguments.work, "--one", method, watched, "--threads", arguments.threads]
+        said = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if said.returncode:
+            raise SystemExit(said.stderr[-3000:])
+        line = next(line for line in said.stdout.splitlines() if line.startswith("RESULT "))
+        file.write_text(line.removeprefix("RESULT "))
+    return json.loads(file.read_text())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of <lang>.jsonl.gz")
@@ -182,26 +197,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         arguments.work = arguments.work or Path(temporary)
         arguments.work.mkdir(parents=True, exist_ok=True)
-        make_features(arguments)
+        if not (arguments.work / "grpo.safetensors").is_file():
+            make_features(arguments)
         taken: dict[str, dict[str, list[Any]]] = {method: {"plain": [], "watched": []} for method in arguments.methods}
-        for round_number in range(arguments.rounds):
+        for number in range(arguments.rounds):
             for method in arguments.methods:
-                for watched in (0, 1) if round_number % 2 == 0 else (1, 0):
-                    command = [sys.executable, __file__, "--data", arguments.data, "--model", arguments.model]
-                    command += [
-                        "--work",
-                        arguments.work,
-                        "--one",
-                        method,
-                        str(watched),
-                        "--threads",
-                        str(arguments.threads),
-                    ]
-                    said = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-                    if said.returncode:
-                        raise SystemExit(said.stderr[-3000:])
-                    line = next(line for line in said.stdout.splitlines() if line.startswith("RESULT "))
-                    taken[method]["watched" if watched else "plain"].append(json.loads(line.removeprefix("RESULT ")))
+                for watched in (0, 1) if number % 2 == 0 else (1, 0):
+                    taken[method]["watched" if watched else "plain"].append(
+                        measured(method, watched, number, arguments)
+                    )
     report: dict[str, Any] = {"question": __doc__.strip().splitlines()[0], "methods": {}}
     for method, runs in taken.items():
         plain, watched = runs["plain"], runs["watched"]

@@ -131,7 +131,6 @@ let matches = null;
 
 function search() {
   seen += 1;
-  showText(null);
   for (const button of byId("queries").children) button.setAttribute("aria-pressed", "false");
   const query = byId("query").value;
   hits = new Set();
@@ -228,18 +227,11 @@ function offerQueries(queries) {
       seen += 1;
       hits = new Set();
       for (const each of byId("queries").children) each.setAttribute("aria-pressed", String(each === button));
-      showText(query);
       matches = query.features.map(([row, share, strongest, levels]) => ({ row, share, strongest, query, levels }));
       list(false);
     });
     byId("queries").append(button);
   }
-}
-
-function showText(query) {
-  byId("read-text").hidden = query === null;
-  byId("read-text").replaceChildren();
-  if (query) byId("read-text").append(textOf(piecesOf(query.text, query.lengths), new Map(), new Set()));
 }
 
 // The list
