@@ -43,7 +43,7 @@ from sae_posttrain.features.read.texts import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "bench_watch.json"
 LANGUAGES = ("en", "ko", "zh")
-METRICS = {"sasft": "switched", "grpo": "endless"}
+METRICS = {"sasft": "right_language", "grpo": "endless"}
 STEPS, EVERY = {"sasft": 12, "grpo": 6}, {"sasft": 4, "grpo": 2}
 
 
@@ -90,7 +90,7 @@ def run(method: str, watched: bool, arguments: argparse.Namespace) -> dict[str, 
     if watched:
         common |= {
             "metric_for_best_model": f"watch/{METRICS[method]}",
-            "greater_is_better": False,
+            "greater_is_better": method == "sasft",
             "load_best_model_at_end": True,
         }
     rows = [(lang, row) for lang in ("en", "ko") for row in pages(arguments.data, lang, 0, 200)]
@@ -116,7 +116,7 @@ def run(method: str, watched: bool, arguments: argparse.Namespace) -> dict[str, 
         def prompts(of: Any) -> Dataset:
             return Dataset.from_list([{"lang": lang, "prompt": asked(row)} for lang, row in of])
 
-        reward = EndlessRepetitionReward()
+        reward = EndlessRepetitionReward(tokenizer.eos_token_id)
         trainer = SteeredGRPOTrainer(
             model, reward, args, train_dataset=prompts(rows), eval_dataset=prompts(held_out[:1]),
             processing_class=tokenizer,
