@@ -1,6 +1,7 @@
 """Pages of all features of an SAE: what they hold agrees with what the other commands measure on the same texts."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -237,9 +238,10 @@ def test_browser_searches_sorts_and_shows_a_feature_from_the_disk(pages, tmp_pat
     page = dom("", f"#feature={number}")
     assert f"Feature {number}" in page and page.count('class="snippet"') == 8 and "<mark" in page
     assert "FeatureSet.from_sae(load_sae('owner/sae', block=1)" in page and "Nearest features" in page
-    assert "null" not in page and "undefined" not in page and "<img" not in page and "&lt;img" in page
-    found = dom('byId("where").value = "texts"; byId("query").value = "OPEN the"; search();')
-    assert "% of its strongest" in found and 'class="a5 asked"' in found
+    assert "null" not in page and "undefined" not in page
+    found = dom('byId("where").value = "texts"; byId("query").value = "<IMG src"; search();')
+    assert "% of its strongest" in found and ' asked"' in found and "<img" not in found
+    assert "&lt;img src=x" in re.sub("<[^>]*>", "", found)  # a mark may stand within a word
     none = dom('byId("query").value = "no such token"; search();')
     assert "No feature has such a token" in none
     asked = dom('setTimeout(() => document.querySelector("#queries button").click(), 500);')
