@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .analysis.browse.browse import browse_features as browse_features
     from .analysis.classifier import FeatureClassifier as FeatureClassifier
     from .analysis.classifier_reward import ClassifierReward as ClassifierReward
     from .analysis.coverage import coverage as coverage
@@ -76,6 +77,7 @@ _MODULES = {
     "TextActivations": "analysis.text_activations",
     "TextOptions": "features.read.text_options",
     "add_measured_rates": "model_card",
+    "browse_features": "analysis.browse.browse",
     "calibrate": "features.calibrate.calibrate",
     "compare_features": "features.find.compare",
     "convert_sae": "saes.convert",

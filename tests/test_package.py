@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "steering.export": {"features.set", "hooks"},
     "steering": {"features.find.answers", "features.read", "features.set", "hooks", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
+    "analysis.browse": {"analysis", "features", "hooks", "measure.report", "saes"},
     "analysis": {"features", "hooks", "measure", "saes"},
     "sae_training": {
         "saes",

@@ -23,7 +23,7 @@ from .token_readings import first_counted, token_pieces
 
 _TEMPLATE = Path(__file__).with_name("feature_page.html.jinja")
 _NUM_SNIPPETS = 4  # of each group
-_TOKENS_BEFORE, _TOKENS_AFTER = 28, 16  # of the strongest token of a snippet
+TOKENS_BEFORE, TOKENS_AFTER = 28, 16  # of the strongest token of a snippet
 _NUM_SHADES = 5
 
 
@@ -156,8 +156,8 @@ def _different(members: Sequence[int], texts: Sequence[Text]) -> list[int]:
 
 def _snippet(text: Text, values_T: np.ndarray, top: float, fault: np.ndarray | None, tokenizer: Any) -> Snippet:
     peak = int(values_T.argmax())
-    first = max(0, peak - _TOKENS_BEFORE)
-    end = min(len(text.ids), peak + _TOKENS_AFTER)
+    first = max(0, peak - TOKENS_BEFORE)
+    end = min(len(text.ids), peak + TOKENS_AFTER)
     specials = set(tokenizer.all_special_ids)
     pieces = []
     for offset, piece in enumerate(token_pieces(text.ids[first:end], tokenizer)):

@@ -1,14 +1,21 @@
-"""Which tokens a feature's direction promotes and suppresses: the logit lens."""
+"""
+Which tokens a feature's direction promotes and suppresses: the logit lens.
 
-from collections.abc import Sequence
+Shape suffixes: F features, D width of the residual stream, V tokens of the vocabulary, K tokens that are kept.
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..features.set.feature_set import FeatureSet
 from ..hooks.blocks import unwrap
+
+_WRITTEN = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_LOGITS_AT_ONCE = 1 << 25  # 128 MB
+_ROWS_AT_ONCE = 8192  # of the head, which may be in half precision
 
 
 @dataclass(frozen=True)
@@ -37,28 +44,69 @@ def logit_lens(model: nn.Module, feature_set: FeatureSet, tokenizer: Any, *, num
         num_tokens (`int`, *optional*, defaults to `10`):
             Tokens of each kind.
     """
-    inner = unwrap(model)
-    head = inner.get_output_embeddings().weight
-    norm = _final_norm_weight(inner)
-    written = {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"}
-    specials = set(tokenizer.all_special_ids)
-    found = []
-    for direction_D, site in zip(feature_set.directions, feature_set.sites):
-        if site not in written or len(direction_D) != head.shape[1]:
-            found.append(Promoted((), ()))
-            continue
-        with torch.inference_mode():
-            pushed_D = direction_D.to(head.device).float() * (1.0 if norm is None else norm.float())
-            logits_V = (head @ pushed_D.to(head.dtype)).float()[: len(tokenizer)]
-            logits_V = (logits_V - logits_V.mean()) / logits_V.std().clamp_min(1e-12)
-        order = [token for token in logits_V.argsort(descending=True).tolist() if token not in specials]
-        best, worst = order[:num_tokens], order[: -num_tokens - 1 : -1]
-        found.append(Promoted(_written(best, logits_V, tokenizer), _written(worst, logits_V, tokenizer)))
+    found = [Promoted((), ())] * len(feature_set)
+    rows = [row for row, site in enumerate(feature_set.sites) if reaches_logits(model, site, feature_set.d_model)]
+    if not rows:
+        return found
+    strongest = lens_tokens(model, feature_set.directions[rows], tokenizer, num_tokens=num_tokens)
+    texts = {token: tokenizer.decode([token]) for token in set(strongest.promoted_FK.flatten().tolist())}
+    texts |= {token: tokenizer.decode([token]) for token in set(strongest.suppressed_FK.flatten().tolist())}
+    for number, row in enumerate(rows):
+        found[row] = Promoted(*(
+            tuple((texts[token], score) for token, score in zip(ids_FK[number].tolist(), scores_FK[number].tolist()))
+            for ids_FK, scores_FK in strongest.of_each_kind
+        ))  # fmt: skip
     return found
 
 
-def _written(tokens: Sequence[int], logits_V: torch.Tensor, tokenizer: Any) -> tuple[tuple[str, float], ...]:
-    return tuple((tokenizer.decode([token]), float(logits_V[token])) for token in tokens)
+@dataclass(frozen=True)
+class LensTokens:
+    """Ids and scores, in standard deviations, of the tokens that directions promote and suppress, each `(F, K)`."""
+
+    promoted_FK: Tensor
+    promoted_scores_FK: Tensor
+    suppressed_FK: Tensor
+    suppressed_scores_FK: Tensor
+
+    @property
+    def of_each_kind(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Ids and scores of what is promoted, and of what is suppressed."""
+        return (self.promoted_FK, self.promoted_scores_FK), (self.suppressed_FK, self.suppressed_scores_FK)
+
+
+def reaches_logits(model: nn.Module, site: str, width: int) -> bool:
+    """Whether what a site writes is added to the residual stream, so that it has a direct effect on the logits."""
+    head = unwrap(model).get_output_embeddings().weight
+    return site in _WRITTEN and width == head.shape[1]
+
+
+def lens_tokens(model: nn.Module, directions_FD: Tensor, tokenizer: Any, *, num_tokens: int = 10) -> LensTokens:
+    """
+    The logit lens of any number of directions, a part of them at a time; the most promoted and suppressed come first.
+
+    Special tokens are left out. [`logit_lens`] has the formula.
+    """
+    inner = unwrap(model)
+    head_VD = inner.get_output_embeddings().weight
+    norm = _final_norm_weight(inner)
+    size = min(len(tokenizer), len(head_VD))
+    unwanted = [i for i in tokenizer.all_special_ids if i < size]
+    specials = torch.tensor(unwanted, dtype=torch.long, device=head_VD.device)
+    most = min(num_tokens, size - len(specials))
+    per_part = max(16, _LOGITS_AT_ONCE // size)
+    parts = []
+    with torch.inference_mode():
+        for part_FD in directions_FD.split(per_part):
+            pushed_FD = part_FD.to(head_VD.device).float() * (1.0 if norm is None else norm.float())
+            logits_FV = torch.cat([pushed_FD @ rows.float().T for rows in head_VD[:size].split(_ROWS_AT_ONCE)], dim=1)
+            spread_F = logits_FV.std(dim=1, keepdim=True).clamp_min(1e-12)
+            logits_FV -= logits_FV.mean(dim=1, keepdim=True)
+            logits_FV[:, specials] = -torch.inf
+            scores_FK, ids_FK = logits_FV.topk(most, dim=1)
+            logits_FV[:, specials] = torch.inf
+            worst_FK, worst_ids_FK = logits_FV.topk(most, dim=1, largest=False)
+            parts.append([each.cpu() for each in (ids_FK, scores_FK / spread_F, worst_ids_FK, worst_FK / spread_F)])
+    return LensTokens(*(torch.cat(each) for each in zip(*parts)))
 
 
 def _final_norm_weight(model: nn.Module) -> torch.Tensor | None:

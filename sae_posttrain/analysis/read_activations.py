@@ -284,7 +284,7 @@ def _read(
         rows_left = source.rows()
         while rows := list(islice(rows_left, _TEXTS_SORTED)):
             texts = tokenize(rows, tokenizer, options, positions=positions, first_row=first + 1)
-            _require_window(model, texts)
+            require_window(model, texts)
             longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
             mine = longest_first[process.process_index :: process.num_processes]
             groups = sorted({text.group for text in texts})
@@ -301,7 +301,8 @@ def _read(
     return parts.gathered(saes, pool, positions, origin)
 
 
-def _require_window(model: nn.Module, texts: Sequence[Text]) -> None:
+def require_window(model: nn.Module, texts: Sequence[Text]) -> None:
+    """Raises a `ValueError` if a text is longer than the model's window."""
     longest = max(len(text.ids) for text in texts)
     window = getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
     if window is not None and longest > window:

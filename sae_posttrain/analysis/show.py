@@ -85,7 +85,7 @@ def show_features(
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     for each in saes:
         require_fit(each, network)
-    read = _of_each_group(tokenize(rows, tokenizer, text_options), text_options.max_texts)
+    read = of_each_group(tokenize(rows, tokenizer, text_options), text_options.max_texts)
     groups = _groups(read)
     with eval_mode(network):
         values = read_along_texts(network, feature_set, read, saes, batch_size=text_options.batch_size).activations
@@ -100,7 +100,8 @@ def show_features(
     )
 
 
-def _of_each_group(texts: Sequence[Text], most: int | None) -> list[Text]:
+def of_each_group(texts: Sequence[Text], most: int | None) -> list[Text]:
+    """At most so many texts of each group, the first ones."""
     seen: dict[str, int] = {}
     kept = []
     for text in texts:

@@ -143,24 +143,33 @@ def _activations(x_ND: Tensor, features: FeatureSet, sae: FrozenSAE | None) -> T
     return torch.cat(parts)
 
 
-def token_pieces(ids: Sequence[int], tokenizer: Any) -> list[str]:
+def token_pieces(ids: Sequence[int], tokenizer: Any, decoded: dict[tuple[int, ...], str] | None = None) -> list[str]:
     """
     The text of each token, so that joined they are the text of all.
 
-    A token that ends inside a character has none; the token that completes the character has all of it.
+    A token that ends inside a character has none; the token that completes the character has all of it. `decoded`
+    keeps what was decoded for the next call, where there are many.
     """
+    decoded = {} if decoded is None else decoded
+
+    def decode(part: Sequence[int]) -> str:
+        key = tuple(part)
+        if key not in decoded:
+            decoded[key] = tokenizer.decode(part, clean_up_tokenization_spaces=False)
+        return decoded[key]
+
     pieces: list[str] = []
     begin = 0  # where what is decoded anew begins: the tokens before it are whole characters
     said = ""
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[begin:end], clean_up_tokenization_spaces=False)
+        text = decode(ids[begin:end])
         if text.endswith("\ufffd") and end < len(ids) and end - begin < 12:
             pieces.append("")
             continue
         pieces.append(text[len(said) :] if text.startswith(said) else text)
         if end < len(ids):
             begin = end - 1  # keep one token before it: some tokenizers drop a space at the beginning
-            said = tokenizer.decode(ids[begin:end], clean_up_tokenization_spaces=False)
+            said = decode(ids[begin:end])
             if said.endswith("\ufffd"):
                 begin, said = end, ""
     return pieces

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from .browse import add_browse
 from .calibrate import add_calibrate
 from .chat import add_chat
 from .classify import add_classify
@@ -41,6 +42,7 @@ _COMMANDS = {
     "import-directions": (add_import_directions, "read control and steering vectors that other tools made"),
     "diagnose": (add_diagnose, "find what is abnormal in bad answers: features, their onset, and words"),
     "show": (add_show, "write a page to look at features, and give them names"),
+    "browse": (add_browse, "write pages on which to search and read all features of an SAE"),
     "classify": (add_classify, "tell texts apart by features that fire on them, compared with words and probes"),
     "coverage": (add_coverage, "measure what data sets cover of the features, and which sets repeat each other"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),

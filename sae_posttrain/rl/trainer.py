@@ -19,6 +19,7 @@ from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
 from ..serving import RowSettings
+from ..training.progress import show_first_figures
 from ..unsloth import refuse_unsloth
 from .advantages import total_reward
 from .blind_reward import BlindRewardCheck
@@ -202,6 +203,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         with engines:
             super().__init__(model, reward_funcs, args, **kwargs)
 
+        show_first_figures(self)
         tell_template(self.reward_funcs, self.processing_class, self.chat_template, self.chat_template_kwargs)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         warn_of_rollouts_that_run_on(self.train_dataset, tokenizer, self.eos_token_ids)

@@ -27,6 +27,7 @@ from ..penalty.groups import (
 )
 from ..penalty.mixin import FeaturePenaltyMixin
 from ..training.dropped import count_groups, say_dropped
+from ..training.progress import show_first_figures
 from .config import SASFTConfig
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class SASFTTrainer(FeaturePenaltyMixin, CompleteCheckpoints, FeatureCard, SFTTra
                 "columns `prompt` and `completion` (lists of messages, the completion being the assistant's turn): "
                 f"then only the completion is in the loss. TRL says: {error}"
             ) from error
+        show_first_figures(self, self.penalty_weight or None)
         self._say_what_never_ends()
 
     def _say_what_never_ends(self) -> None:

@@ -1,6 +1,7 @@
 """Steered GRPO with vLLM, against stand-ins of its engine and server. The real ones are in the slow vLLM suite."""
 
 import inspect
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
-from sae_posttrain import FeatureSet
+from sae_posttrain import FaultWatchCallback, FeatureSet
 from sae_posttrain.rl.vllm_rollouts import (
     VLLMRollouts,
     engines_that_steer,
@@ -73,6 +74,25 @@ def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, m
     assert sorted(asked) == [0.0] * 12 + [30.0] * 12
     assert all((row["salt"] or "").startswith("sae_posttrain:") == bool(row["asked"]) for row in engine.told)
     assert engine.num_syncs >= 3
+
+
+@MODES
+def test_watch_asks_the_model_and_not_the_engine(train, mode, tmp_path):
+    rates = {}
+    for settings in (mode, {}):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        trainer = train(fit=False, **settings)
+        prompts = [{"lang": "en", "prompt": "Open it"}, {"lang": "en", "prompt": "Save"}]
+        watch = FaultWatchCallback(prompts, trainer=trainer, every=1, max_new_tokens=8, temperature=0, num_shown=None)
+        trainer.add_callback(watch)
+        first = watch._prepare(trainer.processing_class).answer(trainer.model, watch._judges, 0, 1)
+        num_asked = len(engine_of(mode).told)
+        trainer.train()
+        rates[bool(settings)] = [answer["answer"] for answer in first]
+        if settings:
+            assert len(engine_of(mode).told) - num_asked == 8  # the rollouts alone
+            assert logged(trainer, "watch/num_answers") == [2.0]
+    assert rates[True] == rates[False]
 
 
 def test_all_rows_of_a_process_share_one_batch(train):

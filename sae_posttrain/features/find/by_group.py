@@ -146,7 +146,7 @@ def find_features(
         found = []
         for each in saes:
             place_sums, ids = sums[place_of(each)], candidates[place_of(each)]
-            scores = _scores(place_sums, target, ids) | {
+            scores = group_scores(place_sums, target, ids) | {
                 "auroc": areas[place_of(each)],
                 "output": torch.full((len(ids),), math.nan)
                 if prompts is None
@@ -221,7 +221,8 @@ def _monolinguality(sums: GroupSums, target: int) -> Tensor:
     return mean_GF[target] - mean_GF[others].mean(dim=0)
 
 
-def _scores(sums: GroupSums, target: int, ids: Tensor) -> dict[str, Tensor]:
+def group_scores(sums: GroupSums, target: int, ids: Tensor) -> dict[str, Tensor]:
+    """Monolinguality and firing rates of some features, each `(F,)`; `target` is the number of a group."""
     others = [group for group in range(len(sums.num_tokens)) if group != target]
     rates = sums.firing_rate[:, ids.to(sums.fired.device)].cpu().float()
     return {

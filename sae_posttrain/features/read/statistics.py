@@ -61,23 +61,23 @@ class GroupSums:
             member_GN = torch.nn.functional.one_hot(groups, num_groups).T.float()
             self.num_tokens += member_GN.sum(dim=1)
             pre_NF = sae.pre_activations(residual)
-            self._add_activations(pre_NF, groups, member_GN, sae)
+            if sae.keeps_largest:  # k values a token, not F
+                self.add_largest(*sae.activate_topk(pre_NF), groups)
+            else:
+                acts_NF = sae.activate(pre_NF)
+                self.activation += member_GN @ acts_NF
+                self.fired += member_GN @ (acts_NF > 0).float()
             self.pre += member_GN @ pre_NF
             self.pre_squared += member_GN @ pre_NF.square_()
             room = _NORMS_KEPT - len(self.norms)
             if room > 0:
                 self.norms = torch.cat([self.norms, residual.norm(dim=1)[:room]])
 
-    def _add_activations(self, pre_NF: Tensor, groups_N: Tensor, member_GN: Tensor, sae: FrozenSAE) -> None:
-        if sae.keeps_largest:  # k values a token, not F
-            values_NK, ids_NK = sae.activate_topk(pre_NF)
-            places = (groups_N[:, None] * sae.num_features + ids_NK).flatten()
-            self.activation.view(-1).index_add_(0, places, values_NK.flatten().to(self.activation.dtype))
-            self.fired.view(-1).index_add_(0, places, (values_NK > 0).flatten().to(self.fired.dtype))
-        else:
-            acts_NF = sae.activate(pre_NF)
-            self.activation += member_GN @ acts_NF
-            self.fired += member_GN @ (acts_NF > 0).float()
+    def add_largest(self, values_NK: Tensor, ids_NK: Tensor, groups_N: Tensor) -> None:
+        """Add the activations of tokens that are given as values and numbers of features."""
+        places = (groups_N[:, None] * self.activation.shape[1] + ids_NK).flatten()
+        self.activation.view(-1).index_add_(0, places, values_NK.flatten().to(self.activation.dtype))
+        self.fired.view(-1).index_add_(0, places, (values_NK > 0).flatten().to(self.fired.dtype))
 
     @property
     def mean_activation(self) -> Tensor:
