@@ -59,15 +59,16 @@ MODES = pytest.mark.parametrize("mode", [COLOCATE, SERVER], ids=["colocate", "se
 
 @MODES
 def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, mode):
-    trainer = train(fit=False, **mode, max_steps=3, num_steered=2, steer_strength=30.0)
+    # The last norm bounds the pushed token's logit: at the temperature 0.5 its probability is 0.9964 at any strength.
+    cold = {"temperature": 0.1}
+    trainer = train(fit=False, **mode, **cold, max_steps=3, num_steered=2, steer_strength=30.0)
     batches, _ = keep_batches(trainer)
     trainer.train()
-    assert logged(trainer, "steer/hit_rate")[0] >= 0.75
+    assert logged(trainer, "steer/hit_rate") == [1.0] * 3
     assert len(batches) == 3
     for batch in batches:
         assert batch["steered"].tolist() == [False, False, True, True] * 2
-    rows = batches[0]["completion_ids"]
-    assert (rows[batches[0]["steered"]] == LOOPING).float().mean() > 0.9
+        assert (batch["completion_ids"][batch["steered"]] == LOOPING).all()
     engine = engine_of(mode)
     asked = [row["asked"] for row in engine.told]
     assert sorted(asked) == [0.0] * 12 + [30.0] * 12
