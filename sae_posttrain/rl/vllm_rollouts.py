@@ -156,7 +156,7 @@ def told_temperatures(args: SteeredGRPOConfig, steered: RowSampling) -> tuple[fl
     """
     Temperatures of the log-probabilities that vLLM tells of steered and of plain rollouts.
 
-    That is the temperature they are sampled at: a row's own, or else that of `generation_kwargs`, or else the policy's.
+    That is the temperature they are sampled at: a row's own, else that of `generation_kwargs`, else the policy's.
     Those of a greedy token are told at temperature 1.
 
     `None`, with a warning, if they cannot be compared with the model's: those of a truncated distribution (top-k,

@@ -15,7 +15,6 @@ from trl.trainer.utils import add_fused_lm_head
 from sae_posttrain import FeatureSet
 from sae_posttrain.hooks.row_sampling import SAME_AS_CALL, RowSampling
 from sae_posttrain.rl.vllm_rollouts import (
-    VLLMRollouts,
     at_temperature,
     engines_that_steer,
     require_explained,
