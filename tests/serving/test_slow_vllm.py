@@ -49,7 +49,7 @@ def features(model, tmp_path_factory) -> Path:
     """A random direction at block 2."""
     width = json.loads((Path(model) / "config.json").read_text())["hidden_size"]
     direction = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
-    random = FeatureSet.from_directions(direction, blocks=[2], names=["random"], residual_norms=[8.0])
+    random = FeatureSet.from_directions(direction, blocks=[2], names=["random"], residual_norms=[64.0])
     return random.save(tmp_path_factory.mktemp("features") / "random.safetensors")
 
 
