@@ -32,7 +32,7 @@ _PROMPT_OPTIONS: dict[str, dict[str, Any]] = {
     "num_samples": {"type": int, "help": "answers to each prompt (default: 1)"},
     "engine": {
         "choices": ("transformers", "vllm"),
-        "help": "what samples the answers; vllm is faster, above all with a large --batch-size "
+        "help": "what samples the answers; vllm pays with many answers and a large --batch-size "
         "(pip install 'sae_posttrain[vllm]'; default: transformers)",
     },
 }
