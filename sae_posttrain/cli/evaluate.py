@@ -1,7 +1,6 @@
 """The command `evaluate`: answers to prompts, capability tasks, or both."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .options import (
     add_seed,
     add_template_kwargs,
     flag,
+    send_vllm_logs_to_stderr,
 )
 
 _PROMPT_OPTIONS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ _PROMPT_OPTIONS: dict[str, dict[str, Any]] = {
     "num_samples": {"type": int, "help": "answers to each prompt (default: 1)"},
     "engine": {
         "choices": ("transformers", "vllm"),
-        "help": "what samples the answers; vllm is faster, above all with a large --batch-size "
+        "help": "what samples the answers; vllm pays with many answers and a large --batch-size "
         "(pip install 'sae_posttrain[vllm]'; default: transformers)",
     },
 }
@@ -117,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
         of_prompts = _given(arguments, _PROMPT_OPTIONS)
         if of_prompts.get("engine") == "vllm":
-            os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # the table alone goes to stdout
+            send_vllm_logs_to_stderr()
         if of_prompts.get("target_lang") == "any":
             of_prompts["target_lang"] = None
         if "lid" in of_prompts:

@@ -2,13 +2,14 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..model_source import require_model
 from .options import (
     DATA_FILE,
+    ENGINE_OPTIONS,
     NEW_FEATURES,
     TEXT_OPTIONS,
     add_blocks,
@@ -25,6 +26,7 @@ from .options import (
     require_new,
     require_safetensors,
     say_written,
+    send_vllm_logs_to_stderr,
 )
 
 
@@ -83,7 +85,7 @@ def add_find_features(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_find_features, words=[])
 
 
-_OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
+_OPTIONS_OF_KIND: dict[str, dict[str, tuple[Callable[[str], Any], str]]] = {
     "language": {
         "target_group": (str, "group to find features for, e.g. zh; required"),
         **TEXT_OPTIONS,
@@ -100,6 +102,7 @@ _OPTIONS_OF_KIND: dict[str, dict[str, tuple[type, str]]] = {
             float,
             "sampling temperature of normal answers, where loops are rare (default: 0.7)",
         ),
+        **ENGINE_OPTIONS,
     },
 }
 """Options that one kind takes and the other refuses: their type (bool for a switch) and help."""
@@ -142,6 +145,8 @@ def _find_features(arguments: argparse.Namespace) -> None:
     if arguments.kind == "repetition":
         from ..features.find.by_repetition import find_repetition_features
 
+        if options.get("engine") == "vllm":
+            send_vllm_logs_to_stderr()
         feature_set = find_repetition_features(arguments.model, arguments.sae, **options)
     else:
         from ..features.find.by_group import find_features

@@ -62,7 +62,7 @@ def add_template_kwargs(parser: argparse.ArgumentParser) -> None:
     """The option of every command that sends messages to a model."""
     parser.add_argument(
         "--chat-template-kwargs",
-        type=_json_object,
+        type=json_object,
         metavar="JSON",
         help="variables of the chat template, for prompts and texts that are messages: '{\"enable_thinking\": false}'",
     )
@@ -94,6 +94,36 @@ class _OldName(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         print(f"{option_string} is now called {flag(self.dest)}.", file=sys.stderr)
         setattr(namespace, self.dest, values)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object that is given as an option."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object; write '{{\"enable_thinking\": false}}'")
+    return value
+
+
+ENGINE_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "engine": (
+        str,
+        "what samples the answers: transformers (default), or vllm, with a large --batch-size "
+        "(pip install 'sae_posttrain[vllm]')",
+    ),
+    "engine_kwargs": (
+        json_object,
+        "with --engine vllm: further arguments of vllm.LLM, as JSON: '{\"gpu_memory_utilization\": 0.4}'",
+    ),
+}
+"""Which engine samples answers, for commands that load the model with transformers too."""
+
+
+def send_vllm_logs_to_stderr() -> None:
+    """Leave stdout to the results. To be called before vLLM is imported."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def flag(name: str) -> str:
@@ -136,13 +166,3 @@ def say_written(written: list[Path], draw: Callable[[], Path] | None = None) -> 
         except ImportError as error:
             print(f"No picture: {error}", file=sys.stderr)
     print("Written: " + ", ".join(map(str, written)))
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object; write '{{\"enable_thinking\": false}}'")
-    return value

@@ -70,11 +70,11 @@ def refuse_own_sampling(args: "SteeredGRPOConfig") -> None:
     Refuse ways to generate in which rollouts cannot be sampled with settings of their own.
 
     Raises:
-        ValueError: If vLLM or continuous batching generates, or the policy's rollouts are greedy.
+        ValueError: If continuous batching generates, or transformers makes the policy's rollouts greedily.
     """
     own = "Rollouts with a temperature, top-p or top-k of their own (`num_cold`, `steer_temperature`, …)"
     if args.use_vllm:
-        raise ValueError(f"{own} are not supported with vLLM yet. Set `use_vllm=False`.")
+        return
     if args.use_transformers_continuous_batching:
         raise ValueError(
             f"{own} are not supported with continuous batching yet. Set `use_transformers_continuous_batching=False`."

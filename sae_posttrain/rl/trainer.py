@@ -59,11 +59,14 @@ from .start import (
 )
 from .vllm_rollouts import (
     VLLMRollouts,
+    at_temperature,
     distance,
+    drawn_logps,
     engines_that_steer,
     require_explained,
-    sampling_temperature,
+    sampling_of,
     told_logps,
+    told_temperatures,
 )
 from .weighing import leave_out_of_kl, new_advantages, weigh
 
@@ -221,13 +224,13 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                 self.add_callback(SamplingState())
         if self._steering is not None and provokes:
             check_rollouts(self, self._steering, detects_loops=fault is None)
+            if self._steering.use_vllm:
+                self._vllm = VLLMRollouts(self.vllm_generation, self._steering, feature_set if steers else None)
         if self._steering is not None and steers:
             assert feature_set is not None
             check_steering(self, self._steering, feature_set)
             self.feature_set = feature_set
             self._steerer = Steerer(self.model, feature_set)  # a hook added after `torch.compile` would never fire
-            if self._steering.use_vllm:
-                self._vllm = VLLMRollouts(self.vllm_generation, self._steering, feature_set)
             if self._steering.target_hit_rate is not None:
                 self.add_callback(controller_of(self._steering, self._strength))
 
@@ -260,7 +263,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         def generate(prompts: list, steered: Tensor, cold: Tensor):
             turn = partial(generate_turn, prompts, images, multimodal_fields, num_generations, *args, **kwargs)
             if self._vllm is not None:
-                return self._vllm.generate(turn, self._row_settings(steered))
+                return self._vllm.generate(turn, self._row_settings(steered, cold))
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
@@ -281,11 +284,17 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             )
         return self._rollouts.completion_ids, self._rollouts.logprobs
 
-    def _row_settings(self, steered: Tensor) -> list[RowSettings]:
+    def _row_settings(self, steered: Tensor, cold: Tensor) -> list[RowSettings]:
         """How vLLM generates each row of this process."""
         assert self._steering is not None
-        pushed = RowSettings(strength=self.steer_strength, positions=self._steering.steer_positions)
-        return [pushed if is_steered else RowSettings() for is_steered in steered.tolist()]
+        pushed = RowSettings(
+            self.steer_strength, self._steering.steer_positions, sampling=sampling_of(self._steered_sampling)
+        )
+        unpushed = RowSettings(sampling=sampling_of(self._cold_sampling))
+        return [
+            pushed if is_steered else unpushed if is_cold else RowSettings()
+            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
+        ]
 
     def _slots(self, num_rows: int) -> Tensor:
         assert self._steering is not None
@@ -340,11 +349,11 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             else:
                 batch = self._sample_and_score(inputs, self._sampler)
             if self._rollouts is not None:  # neither plain training nor evaluation
-                if (
-                    self._vllm is not None and self._checked_state is not self.state
-                ):  # a training has a state of its own
-                    self._compare_pushes(batch, self._rollouts)
-                    self._checked_state = self.state
+                if self._vllm is not None:
+                    if self._steerer is not None and self._checked_state is not self.state:
+                        self._compare_pushes(batch, self._rollouts)
+                        self._checked_state = self.state  # a training has a state of its own
+                    self._tell_greedy(self._rollouts)
                 self._weigh(batch, self._rollouts)
         finally:
             self._rollouts = None
@@ -440,25 +449,35 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         """
         args, accelerator = self._steering, self.accelerator
         assert args is not None and rollouts.sampling_logps is not None and rollouts.logprobs is not None
-        temperature = sampling_temperature(args)
-        if temperature is None:
+        temperatures = told_temperatures(args, self._steered_sampling)
+        if temperatures is None:
             return
+        of_steered, of_plain = temperatures
         place = (accelerator.process_index, accelerator.num_processes, self.num_generations, args.num_steered)
         rows = rows_in_step(rollouts.steered, *place)
-        plain = (~rollouts.steered).nonzero().flatten()[: len(rows)]
+        plain = (~rollouts.provoked).nonzero().flatten()[: len(rows)]
         plain = torch.cat([plain, rows[: len(rows) - len(plain)]])  # as many passes on every process
-        policy_temperature, self.temperature = self.temperature, temperature
-        try:
+        cast: Any = {"cast_lm_head_to_fp32": args.cast_lm_head_to_fp32}
+        with at_temperature(self.model, of_steered, **cast):
             pushed, unpushed = self._logps(batch, rows, rollouts.strength), self._logps(batch, rows)
+        with at_temperature(self.model, of_plain, **cast):
             as_plain = self._logps(batch, plain)
-        finally:
-            self.temperature = policy_temperature
         told = told_logps(rollouts.sampling_logps, rows, pushed)  # NaN on rows that only keep in step
         told_plain = told_logps([row or [] for row in rollouts.logprobs], plain, as_plain)
         sums = torch.stack([distance(told, pushed), distance(told, unpushed), distance(told_plain, as_plain)])
         sums = accelerator.reduce(sums, reduction="sum")
         if bool((sums[:, 1] > 0).all()):
-            require_explained(*(sums[:, 0] / sums[:, 1]).tolist())
+            steered, steered_as_plain, unsteered = (sums[:, 0] / sums[:, 1]).tolist()
+            # Rounding of logits counts the more the colder rows are.
+            require_explained(steered, steered_as_plain, unsteered * max(1.0, of_plain / of_steered))
+
+    def _tell_greedy(self, rollouts: Rollouts) -> None:
+        """Say of greedy rows that their tokens had probability 1; an engine tells that of sampling."""
+        assert rollouts.sampling_logps is not None
+        is_greedy = torch.zeros_like(rollouts.steered)
+        for rows, own in ((rollouts.steered, self._steered_sampling), (rollouts.cold, self._cold_sampling)):
+            is_greedy |= rows & own.is_greedy
+        rollouts.sampling_logps = drawn_logps(rollouts.sampling_logps, is_greedy.tolist())
 
     def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
         """Log-probabilities `(R, C)` of the completions of some rows, under steering if a strength is given."""

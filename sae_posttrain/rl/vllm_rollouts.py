@@ -23,8 +23,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from trl.generation import vllm_generation
+from trl.trainer.utils import add_fused_lm_head
 
 from ..features.set.feature_set import FeatureSet
+from ..hooks.blocks import unwrap
+from ..hooks.row_sampling import RowSampling
 from ..serving import RowSettings, SteeredClient, SteeredLLM, engine_arguments
 from ..serving.pushes import fingerprint
 from .config import SteeredGRPOConfig
@@ -92,21 +95,24 @@ class VLLMRollouts:
 
     Args:
         generation (`trl.generation.vllm_generation.VLLMGeneration`):
-            Built inside [`engines_that_steer`].
+            Built inside [`engines_that_steer`] if rows are pushed.
         args ([`SteeredGRPOConfig`]):
             Settings.
-        feature_set ([`FeatureSet`]):
-            Features that rows are pushed along.
+        feature_set ([`FeatureSet`], *optional*):
+            Features that rows are pushed along. Without it, rows differ in sampling only.
 
     Raises:
         ValueError: If the engine cannot steer along these features.
     """
 
-    def __init__(self, generation: Any, args: SteeredGRPOConfig, feature_set: FeatureSet):
+    def __init__(self, generation: Any, args: SteeredGRPOConfig, feature_set: FeatureSet | None):
         self._is_server = args.vllm_mode == "server"
         self._engine: Any
         if self._is_server:
-            self._engine = getattr(generation, "vllm_client", None)  # the main process asks for all
+            client = getattr(generation, "vllm_client", None)  # the main process asks for all
+            if client is not None and feature_set is None:
+                client = generation.vllm_client = SteeredClient(client, None)
+            self._engine = client
         else:
             tp_group = getattr(generation, "tp_group", None)
             self._engine = generation.llm = SteeredLLM(generation.llm, feature_set, tp_group=tp_group)
@@ -138,26 +144,76 @@ class VLLMRollouts:
         return completion_ids, hidden, sampling_logps
 
 
-def sampling_temperature(args: SteeredGRPOConfig) -> float | None:
-    """
-    Temperature that plain rollouts are sampled at: that of `generation_kwargs`, which overrides the policy's.
+def sampling_of(own: RowSampling) -> dict[str, Any]:
+    """Settings of a row's own, by vLLM's names; what the row does not say is that of the batch."""
+    if own.is_greedy:
+        return {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    given = {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k}
+    return {name: value for name, value in given.items() if value is not None}
 
-    `None`, with a warning, if vLLM's log-probabilities cannot be compared with the model's: those of a greedy token
-    are told at another temperature, and those of a truncated distribution (top-k, top-p, min-p) are higher.
+
+def told_temperatures(args: SteeredGRPOConfig, steered: RowSampling) -> tuple[float, float] | None:
+    """
+    Temperatures of the log-probabilities that vLLM tells of steered and of plain rollouts.
+
+    That is the temperature they are sampled at: a row's own, else that of `generation_kwargs`, else the policy's.
+    Those of a greedy token are told at temperature 1.
+
+    `None`, with a warning, if they cannot be compared with the model's: those of a truncated distribution (top-k,
+    top-p, min-p) are higher.
     """
     overrides: Any = args.generation_kwargs or {}
-    policy = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    given: dict[str, Any] = policy | overrides
-    is_truncated = (given["top_k"] or 0) > 0 or given["top_p"] < 1 or (given["min_p"] or 0.0) > 0
-    if given["temperature"] > 0 and not is_truncated:
-        return float(given["temperature"])
+    plain = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")} | overrides
+    told = [_told_temperature(plain | sampling_of(steered)), _told_temperature(plain)]
+    if told[0] is not None and told[1] is not None:
+        return told[0], told[1]
     logger.warning(
-        "Whether vLLM pushes at the right place is not compared with the trainer's own steered pass: the rollouts are "
-        "%s. Its number of pushed positions is still checked. To compare once, run a step with `top_k=0`, `top_p=1.0` "
-        "and a temperature above 0.",
-        "sampled from a truncated distribution" if given["temperature"] > 0 else "greedy",
+        "Whether vLLM pushes at the right place is not compared with the trainer's own steered pass: the %s rollouts "
+        "are sampled from a truncated distribution. Its number of pushed positions is still checked. To compare once, "
+        "run a step with `%stop_k=0` and `%stop_p=1.0`.",
+        *(("plain", "", "") if told[1] is None else ("steered", "steer_", "steer_")),
     )
     return None
+
+
+def _told_temperature(sampling: dict[str, Any]) -> float | None:
+    if sampling["temperature"] == 0:
+        return 1.0
+    is_truncated = (sampling["top_k"] or 0) > 0 or sampling["top_p"] < 1 or (sampling["min_p"] or 0.0) > 0
+    return None if is_truncated else float(sampling["temperature"])
+
+
+@contextmanager
+def at_temperature(model: Any, temperature: float, *, cast_lm_head_to_fp32: bool = False) -> Iterator[None]:
+    """
+    Inside, TRL's passes over completions tell log-probabilities at this temperature.
+
+    TRL's own temperature is fixed in the head that it adds to the model once. Another head goes in front of it for a
+    while.
+
+    Args:
+        model (`torch.nn.Module`):
+            The trainer's model, wrapped or not.
+        temperature (`float`):
+            What logits are divided by.
+        cast_lm_head_to_fp32 (`bool`, *optional*, defaults to `False`):
+            The trainer's setting.
+    """
+    base = unwrap(model)
+    own = vars(base).get("forward")
+    add_fused_lm_head(base, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32)
+    try:
+        yield
+    finally:
+        if own is None:
+            del base.forward
+        else:
+            base.forward = own
+
+
+def drawn_logps(told: Logps, greedy: Sequence[bool]) -> Logps:
+    """Log-probabilities of the draws: as told, and 0 for the tokens of greedy rows, which had no alternative."""
+    return [[0.0] * len(logps) if is_greedy and logps is not None else logps for logps, is_greedy in zip(told, greedy)]
 
 
 def told_logps(told: Sequence[Sequence[float | None] | None], rows: Tensor, like: Tensor) -> Tensor:
@@ -191,7 +247,7 @@ def require_explained(steered: float, steered_as_plain: float, plain: float) -> 
         steered, steered_as_plain (`float`):
             Mean |difference| on steered rollouts to the steered and to the plain pass, in nat a token.
         plain (`float`):
-            The same on plain rollouts to the plain pass.
+            The same on plain rollouts to the plain pass, at the temperature of the steered ones.
 
     Raises:
         ValueError: If the steered rollouts are not explained.

@@ -34,6 +34,10 @@ class Report:
     num_errors: int
 
 
+NOTHING = Report({}, (), 0)
+"""What an engine says that is not asked to steer."""
+
+
 def read_reports(reports: Sequence[Any], fingerprint: str, how: str) -> Report:
     """
     One report from those of all workers (`SteeringWorker.steering_report`).

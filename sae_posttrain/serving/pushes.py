@@ -106,7 +106,7 @@ def block_vectors(feature_set: FeatureSet, unit: str = "norm") -> dict[int, Tens
     """
     if unit not in UNITS:
         raise ValueError(f"`unit` must be one of {', '.join(map(repr, UNITS))}, got {unit!r}.")
-    blocks = [_pushed_block(block, site) for block, site in zip(feature_set.blocks, feature_set.sites)]
+    blocks = [pushed_block(block, site) for block, site in zip(feature_set.blocks, feature_set.sites)]
     lengths, norms = feature_set.directions.norm(dim=1), known_norms(feature_set)
     require_pushable(feature_set, lengths, norms, unit)
     scale = norms if unit == "norm" else torch.ones_like(lengths)
@@ -205,7 +205,8 @@ def _meant(name: str, pushes: list[Push]) -> list[Push]:
     )
 
 
-def _pushed_block(block: int, site: str) -> int:
+def pushed_block(block: int, site: str) -> int:
+    """The block at whose output an engine pushes what sits at a site; a `ValueError` if it cannot push there."""
     if site == "resid_post":
         return block
     if site == "resid_pre" and block > 0:

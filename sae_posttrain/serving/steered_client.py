@@ -8,7 +8,7 @@ from typing import Any
 
 from ..features.set.feature_set import FeatureSet
 from .engine import check_server
-from .guard import Report, read_reports, require_pushed
+from .guard import NOTHING, Report, read_reports, require_pushed
 from .pushes import fingerprint
 from .row_settings import RowSettings
 from .steered_llm import require_names
@@ -40,8 +40,9 @@ class SteeredClient:
         client (`trl.generation.vllm_client.VLLMClient` or a client with the same methods):
             It has `generate(prompts=…, n=…, generation_kwargs=…, …)`, `get_server_info()`, `base_url` and `session`
             (`requests.Session`).
-        feature_set ([`FeatureSet`]):
-            The features that rows are pushed along, one of the sets that the server was started with.
+        feature_set ([`FeatureSet`], *optional*):
+            The features that rows are pushed along, one of the sets that the server was started with. Without it,
+            rows differ in sampling only, and any vLLM server will do.
         unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
             Unit of the strengths; the server's.
 
@@ -49,12 +50,13 @@ class SteeredClient:
         ValueError: If the server cannot steer along these features; the message has the command that starts one.
     """
 
-    def __init__(self, client: Any, feature_set: FeatureSet, *, unit: str = "norm"):
+    def __init__(self, client: Any, feature_set: FeatureSet | None, *, unit: str = "norm"):
         self._client = client
-        self._names = tuple(dict.fromkeys(feature_set.names))
-        self._fingerprint = fingerprint(feature_set, unit)
+        self._names = None if feature_set is None else tuple(dict.fromkeys(feature_set.names))
+        self._fingerprint = "" if feature_set is None else fingerprint(feature_set, unit)
         self._rows: tuple[RowSettings, ...] | None = None
-        check_server(client.get_server_info(), feature_set, unit=unit)
+        if feature_set is not None:
+            check_server(client.get_server_info(), feature_set, unit=unit)
         self._report()
 
     def __getattr__(self, name: str) -> Any:
@@ -71,7 +73,8 @@ class SteeredClient:
                 process asks the server for all.
 
         Raises:
-            ValueError: If it is armed already, or a name is not in the feature set.
+            ValueError: If it is armed already, a name is not in the feature set, or a row is steered and there is
+                no feature set.
         """
         if self._rows is not None:
             raise ValueError("This client is armed already. Leave the context before you enter it again.")
@@ -157,6 +160,8 @@ class SteeredClient:
         return {**given, **call.row.sampling, "cache_salt": salt, "vllm_xargs": xargs}
 
     def _report(self) -> Report:
+        if self._names is None:
+            return NOTHING
         url = f"{self._client.base_url}/collective_rpc"
         response = self._client.session.post(url, json={"method": "steering_report"})
         how = "Start the server with the command that `sae-posttrain vllm-serve MODEL --features FILE --print` prints."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..features.set.feature_set import FeatureSet
-from .guard import Report, read_reports, require_pushed
+from .guard import NOTHING, Report, read_reports, require_pushed
 from .pushes import fingerprint
 from .row_settings import RowSettings
 
@@ -33,8 +33,9 @@ class SteeredLLM:
     Args:
         llm (`vllm.LLM`):
             An engine made with [`engine_arguments`].
-        feature_set ([`FeatureSet`]):
-            The features that rows are pushed along, one of the sets that the engine was made with.
+        feature_set ([`FeatureSet`], *optional*):
+            The features that rows are pushed along, one of the sets that the engine was made with. Without it, rows
+            differ in sampling only, and any `vllm.LLM` will do.
         unit (`"norm"` or `"raw"`, *optional*, defaults to `"norm"`):
             Unit of the strengths; the engine's.
         tp_group (`torch.distributed.ProcessGroup`, *optional*):
@@ -45,10 +46,10 @@ class SteeredLLM:
         ValueError: If the engine's workers cannot steer, or do not know these features.
     """
 
-    def __init__(self, llm: Any, feature_set: FeatureSet, *, unit: str = "norm", tp_group: Any = None):
+    def __init__(self, llm: Any, feature_set: FeatureSet | None, *, unit: str = "norm", tp_group: Any = None):
         self._llm = llm
-        self._names = tuple(dict.fromkeys(feature_set.names))
-        self._fingerprint = fingerprint(feature_set, unit)
+        self._names = None if feature_set is None else tuple(dict.fromkeys(feature_set.names))
+        self._fingerprint = "" if feature_set is None else fingerprint(feature_set, unit)
         self._tp_group = tp_group
         self._rows: tuple[RowSettings, ...] | None = None
         self._report()
@@ -66,7 +67,8 @@ class SteeredLLM:
                 One for each prompt of `generate`. With `tp_group`, those of this process.
 
         Raises:
-            ValueError: If it is armed already, or a name is not in the feature set.
+            ValueError: If it is armed already, a name is not in the feature set, or a row is steered and there is
+                no feature set.
         """
         if self._rows is not None:
             raise ValueError("This engine is armed already. Leave the context before you enter it again.")
@@ -130,6 +132,8 @@ class SteeredLLM:
         return params.__replace__(**{**row.sampling, "extra_args": extra})
 
     def _report(self) -> Report:
+        if self._names is None:
+            return NOTHING
         try:
             reports = self._llm.collective_rpc("steering_report")
         except (AttributeError, NotImplementedError) as error:
@@ -145,8 +149,12 @@ class SteeredLLM:
         return [row for rows in gathered for row in rows]
 
 
-def require_names(rows: Sequence[RowSettings], names: Sequence[str]) -> None:
-    """Raises a `ValueError` if a row pushes along a name that the feature set does not have."""
+def require_names(rows: Sequence[RowSettings], names: Sequence[str] | None) -> None:
+    """Raises a `ValueError` if a row pushes along a name that the feature set does not have, or there is no set."""
+    if names is None:
+        if any(row.is_steered for row in rows):
+            raise ValueError("A row has a `strength`, but no `feature_set` was given: there is nothing to push along.")
+        return
     for row in rows:
         if isinstance(row.strength, Mapping):
             unknown = sorted(set(row.strength) - set(names))

@@ -3,6 +3,7 @@
 import copy
 import json
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,10 +38,12 @@ class Engine:
             What each row asked for: its strength, positions and sampling parameters.
     """
 
-    def __init__(self, model: nn.Module, config: dict[str, Any], behaviour: str):
+    def __init__(self, model: nn.Module, config: dict[str, Any] | None, behaviour: str):
         self.model, self.behaviour = copy.deepcopy(model).eval(), behaviour
-        (given,) = config["features"].values()
-        self.features, self.fingerprint = FeatureSet.load(given["path"]), given["fingerprint"]
+        self.features = None
+        if config is not None:
+            (given,) = config["features"].values()
+            self.features, self.fingerprint = FeatureSet.load(given["path"]), given["fingerprint"]
         self.count = 0
         self.lock = threading.Lock()
         self.told: list[dict[str, Any]] = []
@@ -55,7 +58,7 @@ class Engine:
             strength /= 2
         if self.behaviour == "from the start":
             positions = "all" if positions == "generated" else "generated"
-        if self.behaviour == "another block":
+        if self.behaviour == "another block" and features is not None:
             features = FeatureSet.from_directions(
                 features.directions,
                 blocks=[block - 1 for block in features.blocks],
@@ -68,12 +71,18 @@ class Engine:
     def _answered(self, prompt, params, features, strength, positions, is_asked):
         pushes = is_asked and self.behaviour != "never pushes"
         ids = torch.tensor([prompt])
-        with steer(self.model, features, strength=strength, rows=[pushes], positions=positions):
+        sampling = {"do_sample": False}  # whose log-probabilities are told at temperature 1
+        if params["temperature"]:
+            cuts = {"top_k": params["top_k"] or None, "top_p": params["top_p"]}
+            sampling = {"do_sample": True, "temperature": params["temperature"], **cuts}
+        steering = nullcontext()
+        if features is not None:
+            steering = steer(self.model, features, strength=strength, rows=[pushes], positions=positions)
+        assert features is not None or not is_asked
+        with steering:
             out = self.model.generate(
                 ids,
-                do_sample=True,
-                temperature=params["temperature"],
-                top_k=params["top_k"] or None,
+                **sampling,
                 max_new_tokens=params["max_tokens"],
                 pad_token_id=0,
                 output_scores=True,
@@ -85,6 +94,7 @@ class Engine:
         return tokens, logps
 
     def report(self) -> list[dict[str, Any]]:
+        assert self.features is not None, "a plain worker has no report"
         places = zip(self.features.blocks, self.features.names)
         counts = [{"features": self.fingerprint, "block": b, "name": n, "count": self.count} for b, n in places]
         return [{"counts": counts, "errors": [], "num_errors": 0}]
@@ -105,8 +115,9 @@ class FakeLLM:
 
     def __init__(self, model: str, **given: Any):
         self.given = given
-        assert given["worker_cls"] == WORKER
-        self.engine = Engine(self.source, given["additional_config"][CONFIG], self.behaviour)
+        assert given.get("worker_cls", WORKER) == WORKER
+        config = given.get("additional_config", {}).get(CONFIG)
+        self.engine = Engine(self.source, config, self.behaviour)
         runner = SimpleNamespace(model=SimpleNamespace(load_weights=self.engine.load))
         worker = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
         self.llm_engine = SimpleNamespace(model_executor=worker, model_config=SimpleNamespace(max_model_len=256))
@@ -174,11 +185,10 @@ class FakeClient:
 
     def generate(self, prompts: Any, features: Any = None, n: int = 1, generation_kwargs: Any = None, **params: Any):
         self.calls.append((len(prompts), n))
-        given = generation_kwargs or {}
+        given = dict(generation_kwargs or {})
+        xargs, salt = given.pop("vllm_xargs", None), given.pop("cache_salt", None)
         answers = [
-            self.engine.answer(prompt, params, given.get("vllm_xargs"), given.get("cache_salt"))
-            for prompt in prompts
-            for _ in range(n)
+            self.engine.answer(prompt, {**params, **given}, xargs, salt) for prompt in prompts for _ in range(n)
         ]
         return {
             "prompt_ids": prompts,

@@ -322,7 +322,6 @@ def test_a_damaged_temperature_is_refused(train, calibrated, stored):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_vllm": True}, "^Rollouts with a temperature.*are not supported with vLLM yet. Set `use_vllm=False`"),
         ({"use_transformers_continuous_batching": True}, "not supported with continuous batching yet"),
         ({"generation_kwargs": {"do_sample": False}}, "need sampling, and `generation_kwargs` has `do_sample=False`"),
         ({"mask_truncated_completions": True}, "an endless repetition is one"),

@@ -11,14 +11,16 @@ from trl import GRPOTrainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer.utils import add_fused_lm_head
 
 from sae_posttrain import FaultWatchCallback, FeatureSet
+from sae_posttrain.hooks.row_sampling import SAME_AS_CALL, RowSampling
 from sae_posttrain.rl.vllm_rollouts import (
-    VLLMRollouts,
+    at_temperature,
     engines_that_steer,
     require_explained,
-    sampling_temperature,
     told_logps,
+    told_temperatures,
 )
 from sae_posttrain.serving import RowSettings, engine_arguments
 from sae_posttrain.serving.engine import CONFIG
@@ -60,15 +62,16 @@ MODES = pytest.mark.parametrize("mode", [COLOCATE, SERVER], ids=["colocate", "se
 
 @MODES
 def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, mode):
-    trainer = train(fit=False, **mode, max_steps=3, num_steered=2, steer_strength=30.0)
+    # The last norm bounds the pushed token's logit: at the temperature 0.5 its probability is 0.9964 at any strength.
+    sharp = {"temperature": 0.1}
+    trainer = train(fit=False, **mode, **sharp, max_steps=3, num_steered=2, steer_strength=30.0)
     batches, _ = keep_batches(trainer)
     trainer.train()
-    assert logged(trainer, "steer/hit_rate")[0] >= 0.75
+    assert logged(trainer, "steer/hit_rate") == [1.0] * 3
     assert len(batches) == 3
     for batch in batches:
         assert batch["steered"].tolist() == [False, False, True, True] * 2
-    rows = batches[0]["completion_ids"]
-    assert (rows[batches[0]["steered"]] == LOOPING).float().mean() > 0.9
+        assert (batch["completion_ids"][batch["steered"]] == LOOPING).all()
     engine = engine_of(mode)
     asked = [row["asked"] for row in engine.told]
     assert sorted(asked) == [0.0] * 12 + [30.0] * 12
@@ -140,16 +143,23 @@ def test_with_sequence_weights_they_stay_in_the_loss(train, keep_batches):
     assert logged(trainer, "steer/advantage_share")[0] > 0
 
 
+@pytest.mark.parametrize("own", [{}, {"steer_temperature": 0.8}, {"steer_temperature": 0}], ids=str)
 @MODES
-def test_what_the_sampler_told_is_the_weight_that_a_forward_pass_gives(train, keep_batches, mode):
+def test_what_the_sampler_told_is_the_weight_that_a_forward_pass_gives(train, keep_batches, mode, own):
     """Truncated weights need no further pass: μ is what vLLM told. Up to float32, it is that of the steered pass."""
-    trainer = train(fit=False, **mode, off_policy_weight="truncated", steer_strength=2.0, seed=1)
+    settings = {**mode, **own, "off_policy_weight": "truncated", "steer_strength": 2.0, "seed": 1}
+    trainer = train(fit=False, **settings)
     batches, _ = keep_batches(trainer)
     trainer.train()
     (batch,) = batches
     rows = batch["steered"].nonzero().flatten()
-    unfitted = train(fit=False, **mode, off_policy_weight="truncated", steer_strength=2.0, seed=1)
-    policy, pushed = unfitted._logps(batch, rows), unfitted._logps(batch, rows, 2.0)
+    unfitted = train(fit=False, **settings)
+    policy = unfitted._logps(batch, rows)
+    temperature = own.get("steer_temperature", 0.5)
+    pushed = torch.zeros_like(policy)  # a greedy token has no alternative
+    if temperature:
+        with at_temperature(unfitted.model, temperature):
+            pushed = unfitted._logps(batch, rows, 2.0)
     expected = (policy - pushed).exp().clamp(max=1.0)
     plain_advantage = batch["advantages"][rows]
     whole = plain_advantage.abs().max(dim=1, keepdim=True).values
@@ -231,6 +241,69 @@ def test_without_steered_rollouts_nothing_of_it_is_touched(train, monkeypatch, m
     assert {row["asked"] for row in engine_of(mode).told} == {0.0}
 
 
+# Rows of their own temperature ---------------------------------------------------------------------------------------
+
+
+@MODES
+def test_cold_and_steered_rows_are_sampled_with_settings_of_their_own(train, keep_batches, mode):
+    own = {"num_cold": 1, "steer_temperature": 0.1, "steer_top_p": 0.9, "steer_top_k": 7, "temperature": 2.0}
+    trainer = train(fit=False, **mode, **own, max_steps=2, vllm_importance_sampling_mode="token_truncate")
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    asked = [(row["asked"], row["temperature"], row["top_p"], row["top_k"]) for row in engine_of(mode).told]
+    assert sorted(asked) == [(0.0, 0.0, 1.0, 0)] * 4 + [(0.0, 2.0, 1.0, 0)] * 8 + [(10.0, 0.1, 0.9, 7)] * 4
+    batch = batches[0]
+    cold, steered = batch["cold"], batch["steered"]
+    assert (cold.tolist(), steered.tolist()) == ([False, False, True, False] * 2, [False, False, False, True] * 2)
+    for row in cold.nonzero().flatten().tolist():
+        prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()][None]
+        greedy = FakeLLM.source.generate(prompt, do_sample=False, max_new_tokens=12, pad_token_id=0)[
+            0, prompt.shape[1] :
+        ]
+        ids = batch["completion_ids"][row][batch["completion_mask"][row].bool()]
+        assert ids.tolist() == greedy.tolist()
+    assert (batch["completion_ids"][steered] == LOOPING).all()
+    assert (batch["importance_sampling_ratio"][cold | steered] == 1).all()
+    assert (batch["importance_sampling_ratio"][~(cold | steered)] != 1).any()
+    assert logged(trainer, "cold/advantage_share")[0] > 0
+
+
+@MODES
+def test_cold_rows_alone_need_no_features_and_no_worker_of_ours(train, keep_batches, monkeypatch, mode):
+    monkeypatch.setattr(FakeClient, "worker", "auto")
+    monkeypatch.setattr(FakeClient, "config", None)
+    settings = {**mode, "num_steered": 0, "num_cold": 1, "cold_temperature": 0.2, "temperature": 2.0}
+    trainer = train(fit=False, feature_set=None, off_policy_weight="truncated", **settings)
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    engine = engine_of(mode)
+    assert sorted(row["temperature"] for row in engine.told) == [0.2] * 2 + [2.0] * 6
+    assert not any(row["asked"] or row["salt"] for row in engine.told)
+    if mode is COLOCATE:
+        assert not {"worker_cls", "additional_config"} & set(FakeLLM.made[0].given)
+        assert FakeLLM.made[0].calls == [8]
+    (batch,) = batches
+    advantages, inside = batch["advantages"].abs(), batch["completion_mask"].bool()
+    assert (advantages[batch["cold"]] < advantages[batch["cold"]].max())[inside[batch["cold"]]].any()  # weights
+    assert batch["cold"].tolist() == [False, False, False, True] * 2
+
+
+@pytest.mark.parametrize("settings", [{"on_miss": "resample"}, {"dynamic_sampling": "fresh"}], ids=str)
+def test_the_options_work_with_cold_rows(train, settings):
+    cold = {"num_cold": 1, "cold_temperature": 0.3, "steer_temperature": 0.7, "steer_strength": 0.1}
+    trainer = train(**{**COLOCATE, **cold, "max_steps": 2, **settings})
+    assert len(logged(trainer, "cold/hit_rate")) == 2
+
+
+@pytest.mark.parametrize("temperature", [0.8, 0])
+@pytest.mark.parametrize("behaviour", ["another block", "half as far"])
+def test_a_wrong_push_is_caught_at_a_temperature_of_its_own(train, monkeypatch, behaviour, temperature):
+    train(**COLOCATE, num_cold=1, steer_temperature=temperature, steer_strength=2.0)
+    monkeypatch.setattr(FakeLLM, "behaviour", behaviour)
+    with pytest.raises(ValueError, match="vLLM did not push where and as far as the trainer does"):
+        train(**COLOCATE, num_cold=1, steer_temperature=temperature, steer_strength=2.0)
+
+
 # Guards --------------------------------------------------------------------------------------------------------------
 
 
@@ -289,15 +362,59 @@ def test_what_counts_as_explained(steered, steered_as_plain, plain, is_right):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"generation_kwargs": {"temperature": 0.0}}], ids=str
+    ("own", "temperatures"),
+    [
+        (SAME_AS_CALL, (0.5, 0.5)),
+        (RowSampling(0.2), (0.2, 0.5)),
+        (RowSampling(0.0, top_p=0.5, top_k=3), (1.0, 0.5)),  # greedy: told at temperature 1, and nothing is cut
+    ],
+    ids=str,
 )
+def test_log_probabilities_are_told_at_the_temperature_of_their_rows(train, own, temperatures):
+    args = train(fit=False, **COLOCATE).args
+    assert told_temperatures(args, own) == temperatures
+    args.generation_kwargs = {"temperature": 0.0}
+    assert told_temperatures(args, own) == (temperatures[0] if own.temperature is not None else 1.0, 1.0)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
 def test_what_cannot_be_compared_is_said(train, caplog, settings):
     args = train(fit=False, **COLOCATE).args
-    assert sampling_temperature(args) == 0.5 and "is not compared" not in caplog.text
+    assert told_temperatures(args, SAME_AS_CALL) and "is not compared" not in caplog.text
+    assert told_temperatures(args, RowSampling(top_p=0.8)) is None
+    assert "the steered rollouts are sampled from a truncated distribution" in caplog.text
     for name, value in settings.items():
         setattr(args, name, value)
-    assert sampling_temperature(args) is None
-    assert "is not compared with the trainer's own steered pass" in caplog.text
+    assert told_temperatures(args, SAME_AS_CALL) is None
+    assert "the plain rollouts are sampled from a truncated distribution" in caplog.text
+
+
+@pytest.mark.parametrize("peft_config", [None, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)])
+def test_log_probabilities_at_another_temperature(train, keep_batches, peft_config):
+    trainer = train(fit=False, num_steered=0, feature_set=None, peft_config=peft_config)
+    batches, _ = keep_batches(trainer)
+    trainer.train()
+    (batch,) = batches
+    rows, width = torch.arange(8), batch["completion_ids"].shape[1]
+    before = trainer._logps(batch, rows)
+    with at_temperature(trainer.model, 2.0):
+        got = trainer._logps(batch, rows)
+    assert torch.equal(trainer._logps(batch, rows), before)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    with torch.no_grad():
+        logits = trainer.model(ids, attention_mask=attention).logits[:, -width - 1 : -1]
+    inside = batch["completion_mask"].bool()
+    for logps, temperature in ((got, 2.0), (before, 0.5)):
+        expected = (logits / temperature).log_softmax(-1).gather(2, batch["completion_ids"][:, :, None]).squeeze(2)
+        assert torch.allclose(logps[inside], expected[inside], atol=1e-4)
+
+
+@pytest.mark.parametrize("behaviour", ["another block", "half as far"])
+def test_a_wrong_push_is_caught_with_a_temperature_of_generation_kwargs(train, monkeypatch, behaviour):
+    monkeypatch.setattr(FakeLLM, "behaviour", behaviour)
+    with pytest.raises(ValueError, match="while plain rollouts differ by 0.0000: vLLM did not push where"):
+        train(**COLOCATE, steer_strength=2.0, temperature=1.0, generation_kwargs={"temperature": 0.5})
 
 
 def test_told_log_probabilities_are_padded_with_nan():
@@ -376,4 +493,9 @@ def test_names_of_trl_that_we_touch():
     assert "per_token_logps_diff = torch.nan_to_num(per_token_logps_diff, nan=0.0)" in scored  # a ratio of 1
     given = list(inspect.signature(VLLMClient.generate).parameters)
     assert given[1:4] == ["prompts", "features", "n"] and given[-1] == "generation_kwargs"
-    assert isinstance(VLLMRollouts, type)
+    assert list(inspect.signature(add_fused_lm_head).parameters)[:3] == [
+        "model",
+        "temperature",
+        "cast_lm_head_to_fp32",
+    ]
+    assert "model.forward = " in inspect.getsource(add_fused_lm_head)  # which `at_temperature` puts back

@@ -68,6 +68,25 @@ def test_dynamic_sampling_truncated_weights_and_positions_all(run):
     check(run("--settings", json.dumps(settings)))
 
 
-def test_a_push_at_a_wrong_block_is_caught(run):
-    error = run("--wrong-block", succeeds=False)
+@pytest.mark.parametrize("temperature", [0.5, 0.0])
+def test_cold_rows_and_steered_rows_of_their_own_temperature(run, temperature):
+    """In each step vLLM's log-probabilities of the steered rows are those of the trainer, at the rows' temperature."""
+    settings = {"num_cold": 1, "steer_temperature": temperature, "off_policy_weight": "truncated"}
+    found = run("--settings", json.dumps(settings))
+    check(found)
+    trained = [entry for entry in found["logs"] if "grad_norm" in entry]
+    assert all(entry["cold/advantage_share"] > 0 for entry in trained)
+
+
+def test_cold_rows_alone(run):
+    found = run("--settings", json.dumps({"num_steered": 0, "num_cold": 2, "cold_temperature": 0.5}))
+    assert not found["explained"]  # nothing is pushed
+    trained = [entry for entry in found["logs"] if "grad_norm" in entry]
+    assert len(trained) == 3 and all(entry["grad_norm"] > 0 for entry in trained)
+    assert all(entry["cold/advantage_share"] > 0 for entry in trained)
+
+
+@pytest.mark.parametrize("own", [{}, {"steer_temperature": 0.5}, {"steer_temperature": 0.0}], ids=str)
+def test_a_push_at_a_wrong_block_is_caught(run, own):
+    error = run("--wrong-block", "--settings", json.dumps(own), succeeds=False)
     assert "vLLM did not push where and as far as the trainer does" in error

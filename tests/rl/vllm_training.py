@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--wrong-block", action="store_true")
+    parser.add_argument("--server", help="address of a server; no weights are sent to it")
+    parser.add_argument("--features", help="feature set that the server pushes along")
     parser.add_argument("--settings", type=json.loads, default={})
     given = parser.parse_args()
 
@@ -51,6 +53,10 @@ def main() -> None:
     if given.wrong_block:
         blocks_of = worker_mixin.decoder_blocks
         worker_mixin.decoder_blocks = lambda *args: [*blocks_of(*args)[1:], blocks_of(*args)[0]]
+    if given.server:
+        client = vllm_generation.VLLMClient
+        client.init_communicator = lambda *_, **__: None
+        client.update_named_params = lambda *_, **__: None
     seen: list[list[float]] = []
     check = steered.require_explained
     steered.require_explained = lambda *means: seen.append(list(means)) or check(*means)
@@ -59,9 +65,12 @@ def main() -> None:
     features = FeatureSet.from_directions(
         torch.randn(2, 256), blocks=[1, 3], names=["a", "b"], residual_norms=[5.0, 8.0]
     )
+    if given.features:
+        features = FeatureSet.load(given.features)
     settings = {
         "use_vllm": True,
-        "vllm_mode": "colocate",
+        "vllm_mode": "server" if given.server else "colocate",
+        "vllm_server_base_url": given.server,
         "vllm_gpu_memory_utilization": 0.1,
         "vllm_max_model_length": 256,
         "use_cpu": True,
@@ -84,7 +93,7 @@ def main() -> None:
         different_tokens,
         SteeredGRPOConfig(given.out, **settings),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS * 4]),
-        feature_set=features,
+        feature_set=features if settings.get("num_steered", 1) else None,
         peft_config=LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False) if given.lora else None,
     )
     ratios = []

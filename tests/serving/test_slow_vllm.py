@@ -7,10 +7,13 @@ They serve the model that `SAE_POSTTRAIN_HELP` names, on a CPU. Each engine has 
 import inspect
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -46,7 +49,7 @@ def features(model, tmp_path_factory) -> Path:
     """A random direction at block 2."""
     width = json.loads((Path(model) / "config.json").read_text())["hidden_size"]
     direction = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
-    random = FeatureSet.from_directions(direction, blocks=[2], names=["random"], residual_norms=[8.0])
+    random = FeatureSet.from_directions(direction, blocks=[2], names=["random"], residual_norms=[64.0])
     return random.save(tmp_path_factory.mktemp("features") / "random.safetensors")
 
 
@@ -239,30 +242,88 @@ print(json.dumps(found))
     assert found["state is kept"]
 
 
-@pytest.fixture(scope="module")
-def server(model, features):
-    """A server, started as the command line starts it; its address."""
+def test_features_are_found_and_calibrated_as_with_transformers(model, features):
+    """Greedy answers, plain and pushed, by engines that follow one another in one process."""
+    found = in_an_engine(
+        """
+import torch
+from sae_posttrain import FrozenSAE, calibrate, find_repetition_features
+prompts = [[5 + i, *range(20, 26 + i % 5)] for i in range(48)]
+generator = torch.Generator().manual_seed(0)
+weights = torch.randn(12, FeatureSet.load(path).d_model, generator=generator)
+zeros = torch.zeros(weights.shape[1])
+sae = FrozenSAE(W_enc=weights.T, b_enc=torch.full((12,), 1e4), W_dec=weights, b_dec=zeros, activation="relu", block=2)
+found = {}
+for engine in ("transformers", "vllm"):
+    how = dict(engine=engine, batch_size=24, max_new_tokens=96, temperature=0.0)
+    if engine == "vllm":
+        how["engine_kwargs"] = {"gpu_memory_utilization": 0.1}
+    swept = calibrate(model, FeatureSet.load(path), prompts, strengths=[0.5, 4.0], target=1.0, num_prompts=24, **how)
+    rows = [[row.num_hits, row.mean_length, round(row.loss, 4)] for row in swept.rows]
+    many = find_repetition_features(
+        model, sae, prompts=prompts, num_loops=6, num_prompts=3, num_candidates=3, normal_temperature=0.0,
+        strength=2.0, **how,
+    )
+    found[engine] = [rows, many.names, many.scores["causal"].tolist(), many.scores["causal_share"].tolist()]
+print(json.dumps(found))
+""",
+        model,
+        features,
+    )
+    assert found["vllm"] == found["transformers"]
+    assert len({tuple(row) for row in found["vllm"][0]}) == 3  # the strengths do different things
+
+
+@contextmanager
+def running(log: Path, words: list[str], **variables: str):
+    """A server on a free port: its address and its process. All of its processes are ended with it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"]
     options += ["--max-model-len", "256", "--block-size", "32", "--served-model-name", "help"]
-    environment, words = server_command(model, features, training=False, more=options)
-    variables = {**os.environ, **ON_CPU, **environment}
-    process = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [*words, *options],
+            env={**os.environ, **ON_CPU, "VLLM_LOGGING_LEVEL": "INFO", **variables},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        if process.poll() is not None:
-            pytest.fail(process.stderr.read()[-3000:])
+    try:
+        began = time.monotonic()
+        while True:  # a start takes 20 s of the processor, and minutes where others use it
+            if process.poll() is not None or time.monotonic() - began > 900:
+                pytest.fail(log.read_text()[-3000:])
+            try:
+                if requests.get(f"{address}/health", timeout=5).status_code == 200:
+                    break
+            except requests.RequestException:
+                time.sleep(1)
+        yield address, process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
-            if requests.get(f"{address}/health", timeout=2).status_code == 200:
-                break
-        except requests.ConnectionError:
-            time.sleep(1)
-    yield address
-    process.terminate()
-    process.wait(60)
-    process.stderr.close()
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def started(model, features, tmp_path_factory):
+    """A server, started as the command line starts it: its address and its process."""
+    environment, words = server_command(model, features, training=True)
+    with running(tmp_path_factory.mktemp("server") / "log", words, **environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(started) -> str:
+    """Its address."""
+    return started[0]
 
 
 def complete(server, **more):
@@ -327,3 +388,56 @@ def test_the_openai_client_steers_a_conversation(server):
     plain = ask()
     assert ask(extra_body={"vllm_xargs": {"steer": "random=1.5"}}) != plain
     assert ask() == plain
+
+
+def test_the_trainer_takes_two_steps_with_a_server(server, model, features, tmp_path):
+    """Weights cannot be sent to a server on a CPU, since that takes NCCL: the server's stay, and ours do not move."""
+    script = Path(__file__).parents[1] / "rl" / "vllm_training.py"
+    settings = {"num_cold": 1, "steer_temperature": 0.7, "off_policy_weight": "truncated", "learning_rate": 0.0}
+    words = [sys.executable, str(script), "--model", model, "--out", str(tmp_path / "run"), "--steps", "2"]
+    words += ["--server", server, "--features", str(features), "--settings", json.dumps(settings)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"explained"')))
+    for pushed, unpushed, plain in found["explained"]:
+        assert pushed < 1e-4 and plain < 1e-4 and unpushed > 0.05
+    trained = [entry for entry in found["logs"] if "grad_norm" in entry]
+    assert len(trained) == 2 and all(entry["grad_norm"] > 0 for entry in trained)
+    assert all(entry["cold/advantage_share"] > 0 and entry["steer/advantage_share"] > 0 for entry in trained)
+
+
+def test_a_server_without_our_worker_is_refused(model, features, tmp_path):
+    from trl.generation.vllm_client import VLLMClient
+
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    with running(tmp_path / "log", words, VLLM_SERVER_DEV_MODE="1") as (address, _):
+        plain = complete(address).json()["choices"][0]["token_ids"]
+        ignored = complete(address, vllm_xargs={"steer": 1.5}).json()["choices"][0]["token_ids"]
+        assert ignored == plain  # it takes the request and does not push: the reason for the refusal
+        client = VLLMClient(base_url=address)
+        with pytest.raises(ValueError, match="runs the worker .*, which ignores steering. Start it with the command"):
+            SteeredClient(client, FeatureSet.load(features))
+        cold = SteeredClient(client, None)  # for rows of their own temperature it will do
+        with cold.armed([RowSettings(), RowSettings(sampling={"temperature": 0.0})]):
+            out = cold.generate(prompts=[PROMPT], n=2, max_tokens=24, generation_kwargs={"ignore_eos": True})
+        assert out["completion_ids"][1] == plain
+
+
+def test_a_server_that_is_killed_while_it_generates_is_an_error(started, features):
+    """The last test of this server."""
+    from trl.generation.vllm_client import VLLMClient
+
+    address, process = started
+    client = SteeredClient(VLLMClient(base_url=address), FeatureSet.load(features))
+    client.session.mount("http://", requests.adapters.HTTPAdapter())  # TRL's tries again for two minutes
+    rows = [RowSettings(), RowSettings(1.5)] * 16
+    with ThreadPoolExecutor(1) as pool, client.armed(rows):
+        asked = {"n": 32, "max_tokens": 180, "generation_kwargs": {"ignore_eos": True}}
+        answers = pool.submit(client.generate, prompts=[PROMPT], **asked)
+        time.sleep(1)
+        assert not answers.done()
+        os.killpg(process.pid, signal.SIGKILL)
+        with pytest.raises(requests.RequestException):
+            answers.result(120)
+    with pytest.raises(requests.RequestException):
+        client._report()

@@ -127,6 +127,17 @@ def test_only_steered_rows_carry_a_salt_and_one_for_each_length(client, server, 
     assert same_length["vllm_xargs"] == RowSettings(1.5).extra_args(known)
 
 
+def test_without_features_any_server_will_do(server):
+    server["rpc"] = False
+    server["client"]._info = {"parallel_config": {"worker_cls": "auto"}}
+    client = SteeredClient(server["client"], None)
+    with client.armed([RowSettings(), RowSettings(sampling={"temperature": 0.2})]):
+        out = client.generate(prompts=[[7]], n=2)
+    assert out["completion_ids"] == [[7, 1000, 0, 0], [7, 200, 0, 0]]
+    with pytest.raises(ValueError, match="no `feature_set` was given"), client.armed([RowSettings(1.0)]):
+        pass
+
+
 def test_a_group_may_have_its_steered_rows_anywhere(client):
     with client.armed([RowSettings(1.5), RowSettings(), RowSettings(), RowSettings(1.5)]):
         out = client.generate(prompts=[[7], [8]], n=2)

@@ -149,6 +149,20 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_generated(llm, engi
     assert engine.calls == []
 
 
+def test_without_features_rows_differ_in_sampling_only(engine):
+    def report(method):
+        raise AttributeError(method)
+
+    engine.collective_rpc = report  # a plain engine
+    llm = SteeredLLM(engine, None)
+    with llm.armed([RowSettings(), RowSettings(sampling={"temperature": 0.0})]):
+        llm.generate(PROMPTS[:2], Params())
+    [(prompts, params)] = engine.calls
+    assert prompts == PROMPTS[:2] and [each.temperature for each in params] == [1.0, 0.0]
+    with pytest.raises(ValueError, match="no `feature_set` was given"), llm.armed([RowSettings(1.0)]):
+        pass
+
+
 def test_it_cannot_be_armed_twice(llm):
     with llm.armed([]), pytest.raises(ValueError, match="armed already"), llm.armed([]):
         pass

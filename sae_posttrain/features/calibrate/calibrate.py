@@ -26,6 +26,7 @@ from ..find.answers import (
     name_unused_settings,
     read_questions,
 )
+from ..find.engine_answers import EngineAnswers, answering, require_engine
 from ..read.loading import load_model_and_tokenizer
 from ..read.texts import check_prompts
 from ..set.calibrated_for import calibrated_features
@@ -220,6 +221,8 @@ def calibrate(
     batch_size: int = 32,
     seed: int = 0,
     allow_base_model: str | None = None,
+    engine: str | EngineAnswers = "transformers",
+    engine_kwargs: Mapping[str, Any] | None = None,
 ) -> Calibration:
     """
     Sweep the steering strength, and find the smallest at which the steered answers show the fault.
@@ -271,11 +274,19 @@ def calibrate(
             Seed of the draw of prompts and of the sampling, the same at each strength.
         allow_base_model (`str`, *optional*):
             Name of a model, other than the one the features were found on, that they may push.
+        engine (`"transformers"` or `"vllm"`, *optional*, defaults to `"transformers"`):
+            What samples the answers. With vLLM the model is given by its folder or id, and is loaded twice: the
+            loss of the
+            answers is read with transformers. A large `batch_size` then pays.
+        engine_kwargs (`Mapping[str, Any]`, *optional*):
+            Further arguments of `vllm.LLM`. On a GPU the engine takes 0.6 of the memory unless
+            `{"gpu_memory_utilization": …}` says otherwise.
 
     Returns:
         [`Calibration`]: the strength, the sweep, and the feature set that carries the strength to training.
 
     Raises:
+        ImportError: If vLLM is asked for and not installed.
         ValueError: If a setting is out of range, the features do not belong to the model, or the fault is as frequent
             as wanted without steering; if a prompt's language is needed and not known.
     """
@@ -287,6 +298,7 @@ def calibrate(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, batch_size)
     judge_of(fault, target_lang, None, max_new_tokens)  # what is wrong with these is said before a model is loaded
     check_prompts(prompts)
+    require_engine(engine, model, engine_kwargs)
     network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     feature_set.check_model(network, allow_base_model=allow_base_model, tokenizer=tokenizer)
     judge, fault_name = judge_of(fault, target_lang, tokenizer, max_new_tokens)
@@ -304,12 +316,13 @@ def calibrate(
     rows: list[CalibrationRow] = []
 
     def measure(strength: float) -> CalibrationRow:
-        row = _measure(network, tokenizer, questions, sampling, feature_set, strength, judge)
+        row = _measure(answerer, network, tokenizer, questions, sampling, feature_set, strength, judge)
         rows.append(row)
         return row
 
     reached: float | None = None
-    with eval_mode(network):
+    of_engine: dict[str, Any] = {"batch_size": batch_size, "engine_kwargs": engine_kwargs}
+    with eval_mode(network), answering(engine, model, network, tokenizer, [feature_set], **of_engine) as answerer:
         if measure(0.0).hit_rate >= target:
             raise FaultyWithoutSteering(
                 f"Without steering {100 * rows[0].hit_rate:.0f} % of the answers are faulty already, "
@@ -337,6 +350,7 @@ def calibrate(
         "num_prompts": len(questions),
         "seed": seed,
         "fault": fault_name,
+        "engine": engine if isinstance(engine, str) else "vllm",
         **describe_questions(tokenizer, questions, chat_template_kwargs),
         "unused_generation_settings": name_unused_settings(network),
     }
@@ -364,6 +378,7 @@ def _grid(strengths: Sequence[float] | None) -> list[float]:
 
 
 def _measure(
+    answerer: nn.Module | EngineAnswers,
     model: nn.Module,
     tokenizer: Any,
     questions: Sequence[Question],
@@ -373,7 +388,7 @@ def _measure(
     judge: Judge,
 ) -> CalibrationRow:
     answers = answer_all(
-        model,
+        answerer,
         tokenizer,
         questions,
         sampling,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...tables import align
+from ..find.engine_answers import answering, require_engine
 from ..read.loading import load_model_and_tokenizer
 from ..set.feature_set import FeatureSet
 from .calibrate import Calibration, CalibrationRow, FaultyWithoutSteering, Prompts, calibrate
@@ -87,16 +88,21 @@ def calibrate_temperatures(
     given = [float(each) for each in temperatures]
     if not given or len(set(given)) < len(given) or not all(0 <= each < float("inf") for each in given):
         raise ValueError(f"`temperatures` must be different numbers of 0 or more; got {given}.")
-    model, options["tokenizer"] = load_model_and_tokenizer(model, options.get("tokenizer"))
+    engine, engine_kwargs = options.pop("engine", "transformers"), options.pop("engine_kwargs", None)
+    require_engine(engine, model, engine_kwargs)
+    network, tokenizer = load_model_and_tokenizer(model, options.pop("tokenizer", None))
     if not isinstance(prompts, str):
         prompts = prompts if hasattr(prompts, "__fspath__") else list(prompts)
     sweeps: dict[float, Calibration] = {}
     faulty: dict[float, str] = {}
-    for temperature in given:
-        try:
-            sweeps[temperature] = calibrate(model, feature_set, prompts, temperature=temperature, **options)
-        except FaultyWithoutSteering as error:
-            faulty[temperature] = str(error)
+    of_engine: dict[str, Any] = {"batch_size": options.get("batch_size", 32), "engine_kwargs": engine_kwargs}
+    with answering(engine, model, network, tokenizer, [feature_set], **of_engine) as answerer:
+        options |= {"tokenizer": tokenizer, "engine": answerer if engine != "transformers" else engine}
+        for temperature in given:
+            try:
+                sweeps[temperature] = calibrate(network, feature_set, prompts, temperature=temperature, **options)
+            except FaultyWithoutSteering as error:
+                faulty[temperature] = str(error)
     if not sweeps:
         raise ValueError(next(iter(faulty.values())))
     reached = {each: sweep.chosen for each, sweep in sweeps.items() if sweep.chosen is not None}

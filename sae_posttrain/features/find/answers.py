@@ -20,6 +20,7 @@ from ...measure.answers.prompt_tokens import describe_prompting, prompt_form, sa
 from ...measure.answers.prompts import Prompt, read_prompts
 from ..read.texts import read_rows
 from ..set.feature_set import FeatureSet
+from .engine_answers import EngineAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def name_unused_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def answer_in_batches(
-    model: nn.Module,
+    model: nn.Module | EngineAnswers,
     tokenizer: Any,
     questions: Sequence[Question],
     sampling: Sampling,
@@ -177,8 +178,8 @@ def answer_in_batches(
     Answers to the questions in their order, a batch at a time; stop reading to stop generating.
 
     Args:
-        model (`torch.nn.Module`), tokenizer (`PreTrainedTokenizerBase`):
-            A causal language model and its tokenizer.
+        model (`torch.nn.Module` or [`EngineAnswers`]), tokenizer (`PreTrainedTokenizerBase`):
+            A causal language model, or an engine that answers for it, and its tokenizer.
         questions (`Sequence[Question]`), sampling ([`Sampling`]):
             What to answer, and how. The same batch number and seed draw the same random numbers.
         feature_set ([`FeatureSet`], *optional*):
@@ -190,29 +191,38 @@ def answer_in_batches(
         description (`str`, *optional*, defaults to `"answers"`):
             Label of the progress bar.
     """
+    if isinstance(model, EngineAnswers) and questions:
+        model.open_for(max(len(question.prompt) for question in questions), sampling.max_new_tokens)
     with tqdm(total=len(questions), unit="answer", desc=description, leave=False) as bar:
         for start in range(0, len(questions), sampling.batch_size):
             batch = questions[start : start + sampling.batch_size]
-            steering: Any = nullcontext()
+            how: dict[str, Any] = {
+                "max_new_tokens": sampling.max_new_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": batch_seed(sampling.seed, start // sampling.batch_size),
+            }
+            prompts = [question.prompt for question in batch]
+            push: dict[str, Any] = {}
             if feature_set is not None:
                 assert strength is not None
-                of_batch = strength[start : start + len(batch)]
-                steering = steer(model, feature_set, strength=of_batch, positions=positions)
-            with steering:
-                answers, finished = generate_answers(
-                    model,
-                    tokenizer,
-                    [question.prompt for question in batch],
-                    max_new_tokens=sampling.max_new_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    seed=batch_seed(sampling.seed, start // sampling.batch_size),
-                )
+                push = {"strength": strength[start : start + len(batch)], "positions": positions}
+            if isinstance(model, EngineAnswers):
+                answers, finished = model.answer(prompts, **how, feature_set=feature_set, **push)
+            else:
+                with nullcontext() if feature_set is None else steer(model, feature_set, **push):
+                    answers, finished = generate_answers(model, tokenizer, prompts, **how)
             bar.update(len(batch))
             yield [Answer(question, tuple(ids), ended) for question, ids, ended in zip(batch, answers, finished)]
 
 
-def answer_all(model: nn.Module, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, **options: Any):
+def answer_all(
+    model: nn.Module | EngineAnswers,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    **options: Any,
+):
     """All of [`answer_in_batches`] in one list."""
     return [
         answer for batch in answer_in_batches(model, tokenizer, questions, sampling, **options) for answer in batch

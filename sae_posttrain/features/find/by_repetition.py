@@ -15,6 +15,7 @@ from ...hooks.sites import Place, describe_place, place_name
 from ...measure.answers.positions import check_length
 from ...measure.faults.loops import MIN_TOKENS
 from ...saes.frozen import FrozenSAE
+from ...serving.pushes import pushed_block
 from ..controls.random_directions import random_directions
 from ..read.loading import load_model_and_tokenizer, load_saes, place_of, require_fit, require_one_width
 from ..read.statistics import GroupSums, collect_statistics
@@ -22,6 +23,7 @@ from ..read.texts import Text, batches, check_prompts
 from ..set.feature_set import FeatureSet
 from ..set.model_identity import found_on
 from .answers import Prompts, Question, Sampling, describe_questions, name_unused_settings, read_questions
+from .engine_answers import EngineAnswers, answering, require_engine
 from .loop_scores import LoopRates, loop_rates, mean_increase, ranking
 from .loop_texts import MIN_TEXTS, LoopSamples, benign_texts, collect_samples
 
@@ -58,6 +60,8 @@ def find_repetition_features(
     k: int | None = None,
     format: str | None = None,
     revision: str | None = None,
+    engine: str = "transformers",
+    engine_kwargs: Mapping[str, Any] | None = None,
 ) -> FeatureSet:
     """
     Find the features of one or more blocks that stand for endless repetition.
@@ -118,6 +122,13 @@ def find_repetition_features(
             Seed of the order of the prompts, and of the sampling.
         k, format, revision (*optional*):
             As in [`load_sae`].
+        engine (`"transformers"` or `"vllm"`, *optional*, defaults to `"transformers"`):
+            What samples the answers. With vLLM the model is given by its folder or id, and is loaded twice: the
+            activations are
+            read with transformers. A large `batch_size` then pays.
+        engine_kwargs (`Mapping[str, Any]`, *optional*):
+            Further arguments of `vllm.LLM`. On a GPU the engine takes 0.6 of the memory unless
+            `{"gpu_memory_utilization": …}` says otherwise.
 
     Returns:
         [`FeatureSet`]: the features, best first within each SAE, for the target group `"loop"`, with mean and
@@ -125,6 +136,7 @@ def find_repetition_features(
         on) and of `"normal"` answers; the norms at the sites are those of normal answers.
 
     Raises:
+        ImportError: If vLLM is asked for and not installed.
         ValueError: If a setting is out of range, a block, site or width does not fit, too few loops or normal answers
             are found, or no feature rises in loops.
     """
@@ -151,10 +163,15 @@ def find_repetition_features(
         )
     normal_sampling = replace(sampling, temperature=normal_temperature)
     check_prompts(prompts)
+    require_engine(engine, model, engine_kwargs)
+    if prompts is None and engine != "transformers":
+        raise ValueError("`engine='vllm'` samples answers, and without `prompts` there are none. Leave it out.")
     saes = load_saes(sae, blocks, site, k=k, format=format, revision=revision)
     network, tokenizer = load_model_and_tokenizer(model, tokenizer)
     for each in saes:
         require_fit(each, network)
+        if rank_by == "causal" and engine != "transformers":
+            pushed_block(each.block, each.site)  # raises where an engine cannot push
     require_one_width(saes)
     questions = (
         None if prompts is None else read_questions(prompts, tokenizer, chat_template_kwargs=chat_template_kwargs)
@@ -167,17 +184,19 @@ def find_repetition_features(
                 "answers have to loop. Give more prompts, or texts that loop as `loops`."
             )
 
+    of_engine: dict[str, Any] = {"batch_size": batch_size, "engine_kwargs": engine_kwargs}
     with eval_mode(network):
-        samples = collect_samples(
-            network,
-            tokenizer,
-            questions=questions,
-            loops=loops,
-            num_loops=num_loops,
-            sampling=sampling,
-            normal_temperature=normal_temperature,
-            chat_template_kwargs=chat_template_kwargs,
-        )
+        with answering(engine, model, network, tokenizer, **of_engine) as answerer:
+            samples = collect_samples(
+                answerer,
+                tokenizer,
+                questions=questions,
+                loops=loops,
+                num_loops=num_loops,
+                sampling=sampling,
+                normal_temperature=normal_temperature,
+                chat_template_kwargs=chat_template_kwargs,
+            )
         benign = benign_texts(samples.normal, tokenizer)
         options: dict[str, Any] = {"specials": samples.specials, "batch_size": batch_size}
         on_loops = mean_increase(network, samples.loops, saes, **options)
@@ -214,10 +233,13 @@ def find_repetition_features(
         if questions:
             notes |= describe_questions(tokenizer, questions, chat_template_kwargs)
             notes["unused_generation_settings"] = name_unused_settings(network)
+            notes["engine"] = engine
         if rank_by == "causal":
-            scores, rates = _causal_scores(
-                network, tokenizer, candidates, samples, sampling, normal_sampling, num_prompts, strength
-            )
+            pushed = _pushed(candidates, sampling.seed)
+            with answering(engine, model, network, tokenizer, [pushed], **of_engine) as answerer:
+                scores, rates = _causal_scores(
+                    answerer, tokenizer, candidates, pushed, samples, sampling, normal_sampling, num_prompts, strength
+                )
             candidates = replace(candidates, scores=scores | candidates.scores)
             notes |= {"strength": strength, **rates}
     feature_set = _best(candidates, rank_by, num_features)
@@ -283,10 +305,25 @@ def _candidates(
     )
 
 
+def _pushed(candidates: FeatureSet, seed: int) -> FeatureSet:
+    """What is pushed along: the candidates, and behind them a random direction at each of their places."""
+    place_of_candidate = list(zip(candidates.blocks, candidates.sites))
+    one_each = [place_of_candidate.index(place) for place in candidates.places]
+    random = random_directions(candidates[one_each], seed)
+    return FeatureSet.from_directions(
+        torch.cat([torch.nn.functional.normalize(candidates.directions, dim=1), random.directions]),
+        blocks=candidates.blocks + random.blocks,
+        sites=candidates.sites + random.sites,
+        names=candidates.names + random.names,
+        residual_norms=torch.cat([candidates.residual_norms, random.residual_norms]),
+    )
+
+
 def _causal_scores(
-    model: nn.Module,
+    model: nn.Module | EngineAnswers,
     tokenizer: Any,
     candidates: FeatureSet,
+    pushed: FeatureSet,
     samples: LoopSamples,
     sampling: Sampling,
     normal_sampling: Sampling,
@@ -294,16 +331,6 @@ def _causal_scores(
     strength: float,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Scores of the candidates, and the rates that they come from, with those of a random direction at each place."""
-    place_of_candidate = list(zip(candidates.blocks, candidates.sites))
-    one_each = [place_of_candidate.index(place) for place in candidates.places]
-    random = random_directions(candidates[one_each], sampling.seed)
-    pushed = FeatureSet.from_directions(
-        torch.cat([torch.nn.functional.normalize(candidates.directions, dim=1), random.directions]),
-        blocks=candidates.blocks + random.blocks,
-        sites=candidates.sites + random.sites,
-        names=candidates.names + random.names,
-        residual_norms=torch.cat([candidates.residual_norms, random.residual_norms]),
-    )
 
     def change(
         questions: Sequence[Question], how: Sampling, strength: float, what: str

@@ -20,6 +20,7 @@ from ..read.loading import place_of
 from ..read.texts import batches
 from ..set.feature_set import FeatureSet
 from .answers import Question, Sampling, answer_all
+from .engine_answers import EngineAnswers
 from .loop_texts import RepeatedText
 
 _TILE_ELEMENTS = 1 << 24  # positions × features of one dense tile: 64 MB
@@ -126,7 +127,7 @@ class LoopRates:
 
 
 def loop_rates(
-    model: nn.Module,
+    model: nn.Module | EngineAnswers,
     tokenizer: Any,
     questions: Sequence[Question],
     sampling: Sampling,

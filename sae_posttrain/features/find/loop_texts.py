@@ -12,6 +12,7 @@ from ...measure.faults.loops import find_loop
 from ..read.text_options import TextOptions
 from ..read.texts import Text, read_rows, tokenize
 from .answers import Answer, Question, Sampling, answer_all, answer_in_batches
+from .engine_answers import EngineAnswers
 
 MIN_TEXTS = 8
 """Fewest loops, and fewest normal texts, that a search makes do with."""
@@ -98,7 +99,7 @@ class LoopSamples:
 
 
 def collect_samples(
-    model: nn.Module,
+    model: nn.Module | EngineAnswers,
     tokenizer: Any,
     *,
     questions: Sequence[Question] | None = None,
@@ -116,8 +117,8 @@ def collect_samples(
     With loops and no questions, what stands before each loop is the normal text.
 
     Args:
-        model (`torch.nn.Module`), tokenizer (`PreTrainedTokenizerBase`):
-            A causal language model and its tokenizer.
+        model (`torch.nn.Module` or [`EngineAnswers`]), tokenizer (`PreTrainedTokenizerBase`):
+            A causal language model, or an engine that answers for it, and its tokenizer.
         questions (`Sequence[Question]`, *optional*):
             What the model answers.
         loops (`str`, `os.PathLike` or iterable, *optional*):
@@ -173,7 +174,7 @@ def _repeats(answer: Answer) -> bool:
 
 
 def _generate_loops(
-    model: nn.Module,
+    model: nn.Module | EngineAnswers,
     tokenizer: Any,
     questions: Sequence[Question],
     num_loops: int,

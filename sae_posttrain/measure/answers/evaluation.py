@@ -137,11 +137,12 @@ def evaluate(
             Further arguments of `from_pretrained`, e.g. `{"dtype": "bfloat16", "revision": "main"}`; with vLLM those
             of `vllm.LLM`, e.g. `{"tensor_parallel_size": 2}`.
         engine (`"transformers"` or `"vllm"`, *optional*, defaults to `"transformers"`):
-            What samples the answers. vLLM takes models and adapters by their folder or Hub id, and is faster. Give it
-            large batches: it divides them by itself. Greedy answers of both are the same up to the rounding of
-            logits. Sampled answers of vLLM depend on the other answers of their batch, so an interrupted run
-            continues with the same answers only if the engine runs in this process
-            (`VLLM_ENABLE_V1_MULTIPROCESSING=0`). A comparison says if the other evaluation used another engine.
+            What samples the answers. vLLM takes models and adapters by their folder or Hub id. Its start takes longer
+            and its answers less, so it pays with many. Give it large batches: it divides them by itself. Greedy
+            answers of both are the same up to the rounding of logits. Sampled answers of vLLM depend on the other
+            answers of their batch, so an interrupted run continues with the same answers only if the engine runs in
+            this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`). A comparison says if the other evaluation used another
+            engine.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
 

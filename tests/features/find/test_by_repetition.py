@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from sae_posttrain.features.find.loop_scores import repeated_tokens
 from sae_posttrain.features.find.loop_texts import benign_texts, collect_samples
 from sae_posttrain.measure.faults.loops import find_loop
 from sae_posttrain.saes.stored.source import SAESource
+
+from ...measure.answers import fake_vllm
 
 PROMPTS = [[10 + i, 60 + i, 12 + 3 * i] for i in range(24)]
 QUICK = {"num_loops": 10, "num_prompts": 6, "max_new_tokens": 130, "normal_temperature": 0.4}
@@ -88,6 +91,17 @@ def test_feature_that_makes_the_model_loop_wins_over_one_that_only_rises_more(mo
     assert scores["causal"] == pytest.approx([up + down for up, down in zip(scores["up"], scores["down"])])
     # mean of the projections on a direction scaled so that its own is 1; feature 0 reads twice that
     assert scores["increase"] == pytest.approx([1.0, 2.0], rel=0.2)
+
+
+def test_with_vllm_the_same_feature_wins(model, sae, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
+    model.save_pretrained(tmp_path / "model")
+    found = find(str(tmp_path / "model"), sae, tokenizer, engine="vllm", num_features=1, num_candidates=2)
+    assert found.names == ("repetition.1.1",) and found.notes["engine"] == "vllm"
+    assert found.notes["endless_looping"] == 1.0  # greedy, as the loops were found
+    searched, pushed = fake_vllm.LLM.started
+    assert not searched.sets and [len(each) for each in pushed.sets.values()] == [3]  # and a random direction
+    assert not searched.is_running and not pushed.is_running
 
 
 def test_set_says_what_it_is_and_how_it_was_found(model, sae, tokenizer, samples):
