@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .analysis.browse.browse import browse_features as browse_features
     from .analysis.classifier import FeatureClassifier as FeatureClassifier
+    from .analysis.classifier_judge import ClassifierJudge as ClassifierJudge
     from .analysis.classifier_reward import ClassifierReward as ClassifierReward
     from .analysis.coverage import coverage as coverage
     from .analysis.coverage import redundancy as redundancy
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .analysis.select import select as select
     from .analysis.show import show_features as show_features
     from .analysis.text_activations import TextActivations as TextActivations
+    from .analysis.untouched import find_untouched as find_untouched
     from .features.calibrate.calibrate import calibrate as calibrate
     from .features.controls.matched_random import matched_random_features as matched_random_features
     from .features.controls.random_directions import random_directions as random_directions
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "ClassifierJudge": "analysis.classifier_judge",
     "ClassifierReward": "analysis.classifier_reward",
     "EndlessRepetitionReward": "rl.rewards",
     "FaultWatchCallback": "training.watch.callback",
@@ -92,6 +95,7 @@ _MODULES = {
     "find_loop": "measure.faults.loops",
     "find_repetition_features": "features.find.by_repetition",
     "find_switches": "measure.faults.switching",
+    "find_untouched": "analysis.untouched",
     "import_directions": "features.set.imported",
     "load_sae": "saes.loading",
     "matched_random_features": "features.controls.matched_random",

@@ -1,5 +1,5 @@
 """
-Coverage and redundancy of 51 benchmark tasks, 60 examples each, in the features of a model.
+Coverage and redundancy of 51 benchmark tasks in the features of a model.
 
 Near-duplicates by construction (three sizes of `tracking_shuffled_objects`, two forms of `elementary_math_qa`, two of
 `arithmetic`) must be each other's nearest. `select` keeps a tenth of all examples. The closed form of the coverage
@@ -44,7 +44,7 @@ def neighbours(found: Overlap, by: str) -> dict[str, Any]:
     return told
 
 
-def timed(read: TextActivations, block: int, num_orders: int = 200) -> dict[str, float]:
+def timed(read: TextActivations, block: int, num_orders: int = 50) -> dict[str, float]:
     """Seconds of the exact curves of all sets, of sampled ones, and the largest error of the sampled ones."""
     incidence = incidences(read, block)
     counts = {name: np.asarray(fired.sum(axis=0)).ravel() for name, fired in incidence.items()}
@@ -104,8 +104,7 @@ def of_block(read: TextActivations, block: int) -> dict[str, Any]:
             "bound": chosen.bound,
             "examples_of_each_task": dict(zip(per_task[0].tolist(), per_task[1].tolist())),
         },
-        "time": timed(read, block),
-    }
+    } | ({"time": timed(read, block)} if read.pool == "last" else {})
 
 
 def draw(read: TextActivations, block: int, path: Path) -> None:
@@ -142,21 +141,29 @@ def main() -> None:
     parser.add_argument("--saes", type=Path, nargs="+", required=True)
     parser.add_argument("--blocks", type=int, nargs="+", required=True)
     parser.add_argument("--k", type=int, help="active features per token, if the SAE's files do not say it")
+    parser.add_argument("--examples", type=int, default=NUM_EXAMPLES, help="of each task")
     parser.add_argument("--pools", nargs="+", default=["last", "max"])
     parser.add_argument("--page", type=Path, help="page of the last block, at the last token, to write")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"model": arguments.model.name, "examples_a_task": NUM_EXAMPLES, "pools": {}}
+    results: dict[str, Any] = {"model": arguments.model.name, "examples_a_task": arguments.examples, "pools": {}}
     for pool in arguments.pools:
         read = activations_of(
-            arguments.data, pool, arguments.model, arguments.saes, arguments.blocks, arguments.kept, arguments.k
+            arguments.data,
+            pool,
+            arguments.model,
+            arguments.saes,
+            arguments.blocks,
+            arguments.kept,
+            arguments.k,
+            arguments.examples,
         )
         results["pools"][pool] = {str(block): of_block(read, block) for block in arguments.blocks}
         for block, each in results["pools"][pool].items():
             for by, told in each["nearest"].items():
                 wrong = [name for name, one in told.items() if not one["right"]]
                 print(f"{pool}, block {block}, {by}: {len(told) - len(wrong)} of {len(told)} right; wrong: {wrong}")
-            print({name: each[name] for name in ("select", "time", "untouched")})
+            print({name: each[name] for name in ("select", "time", "untouched") if name in each})
         if pool == "last":
             draw(read, arguments.blocks[-1], arguments.out.with_suffix(".png"))
             if arguments.page is not None:
@@ -165,8 +172,8 @@ def main() -> None:
                 subtitle = f"{len(read):,} examples of 51 tasks, block {block}, last token."
                 page = coverage_page(coverage(read, block), overlap(read, block), chosen, subtitle=subtitle)
                 arguments.page.write_text(page, encoding="utf-8")
-    results |= {"machine": hardware(), "versions": versions("scipy", "numpy", "torch")}
-    arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        results |= {"machine": hardware(), "versions": versions("scipy", "numpy", "torch")}
+        arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

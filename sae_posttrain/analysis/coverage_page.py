@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
 from .coverage import Coverage
+from .feature_page import render
 from .overlap import Overlap
 from .select import Selection
+from .untouched import Untouched
 
-_TEMPLATE = Path(__file__).with_name("coverage_page.html.jinja")
-_CELL, _LABEL, _TREE = 14, 290, 120
+_CELL, _TREE = 14, 70
+_LETTER, _MOST_LETTERS = 6, 44  # width of a letter of a name, and how many are shown
 _WIDTH, _HEIGHT = 680, 300
 _MOST_IDS = 200
 
@@ -20,6 +21,7 @@ def coverage_page(
     measured: Coverage,
     overlapping: Overlap | None = None,
     selection: Selection | None = None,
+    untouched: Untouched | None = None,
     *,
     title: str = "Coverage and redundancy",
     subtitle: str = "",
@@ -29,7 +31,8 @@ def coverage_page(
     One HTML file without scripts and without requests, for light and dark screens and for phones.
 
     Args:
-        measured ([`Coverage`]), overlapping ([`Overlap`], *optional*), selection ([`Selection`], *optional*):
+        measured ([`Coverage`]), overlapping ([`Overlap`], *optional*), selection ([`Selection`], *optional*),
+        untouched ([`Untouched`], *optional*):
             What is shown; sets that are only one have no overlap.
         title, subtitle (`str`, *optional*):
             Heading, and the line below it.
@@ -39,19 +42,19 @@ def coverage_page(
     Returns:
         `str`: the page.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     rows = sorted(measured.sets.items(), key=lambda item: -item[1].redundancy_at_equal_size)
     ids = measured.untouched
     more = "" if len(ids) <= _MOST_IDS else f" and {len(ids) - _MOST_IDS:,} more"
-    return template.render(
+    return render(
+        "coverage_page.html.jinja",
         title=title,
         subtitle=subtitle,
         matrix="" if overlapping is None else _matrix(overlapping),
         pairs=[] if overlapping is None else _pairs(overlapping, num_pairs),
         curves=_curves(measured, [rows[0][0], rows[-1][0]]),
+        marked=""
+        if len(rows) < 3
+        else f"In red: {rows[0][0]}, the most redundant set at equal size, and {rows[-1][0]}, the least.",
         sets=[
             [
                 name,
@@ -66,8 +69,17 @@ def coverage_page(
         ],
         selection="" if selection is None else str(selection),
         untouched=f"{len(ids):,} of {measured.num_features:,} features fire on no example of any set.",
+        reference=_reference(untouched),
+        features=[] if untouched is None else list(zip(untouched.views, untouched.num_firing_texts)),
         untouched_ids=("Their numbers: " + ", ".join(map(str, ids[:_MOST_IDS])) + more) if ids else "",
     )
+
+
+def _reference(untouched: Untouched | None) -> str:
+    if untouched is None:
+        return ""
+    most = f" Those that fire in most of them, {len(untouched.features)}, are below." if untouched.features else ""
+    return f"{untouched.num_fire:,} of them fire in the {untouched.num_texts:,} reference texts.{most}"
 
 
 def _pairs(overlapping: Overlap, number: int) -> list[list[str]]:
@@ -91,16 +103,17 @@ def _pairs(overlapping: Overlap, number: int) -> list[list[str]]:
 def _matrix(overlapping: Overlap) -> str:
     """Dendrogram, names and cells, each set one row and one column."""
     order, num = overlapping.order, len(overlapping.order)
-    left = _TREE + _LABEL
+    names = [_shortened(overlapping.names[i]) for i in order]
+    left = _TREE + 12 + _LETTER * max(map(len, names))
     width, height = left + num * _CELL + 4, num * _CELL + 4
     parts = [
         f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Similarity of {num} sets, ordered by clustering">'
     ]
     parts += _tree(overlapping)
-    for row, i in enumerate(order):
+    for row, (i, shown) in enumerate(zip(order, names)):
         name = escape(overlapping.names[i])
-        parts.append(f'<text x="{_TREE + 6}" y="{row * _CELL + 11}">{name[:52]}</text>')
+        parts.append(f'<text x="{_TREE + 6}" y="{row * _CELL + 11}">{escape(shown)}</text>')
         for column, j in enumerate(order):
             value = float(overlapping.similarity[i, j])
             parts.append(
@@ -109,6 +122,12 @@ def _matrix(overlapping: Overlap) -> str:
                 f"{escape(overlapping.names[j])}: {value:.2f}</title></rect>"
             )
     return "".join([*parts, "</svg>"])
+
+
+def _shortened(name: str) -> str:
+    """A long name without its middle: sets of one family differ at the end."""
+    half = _MOST_LETTERS // 2
+    return name if len(name) <= _MOST_LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _tree(overlapping: Overlap) -> list[str]:
@@ -131,7 +150,7 @@ def _curves(measured: Coverage, marked: Sequence[str]) -> str:
     width, height = _WIDTH - left - pad, _HEIGHT - bottom - pad
     largest = max(each.num_examples for each in measured.sets.values())
     parts = [
-        f'<svg width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<svg class="curves" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         'aria-label="Expected coverage by number of examples">',
         f'<path class="axis" d="M{left} {pad}V{pad + height}H{left + width}"/>',
     ]

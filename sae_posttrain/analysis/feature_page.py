@@ -21,7 +21,7 @@ from .feature_charts import draw_histogram, draw_starts
 from .logit_lens import Promoted, logit_lens
 from .token_readings import first_counted, token_pieces
 
-_TEMPLATE = Path(__file__).with_name("feature_page.html.jinja")
+_FEATURE_STYLE = Path(__file__).with_name("feature_style.css")
 _NUM_SNIPPETS = 4  # of each group
 TOKENS_BEFORE, TOKENS_AFTER = 28, 16  # of the strongest token of a snippet
 _NUM_SHADES = 5
@@ -232,12 +232,14 @@ def write_feature_page(
         note (`str`, *optional*):
             What has to be known before the first figure.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    html = template.render(
-        title=title, lead=lead, note=note, views=views, words=words, style=STYLE.read_text(encoding="utf-8")
+    html = render(
+        "feature_page.html.jinja",
+        title=title,
+        lead=lead,
+        note=note,
+        views=views,
+        words=words,
+        style=STYLE.read_text(encoding="utf-8"),
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,3 +251,19 @@ def write_feature_page(
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def render(template: str, **values: Any) -> str:
+    """The HTML of a template of this folder. Every value is escaped unless the template says otherwise."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        feature_style=_FEATURE_STYLE.read_text(encoding="utf-8"), **values
+    )

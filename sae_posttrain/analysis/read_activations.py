@@ -360,7 +360,7 @@ class _Parts:
             if self._residuals[place]:
                 residuals[place] = np.concatenate(_from_all(np.concatenate(self._residuals[place])))[order]
         about = [about[i] for i in order]
-        _warn_of_texts(about, positions)
+        _warn_of_texts(about, positions, pool)
         return TextActivations(
             values=values,
             feature_ids={
@@ -382,7 +382,7 @@ def _from_all(part: Any) -> list[Any]:
     return [part] if PartialState().num_processes == 1 else gather_object([part])
 
 
-def _warn_of_texts(about: Sequence[tuple[int, int, str, str, bool]], positions: str) -> None:
+def _warn_of_texts(about: Sequence[tuple[int, int, str, str, bool]], positions: str, pool: str) -> None:
     if not PartialState().is_main_process:
         return
     num_cut = sum(cut for *_, cut in about)
@@ -392,7 +392,7 @@ def _warn_of_texts(about: Sequence[tuple[int, int, str, str, bool]], positions: 
             "%d of %d texts are longer than `max_length` and were read up to there%s.",
             num_cut,
             len(about),
-            "; the last token read is not their last" if positions == "last" else "",
+            "; the last token read is not their last" if "last" in (positions, pool) else "",
         )
     if num_empty:
         logger.warning(

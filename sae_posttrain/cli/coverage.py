@@ -54,6 +54,9 @@ def add_coverage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--select", type=float, help="write the examples that cover most: a number, or a share below 1 such as 0.1"
     )
+    parser.add_argument(
+        "--reference", help="texts in which to show features that no set fires, as --texts of other commands"
+    )
     parser.add_argument("--cache", type=Path, help="file that keeps the activations, ending in .safetensors")
     add_batch_size(parser, "texts", 16)
     add_template_kwargs(parser)
@@ -77,6 +80,8 @@ def _coverage(arguments: argparse.Namespace) -> None:
     from ..analysis.overlap import overlap
     from ..analysis.read_activations import read_activations
     from ..analysis.select import select
+    from ..analysis.untouched import find_untouched
+    from ..features.read.loading import load_saes
     from ..features.read.text_options import TextOptions
     from ..features.read.texts import check_texts
 
@@ -87,6 +92,18 @@ def _coverage(arguments: argparse.Namespace) -> None:
                            text_column=given.get("text_column", "text"))  # fmt: skip
         name = Path(path).name.split(".jsonl")[0].split(".json")[0]
         rows += [{**row, "set": str(row[arguments.group_column]) if arguments.group_column else name} for row in read]
+    reference = None
+    if arguments.reference is not None:
+        reference = check_texts(arguments.reference, given.get("split", "train"), group_column=None,
+                                text_column=given.get("text_column", "text"))  # fmt: skip
+    saes = load_saes(
+        arguments.sae,
+        arguments.blocks,
+        arguments.site,
+        k=arguments.k,
+        format=arguments.format,
+        revision=arguments.revision,
+    )
     options = TextOptions(
         group_column="set",
         chat_template_kwargs=arguments.chat_template_kwargs,
@@ -95,17 +112,12 @@ def _coverage(arguments: argparse.Namespace) -> None:
     )
     activations = read_activations(
         arguments.model,
-        arguments.sae,
+        saes,
         rows,
-        blocks=arguments.blocks,
-        site=arguments.site,
         pool=arguments.pool,
         positions=arguments.positions,
         cache=arguments.cache,
         text_options=options,
-        k=arguments.k,
-        format=arguments.format,
-        revision=arguments.revision,
     )
     measured = coverage(activations)
     several = len(measured.sets) > 1
@@ -130,6 +142,14 @@ def _coverage(arguments: argparse.Namespace) -> None:
         results["overlap"] = {
             name: value.tolist() if hasattr(value, "tolist") else value for name, value in vars(overlapping).items()
         }
+    untouched = None
+    if reference is not None:
+        untouched = find_untouched(measured, arguments.model, saes[0], reference, text_options=options)
+        results["untouched_in_reference"] = {
+            "num_texts": untouched.num_texts,
+            "num_fire": untouched.num_fire,
+            "features": dict(zip(untouched.features, untouched.num_firing_texts)),
+        }
     written = []
     if selection is not None:
         results["selection"] = {"rows": selection.rows.tolist(), "covered": selection.covered.tolist(),
@@ -137,7 +157,7 @@ def _coverage(arguments: argparse.Namespace) -> None:
         kept = _kept_rows(rows, options.max_texts)
         lines = [json.dumps(kept[i], ensure_ascii=False, default=str) + "\n" for i in sorted(selection.rows.tolist())]
         written.append(write_whole(arguments.out.with_suffix(".jsonl"), "".join(lines)))
-    page = coverage_page(measured, overlapping, selection, subtitle=subtitle)
+    page = coverage_page(measured, overlapping, selection, untouched, subtitle=subtitle)
     written += [
         write_whole(arguments.out, page),
         write_whole(arguments.out.with_suffix(".json"), json.dumps(results, ensure_ascii=False) + "\n"),

@@ -106,6 +106,24 @@ def test_coverage_writes_a_page_figures_and_the_chosen_examples(folder, capsys):
     assert main(["coverage", *data, *extra]) == 2 and "--overwrite" in capsys.readouterr().err
 
 
+def test_coverage_shows_what_no_set_touches_on_reference_texts(folder, capsys):
+    (folder / "few.jsonl").write_text(json.dumps({"text": "aa aa"}) + "\n")
+    out, reference = folder / "few.html", str(folder / "texts.jsonl")
+    data = [str(folder / "few.jsonl"), *common(folder, "--blocks", 1, "--out", out, "--reference", reference)]
+    assert main(["coverage", *data]) == 0
+    found = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    shown = found["untouched_in_reference"]["features"]
+    assert 0 < len(shown) <= found["untouched_in_reference"]["num_fire"]
+    assert {int(feature) for feature in shown} <= set(found["untouched"])
+    counts = list(shown.values())
+    assert counts == sorted(counts, reverse=True) and counts[-1] > 0
+    page = out.read_text(encoding="utf-8")
+    assert page.count("Its direction promotes") == len(shown) and '<mark class="a' in page
+    missing = common(folder, "--blocks", 1, "--out", folder / "x.html", "--reference", folder / "none.jsonl")
+    assert main(["coverage", str(folder / "few.jsonl"), *missing]) == 2
+    assert "none.jsonl" in capsys.readouterr().err and not (folder / "x.html").exists()
+
+
 def test_each_file_is_a_set_and_one_set_has_no_overlap(folder, capsys):
     out = folder / "one.html"
     assert main(["coverage", str(folder / "texts.jsonl"), *common(folder, "--blocks", 1, "--out", out)]) == 0
