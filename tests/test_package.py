@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "steering": {"features.find.answers", "features.read", "features.set", "hooks", "measure"},
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
     "analysis": {"features", "hooks", "measure", "saes"},
+    "analysis.synthesis": {"analysis", "features", "hooks", "measure", "saes"},
     "sae_training": {
         "saes",
         "hooks",
