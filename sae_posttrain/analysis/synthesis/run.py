@@ -171,7 +171,7 @@ class SynthesisRun:
     def _judge(
         self, plans: Sequence[Plan], questions: Sequence[str], answers: Sequence[str | None]
     ) -> list[dict[str, Any]]:
-        records = []
+        records: list[dict[str, Any]] = []
         for plan, question, answer in zip(plans, questions, answers):
             row = self._form.make(question, answer or "", plan.label)
             ids = self._tokenizer(answer or "", add_special_tokens=False)["input_ids"]
