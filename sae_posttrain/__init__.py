@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .analysis.read_activations import read_activations as read_activations
     from .analysis.select import select as select
     from .analysis.show import show_features as show_features
+    from .analysis.synthesis.endpoint_generator import EndpointGenerator as EndpointGenerator
+    from .analysis.synthesis.local_generator import LocalGenerator as LocalGenerator
+    from .analysis.synthesis.synthesise import synthesise as synthesise
     from .analysis.text_activations import TextActivations as TextActivations
     from .analysis.untouched import find_untouched as find_untouched
     from .features.calibrate.calibrate import calibrate as calibrate
@@ -64,6 +67,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "ClassifierJudge": "analysis.classifier_judge",
     "ClassifierReward": "analysis.classifier_reward",
+    "EndpointGenerator": "analysis.synthesis.endpoint_generator",
     "EndlessRepetitionReward": "rl.rewards",
     "FaultWatchCallback": "training.watch.callback",
     "FeatureClassifier": "analysis.classifier",
@@ -73,6 +77,7 @@ _MODULES = {
     "FeatureSet": "features.set.feature_set",
     "FrozenSAE": "saes.frozen",
     "LanguageConsistencyReward": "rl.rewards",
+    "LocalGenerator": "analysis.synthesis.local_generator",
     "SASFTConfig": "sft.config",
     "SASFTTrainer": "sft.trainer",
     "SteeredGRPOConfig": "rl.config",
@@ -110,6 +115,7 @@ _MODULES = {
     "select": "analysis.select",
     "show_features": "analysis.show",
     "steer": "features.set.steering",
+    "synthesise": "analysis.synthesis.synthesise",
     "train_sae": "sae_training.trainer",
 }
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "features.fit": {"features.read", "features.set", "hooks", "measure.answers", "saes"},
     "analysis.browse": {"analysis", "features", "hooks", "measure.report", "saes"},
     "analysis": {"features", "hooks", "measure", "saes"},
+    "analysis.synthesis": {"analysis", "features", "hooks", "measure", "saes"},
     "sae_training": {
         "saes",
         "hooks",

@@ -27,6 +27,7 @@ from .lab import add_lab
 from .report import add_report
 from .sample_size import add_sample_size
 from .show import add_show
+from .synthesise import add_synthesise
 from .train_sae import add_train_sae
 from .vllm_serve import add_vllm_serve
 from .watch import add_watch
@@ -45,6 +46,7 @@ _COMMANDS = {
     "browse": (add_browse, "write pages on which to search and read all features of an SAE"),
     "classify": (add_classify, "tell texts apart by features that fire on them, compared with words and probes"),
     "coverage": (add_coverage, "measure what data sets cover of the features, and which sets repeat each other"),
+    "synthesise": (add_synthesise, "make rows that fire the features which a data set does not"),
     "calibrate": (add_calibrate, "find the steering strength at which answers show a fault"),
     "features": (add_features, "list the feature sets of a repository, index them, or give features other names"),
     "generate": (add_generate, "answer prompts without and with steering, or measure a sweep over the strength"),

@@ -16,6 +16,7 @@ _OTHER_NAMES = {
     "train-sae": {"output_dir": "out", "learning_rate": "lr", "l1_coefficient": "l1"},
     "demo": {"output_dir": "out"},
     "generate": {"feature_set": "features"},
+    "synthesise": {"output_dir": "out", "base_url": "endpoint", "only_missing": "all_targets"},
     "chat": {"feature_set": "features"},
 }
 """For each command, arguments of its function whose option has another name."""

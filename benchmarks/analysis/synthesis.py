@@ -1,0 +1,298 @@
+"""
+Do rows made for missing features help more than others? A classifier of hotel reviews, with little real data.
+
+English reviews as seeds (`--rows`), and as many more of four kinds: made for features that the seeds never fire; made
+in the same way for random features that they fire already; the seeds once more; further real reviews (the ceiling).
+Passages come from 400 other real reviews, the reference; so do the real reviews of the ceiling. The test split, 400
+reviews, takes no part in anything else. Several draws of the seeds.
+
+The label of a made row is that of the passage in its request, which asks for "a new negative hotel review", or that
+of the seed which is rewritten. Nothing checks that the generator obeys.
+
+`make` writes a folder for each arm and draw, and goes on where it was interrupted (`timeout 8m …` is fine).
+`evaluate` trains the classifiers on what is there.
+
+    python benchmarks/analysis/synthesis.py make --data data/bigbench/multiemo --model smollm2-135m-instruct \
+        --saes models/real/smollm2-135m-instruct --kept kept
+    python benchmarks/analysis/synthesis.py evaluate …
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reviews import BLOCKS, OPTIONS, activations_of, review_sets
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import hardware, versions
+
+from sae_posttrain import FeatureClassifier, LocalGenerator, TextActivations, read_activations, synthesise
+from sae_posttrain.analysis.feature_rule import f1_score
+from sae_posttrain.analysis.synthesis.prompts import Templates
+
+RESULTS = Path(__file__).parents[1] / "results" / "synthesis.json"
+ARMS = ("guided", "random")
+SEEDS = (0, 1, 2)
+BLOCK, CHECK_BLOCK = 14, 9
+NUM_REFERENCE = 400
+ROWS_PER_TARGET, ATTEMPTS_PER_TARGET = 2, 12
+NUM_REAL = (30, 60, 90, 120, 180, 240, 300, 400, 460)
+RESAMPLES = 2000
+TEMPLATES = Templates(
+    new=(
+        "Passages from hotel reviews:\n{snippets}\n\nWrite a new {label} hotel review of three sentences about "
+        "another hotel. These words belong in it: {words}. Reply with the review only."
+    ),
+    rewrite=(
+        "A {label} hotel review:\n{seed}\n\nWrite another {label} hotel review of three sentences, in other words. "
+        "These words belong in it: {words}. Reply with the review only."
+    ),
+)
+
+
+def divided(rows: list[dict[str, Any]], draw: int, num: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Seeds and reference of a draw, as many of each label."""
+    seeds, reference = [], []
+    for label in ("negative", "positive"):
+        members = [row for row in rows if row["label"] == label]
+        random.Random(draw).shuffle(members)
+        seeds += members[: num // 2]
+        reference += members[num // 2 : num // 2 + NUM_REFERENCE // 2]
+    return seeds, reference
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"text": row["text"], "label": row["label"]} for row in rows]
+
+
+def train_activations(arguments: argparse.Namespace, rows: list[dict[str, Any]], side: str) -> TextActivations:
+    return activations_of(rows, f"hotels.en.{side}", arguments.model, arguments.saes, arguments.kept)
+
+
+def random_targets(read: TextActivations, seeds: list[int], reference: list[int], draw: int, num: int) -> list[int]:
+    """Features that fire on seeds and on two or more reference rows, without regard to anything else."""
+    fired = read.fires(BLOCK)
+    fits = (fired[seeds].sum(axis=0) > 0) & (fired[reference].sum(axis=0) >= 2)
+    return random.Random(draw).sample(np.flatnonzero(fits).tolist(), num)
+
+
+def make(arguments: argparse.Namespace) -> None:
+    rows = review_sets(arguments.data, "en")["train"]
+    generator = LocalGenerator(
+        str(arguments.model),
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=0.9,
+        top_p=0.95,
+        strength=arguments.strength,
+        model_kwargs={"dtype": "float32"},
+    )
+    for draw in arguments.draws:
+        seeds, reference = divided(rows, draw, arguments.rows)
+        for arm in arguments.arms:
+            targets: Any = "missing"
+            if arm == "random":
+                number = {row["id"]: i for i, row in enumerate(rows)}
+                read = train_activations(arguments, rows, "train")
+                targets = random_targets(
+                    read,
+                    [number[row["id"]] for row in seeds],
+                    [number[row["id"]] for row in reference],
+                    draw,
+                    arguments.rows,
+                )
+            made = synthesise(
+                str(arguments.model),
+                str(arguments.saes / f"blocks.{BLOCK}.hook_resid_post"),
+                plain(seeds),
+                targets,
+                generator,
+                output_dir=arguments.kept / f"{arm}.{arguments.rows}.{draw}",
+                reference=plain(reference),
+                label_column="label",
+                what="hotel review",
+                templates=TEMPLATES,
+                block=BLOCK,
+                check_sae=str(arguments.saes / f"blocks.{CHECK_BLOCK}.hook_resid_post"),
+                check_blocks=[CHECK_BLOCK],
+                only_missing=arm == "guided",
+                max_targets=arguments.rows,
+                rows_per_target=ROWS_PER_TARGET,
+                attempts_per_target=ATTEMPTS_PER_TARGET,
+                max_rows=arguments.rows,
+                num_passages=1,
+                batch_size=arguments.batch_size,
+                text_options=OPTIONS,
+                seed=draw,
+            )
+            print(f"{arm}, draw {draw}\n{made}\n", flush=True)
+
+
+def read_made(arguments: argparse.Namespace, rows: list[dict[str, Any]], name: str) -> TextActivations:
+    return read_activations(
+        str(arguments.model),
+        [str(arguments.saes / f"blocks.{block}.hook_resid_post") for block in BLOCKS],
+        plain(rows),
+        blocks=BLOCKS,
+        residuals=True,
+        text_options=OPTIONS,
+        cache=arguments.kept / f"made.{name}.safetensors",
+    )
+
+
+def predictions(
+    train: list[dict[str, Any]], read: TextActivations, test: list[dict[str, Any]], test_read: TextActivations
+) -> dict[str, np.ndarray]:
+    """Whether each test review is called negative, by each classifier learnt from these rows."""
+    labels = [row["label"] for row in train]
+    words = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
+    )
+    found = {
+        "TF-IDF + logistic": words.fit([row["text"] for row in train], labels).predict([row["text"] for row in test])
+    }
+    for rule in ("any", "logistic"):
+        classifier = FeatureClassifier(pos_label="negative", rule=rule).fit(read, labels)
+        found[f"FeatureClassifier, {rule}"] = classifier.predict(test_read)
+    return {name: np.asarray(said) == "negative" for name, said in found.items()}
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    sets = review_sets(arguments.data, "en")
+    rows, test = sets["train"], sets["test"]
+    read, test_read = train_activations(arguments, rows, "train"), train_activations(arguments, test, "test")
+    number = {row["id"]: i for i, row in enumerate(rows)}
+    truth = np.array([row["label"] == "negative" for row in test])
+    found: dict[str, dict[str, list[np.ndarray]]] = {}
+    reports: dict[str, Any] = {}
+    for draw in arguments.draws:
+        seeds, reference = divided(rows, draw, arguments.rows)
+        seed_read = read[[number[row["id"]] for row in seeds]]
+        by_label = {label: [row for row in reference if row["label"] == label] for label in ("negative", "positive")}
+        further = [row for members in by_label.values() for row in members[: arguments.rows // 2]]
+        further_read = read[[number[row["id"]] for row in further]]
+        arms = {
+            "real": (seeds, seed_read),
+            "real, twice": (seeds + seeds, seed_read.merge(seed_read)),
+            "twice as much real": (seeds + further, seed_read.merge(further_read)),
+        }
+        for arm in arguments.arms:
+            folder = arguments.kept / f"{arm}.{arguments.rows}.{draw}"
+            if not (folder / "synthetic.jsonl").exists():
+                print(f"{folder} is not finished; left out.", flush=True)
+                continue
+            made = [json.loads(line) for line in (folder / "synthetic.jsonl").read_text("utf-8").splitlines()]
+            reports[f"{arm}.{arguments.rows}.{draw}"] = json.loads((folder / "report.json").read_text("utf-8")) | {
+                "labels": {label: sum(row["label"] == label for row in made) for label in ("negative", "positive")},
+                "kinds": {kind: sum(row["provenance"]["kind"] == kind for row in made) for kind in ("new", "rewrite")},
+                "mean_characters": round(sum(len(row["text"]) for row in made) / len(made), 1),
+            }
+            made_read = read_made(arguments, made, f"{arm}.{arguments.rows}.{draw}")
+            both = seed_read.merge(made_read) if seed_read.origin["saes"] == made_read.origin["saes"] else None
+            assert both is not None
+            arms[f"real + {arm}"] = (seeds + made, both)
+            arms[f"{arm} alone"] = (made, made_read)
+        for name, (members, members_read) in arms.items():
+            for classifier, said in predictions(members, members_read, test, test_read).items():
+                found.setdefault(classifier, {}).setdefault(name, []).append(said)
+    results = {
+        "model": "SmolLM2-135M-Instruct",
+        "block_of_targets": BLOCK,
+        "block_that_took_no_part": CHECK_BLOCK,
+        "num_rows": arguments.rows,
+        "num_test": len(test),
+        "draws": arguments.draws,
+        "f1": {name: summary(arms, truth) for name, arms in found.items()},
+        "real_curve": real_curve(rows, read, number, test, test_read, truth, arguments),
+        "synthesis": reports,
+        "machine": hardware(),
+        "versions": versions("scikit-learn", "torch", "transformers", "datasketch"),
+    }
+    for classifier, told in results["f1"].items():
+        print(classifier)
+        for arm, each in told.items():
+            low, high = each["interval"]
+            more = each.get("minus_real")
+            shown = f"  {more['difference']:+.3f} [{more['low']:+.3f}, {more['high']:+.3f}]" if more else ""
+            print(f"  {arm:24} {each['f1']:.3f} [{low:.3f}, {high:.3f}]  draws {each['draws']}{shown}")
+    arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def summary(arms: dict[str, list[np.ndarray]], truth: np.ndarray) -> dict[str, Any]:
+    """Mean F1 over the draws, with an interval over resampled test reviews (the same ones in every arm and draw)."""
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(len(truth), size=len(truth)) for _ in range(RESAMPLES)]
+    resampled = {
+        name: np.array([np.mean([f1_score(truth[rows], said[rows]) for said in draws]) for rows in samples])
+        for name, draws in arms.items()
+    }
+    mean = {name: float(np.mean([f1_score(truth, said) for said in draws])) for name, draws in arms.items()}
+    told: dict[str, Any] = {}
+    for name, draws in arms.items():
+        told[name] = {
+            "f1": round(mean[name], 4),
+            "interval": np.percentile(resampled[name], [2.5, 97.5]).round(4).tolist(),
+            "draws": [round(float(f1_score(truth, said)), 3) for said in draws],
+        }
+        for other in ("real", "real + random"):
+            if other in arms and other != name and len(arms[other]) == len(draws):
+                low, high = np.percentile(resampled[name] - resampled[other], [2.5, 97.5])
+                told[name]["minus_" + other.replace(" + ", "_").replace(" ", "_")] = {
+                    "difference": round(mean[name] - mean[other], 4),
+                    "low": round(float(low), 4),
+                    "high": round(float(high), 4),
+                }
+    return told
+
+
+def real_curve(
+    rows: list[dict[str, Any]],
+    read: TextActivations,
+    number: dict[Any, int],
+    test: list[dict[str, Any]],
+    test_read: TextActivations,
+    truth: np.ndarray,
+    arguments: argparse.Namespace,
+) -> dict[str, dict[str, float]]:
+    """Mean F1 by number of real reviews: how many of them a made row is worth."""
+    curve: dict[str, dict[str, float]] = {}
+    for size in NUM_REAL:
+        scores: dict[str, list[float]] = {}
+        for draw in arguments.draws:
+            seeds, reference = divided(rows, draw, arguments.rows)
+            ordered = [
+                [row for row in seeds + reference if row["label"] == label] for label in ("negative", "positive")
+            ]
+            members = [row for of_label in ordered for row in of_label[: size // 2]]
+            members_read = read[[number[row["id"]] for row in members]]
+            for classifier, said in predictions(members, members_read, test, test_read).items():
+                scores.setdefault(classifier, []).append(f1_score(truth, said))
+        for classifier, values in scores.items():
+            curve.setdefault(classifier, {})[str(size)] = round(float(np.mean(values)), 4)
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["make", "evaluate"])
+    for name in ("data", "model", "saes", "kept"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--rows", type=int, default=200, help="real rows, and as many made ones (default: 200)")
+    parser.add_argument("--strength", type=float, default=0.0, help="how far answers are pushed along their feature")
+    parser.add_argument("--batch-size", type=int, default=48)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    (make if arguments.action == "make" else evaluate)(arguments)
+
+
+if __name__ == "__main__":
+    main()
