@@ -50,7 +50,7 @@ def main() -> None:
             continue
         ours, theirs = ({seed: arms[arm][seed] for seed in sorted(shared)} for arm in (one, other))
         found = bootstrap_difference(before=rows(theirs, "endless"), after=rows(ours, "endless"))
-        lines.append(f"| `{one}` less `{other}` | {points(found)} | {found.p_value:.3f} |")
+        lines.append(f"| `{one}` less `{other}` | {points(found)} | {p_value(found)} |")
     text = "\n".join(lines) + "\n"
     print(text)
     arguments.answers.with_suffix(".md").write_text(text, encoding="utf-8")
@@ -92,6 +92,10 @@ def points(found: Any) -> str:
     return f"{100 * found.estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
+def p_value(found: Any) -> str:
+    return f"{found.p_value:.3f}" if found.p_value >= 0.001 else "< 0.001"
+
+
 def draw(arms: dict[str, Any], losses: dict[str, dict[str, float]], path: Path) -> None:
     """Endless answers against what the arm costs: what is to the left and low is better."""
     figure = new_figure(7.5, 4.2)
@@ -105,8 +109,9 @@ def draw(arms: dict[str, Any], losses: dict[str, dict[str, float]], path: Path) 
         share = 100 * found.estimate
         error = [[share - 100 * max(low, 0)], [100 * high - share]]
         axes.errorbar([cost], [share], yerr=error, fmt="o", color="C3" if "steered" in arm else "0.35", capsize=3)
-        axes.annotate(arm, (cost, share), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.axvline(0.5, color="0.6", linestyle=":")
+        axes.annotate(arm, (cost, 100 * high), xytext=(0, 3), textcoords="offset points", fontsize=8, rotation=45)
+    axes.axvline(0.5, color="0.6", linestyle=":", label="allowed")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_xlabel("rise of the held-out loss, in % (the larger of two kinds of text)")
     axes.set_ylabel("endless greedy answers, in %")
     axes.set_ylim(bottom=0)
