@@ -212,10 +212,7 @@ def measure(
             "num_tokens": count,
             "mass": {script: mass[script] / where[script] for script in mass},
         }
-    result: dict[str, Any] = {
-        "languages": by_lang,
-        "sampled": sampled(model, tokenizer, rows, settings, target_script),
-    }
+    result: dict[str, Any] = {"languages": by_lang}
     if features is not None:
         result["reach"] = reach
     return result
