@@ -43,7 +43,7 @@ SEEDS = (0, 1, 2)
 BLOCK, CHECK_BLOCK = 14, 9
 NUM_REFERENCE = 400
 ROWS_PER_TARGET, ATTEMPTS_PER_TARGET = 2, 12
-NUM_REAL = (30, 60, 90, 120, 180, 240, 300, 400, 460)
+NUM_REAL = (30, 60, 100, 200, 300, 400, 500, 600)
 RESAMPLES = 2000
 TEMPLATES = Templates(
     new=(
@@ -88,7 +88,7 @@ def make(arguments: argparse.Namespace) -> None:
     generator = LocalGenerator(
         str(arguments.model),
         max_new_tokens=arguments.max_new_tokens,
-        temperature=0.9,
+        temperature=arguments.temperature,
         top_p=0.95,
         strength=arguments.strength,
         model_kwargs={"dtype": "float32"},
@@ -266,6 +266,8 @@ def real_curve(
         scores: dict[str, list[float]] = {}
         for draw in arguments.draws:
             seeds, reference = divided(rows, draw, arguments.rows)
+            if size > len(seeds) + len(reference):
+                continue
             ordered = [
                 [row for row in seeds + reference if row["label"] == label] for label in ("negative", "positive")
             ]
@@ -287,6 +289,7 @@ def main() -> None:
     parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--rows", type=int, default=200, help="real rows, and as many made ones (default: 200)")
     parser.add_argument("--strength", type=float, default=0.0, help="how far answers are pushed along their feature")
+    parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--out", type=Path, default=RESULTS)

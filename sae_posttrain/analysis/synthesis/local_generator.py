@@ -102,10 +102,11 @@ class LocalGenerator:
             "model_kwargs": recorded_kwargs(self.model_kwargs),
         }
 
-    def share(self, path: str | None, model: Any, tokenizer: Any) -> None:
-        """Take a model that is loaded already, if it is that of the same folder and nothing else was asked for."""
+    def prepare(self, path: str | None, model: Any, tokenizer: Any) -> None:
+        """Load the model; one that is loaded already is taken if it is that of the same folder, loaded in one way."""
         if self._loaded is None and path is not None and self._model == path and not self.model_kwargs:
             self._loaded = model, self._given_tokenizer or tokenizer
+        self._load()
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

@@ -241,7 +241,7 @@ def synthesise(
     for each in (target_sae, *others):
         require_fit(each, network)
     if isinstance(generator, LocalGenerator):
-        generator.share(model if isinstance(model, str) else None, network, known_tokenizer)
+        generator.prepare(model if isinstance(model, str) else None, network, known_tokenizer)
     reader = RowReader(
         network, known_tokenizer, [target_sae, *others], positions, options, folder / ACTIVATIONS_FOLDER
     )
