@@ -88,7 +88,7 @@ def write_features(folder: Path, records: list[Any]) -> int:
 
 def write_texts(folder: Path, records: Iterable[list[Any]]) -> list[int]:
     """The segments, files of about one size; the number of the first segment of each file."""
-    firsts, waiting, letters, number = [], list[Any](), 0, 0
+    firsts, waiting, letters, number = list[int](), list[Any](), 0, 0
     for record in records:
         waiting.append(record)
         letters += len(record[1])

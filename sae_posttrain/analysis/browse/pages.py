@@ -159,7 +159,7 @@ def _levels(values: np.ndarray, tops: np.ndarray) -> np.ndarray:
 
 def levels_of(values: np.ndarray, top: float) -> list[int]:
     """Activations of one feature as whole numbers from 1 to [`LEVELS`], which stands for `top` and more."""
-    return _levels(values, np.float32(top)).tolist()
+    return _levels(values, np.array(top, dtype=np.float32)).tolist()
 
 
 def _histograms(reading: Reading, groups: Sequence[str], top_F: np.ndarray) -> np.ndarray:

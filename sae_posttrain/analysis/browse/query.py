@@ -95,8 +95,8 @@ def read_queries(
             for begin in range(0, len(residual_ND), size):
                 token_E, *rest = active_entries(sae, sae.pre_activations(residual_ND[begin : begin + size]))
                 parts.append([each.cpu().numpy() for each in (token_E + begin, *rest)])
-        token_E, feature_E, value_E = (np.concatenate(each) for each in zip(*parts))
-        found.append(Query(written, text.ids, _ranked(sae, counted[token_E], feature_E, value_E, strongest_F)))
+        tokens_E, features_E, values_E = (np.concatenate(each) for each in zip(*parts))
+        found.append(Query(written, text.ids, _ranked(sae, counted[tokens_E], features_E, values_E, strongest_F)))
     return found
 
 

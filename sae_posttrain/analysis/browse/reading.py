@@ -150,10 +150,9 @@ class _Pass:
             held = [number for number in range(num_texts) if first + number in self._row_of]
             rows = [self._row_of[first + number] for number in held]
             self._means[rows] = (sums_TF / count_T)[held].cpu()
-        token_E, feature_E, value_E = (
-            (np.concatenate(each) for each in zip(*parts)) if parts else (np.zeros(0, np.int64),) * 3
-        )
-        entries = Entries(feature_E, own_N[token_E], position_N[token_E], value_E.astype(np.float32))
+        none = [np.zeros(0, dtype=np.int64)] * 3
+        tokens_E, features_E, values_E = (np.concatenate(each) for each in zip(*(parts or [none])))
+        entries = Entries(features_E, own_N[tokens_E], position_N[tokens_E], values_E.astype(np.float32))
         pairs = pairs_of(entries, num_texts)
         self._strongest.append(
             scipy_sparse().csr_array(

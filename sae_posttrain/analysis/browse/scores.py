@@ -67,7 +67,7 @@ def scores_of_sets(sae: FrozenSAE, sets: Mapping[str, FeatureSet]) -> tuple[list
         ValueError: If a set has no feature of this SAE.
     """
     held = {feature: row for row, feature in enumerate(sae.features or range(sae.num_features))}
-    scores, names = [], {}
+    scores, names = list[Score](), dict[int, str]()
     for title, feature_set in sets.items():
         here = [
             row
