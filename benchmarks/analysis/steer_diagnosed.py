@@ -94,8 +94,11 @@ def main() -> None:
         "control": control.labels,
         "num_prompts": len(questions),
         "sampling": vars(sampling),
+        "machine": hardware(),
+        "versions": versions("torch", "transformers"),
         "arms": {},
     }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     plain: list[bool] = []
     good: list[Answer] = []
     for name, (pushed, strength) in arms.items():
@@ -128,9 +131,7 @@ def main() -> None:
         }
         shown = {key: value for key, value in results["arms"][name].items() if key not in ("faulty", "examples")}
         print(name, json.dumps(shown), flush=True)
-    results |= {"machine": hardware(), "versions": versions("torch", "transformers")}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
