@@ -201,7 +201,8 @@ def draw(record: dict[str, Any], path: Path) -> Path:
     panels[0].set_ylim(-4, 104)
     settings = record["settings"]
     figure.suptitle(
-        f"{settings['num_prompts']} prompts, up to {settings['answers']} answers each; dots: share of each prompt",
+        f"{settings['model']}, {settings['num_prompts']} prompts, up to {settings['answers']} answers each; "
+        "dots: share of each prompt",
         fontsize=10,
     )
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=3)
