@@ -127,8 +127,9 @@ def list_features(source: str | os.PathLike, *, revision: str | None = None) -> 
     try:
         return read_index(Path(hf_hub_download(name, INDEX, revision=revision)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        says = printable(error).rstrip(".")
         raise FileNotFoundError(
-            f"No index of feature sets at {name}: there is no such folder, and the Hub says: {printable(error)}. Its "
+            f"No index of feature sets at {name}: there is no such folder, and the Hub says: {says}. Its "
             "owner writes one with `sae-posttrain features index FOLDER`."
         ) from error
 
