@@ -167,7 +167,8 @@ def _check_file(path: Path) -> None:
         try:
             with zipfile.ZipFile(path):  # the table of contents stands at the end
                 pass
-        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:  # table, a name, version
+        # A damaged table, a damaged name in it, or a nonsensical version number of the format.
+        except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
             raise ValueError(f"{name} is damaged or not whole ({error})") from error
     elif name.endswith(".index.json"):
         files = _read_json(path).get("weight_map")

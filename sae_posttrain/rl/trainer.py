@@ -14,11 +14,10 @@ from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
 from ..gguf_models import with_trainable_model
-from ..hooks.row_sampling import SAME_AS_CALL, sample_rows
+from ..hooks.row_sampling import SAME_AS_CALL, RowSampling, sample_rows
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
-from ..serving import RowSettings
 from ..training.progress import show_first_figures
 from ..unsloth import refuse_unsloth
 from .advantages import total_reward
@@ -27,6 +26,7 @@ from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampler, SamplingState
 from .metrics import LossPasses, loss_shares, loss_sums, pass_means, rollout_metrics
+from .push_check import compare_pushes
 from .refusals import (
     refuse_arguments,
     refuse_own_sampling,
@@ -41,7 +41,6 @@ from .rollouts import (
     Rollouts,
     cold_slots,
     roll_out,
-    rows_in_step,
     show_fault,
     steered_positions,
     steered_slots,
@@ -57,17 +56,7 @@ from .start import (
     warn_of_plain_config,
     warn_of_rollouts_that_run_on,
 )
-from .vllm_rollouts import (
-    VLLMRollouts,
-    at_temperature,
-    distance,
-    drawn_logps,
-    engines_that_steer,
-    require_explained,
-    sampling_of,
-    told_logps,
-    told_temperatures,
-)
+from .vllm_rollouts import VLLMRollouts, drawn_logps, engines_that_steer, row_settings
 from .weighing import leave_out_of_kl, new_advantages, weigh
 
 _Callback = TypeVar("_Callback")
@@ -263,7 +252,10 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         def generate(prompts: list, steered: Tensor, cold: Tensor):
             turn = partial(generate_turn, prompts, images, multimodal_fields, num_generations, *args, **kwargs)
             if self._vllm is not None:
-                return self._vllm.generate(turn, self._row_settings(steered, cold))
+                rows = self._sampling_of_rows(steered, cold)
+                return self._vllm.generate(
+                    turn, row_settings(steered, rows, self.steer_strength, settings.steer_positions)
+                )
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
@@ -284,18 +276,6 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             )
         return self._rollouts.completion_ids, self._rollouts.logprobs
 
-    def _row_settings(self, steered: Tensor, cold: Tensor) -> list[RowSettings]:
-        """How vLLM generates each row of this process."""
-        assert self._steering is not None
-        pushed = RowSettings(
-            self.steer_strength, self._steering.steer_positions, sampling=sampling_of(self._steered_sampling)
-        )
-        unpushed = RowSettings(sampling=sampling_of(self._cold_sampling))
-        return [
-            pushed if is_steered else unpushed if is_cold else RowSettings()
-            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
-        ]
-
     def _slots(self, num_rows: int) -> Tensor:
         assert self._steering is not None
         return steered_slots(
@@ -309,14 +289,17 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             num_rows, self.accelerator.process_index, self.num_generations, args.num_steered, args.num_cold
         )
 
+    def _sampling_of_rows(self, steered: Tensor, cold: Tensor) -> list[RowSampling]:
+        return [
+            self._steered_sampling if is_steered else self._cold_sampling if is_cold else SAME_AS_CALL
+            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
+        ]
+
     def _sampling(self, steered: Tensor, cold: Tensor) -> Any:
         """Context in which `generate` samples each row with its own settings, and records what μ is needed of."""
         args = self._steering
         assert args is not None
-        rows = [
-            self._steered_sampling if is_steered else self._cold_sampling if is_cold else SAME_AS_CALL
-            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
-        ]
+        rows = self._sampling_of_rows(steered, cold)
         by_generate = not (args.use_vllm or args.use_transformers_continuous_batching) and samples(args)
         records = by_generate and args.num_provoked > 0 and args.off_policy_weight == "truncated"
         if not records and set(rows) == {SAME_AS_CALL}:
@@ -353,7 +336,11 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                     if self._steerer is not None and self._checked_state is not self.state:
                         self._compare_pushes(batch, self._rollouts)
                         self._checked_state = self.state  # a training has a state of its own
-                    self._tell_greedy(self._rollouts)
+                    assert self._rollouts.sampling_logps is not None
+                    rows = self._sampling_of_rows(self._rollouts.steered, self._rollouts.cold)
+                    self._rollouts.sampling_logps = drawn_logps(
+                        self._rollouts.sampling_logps, [own.is_greedy for own in rows]
+                    )
                 self._weigh(batch, self._rollouts)
         finally:
             self._rollouts = None
@@ -441,43 +428,16 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._log_all(metrics)
 
     def _compare_pushes(self, batch: dict[str, Any], rollouts: Rollouts) -> None:
-        """
-        Compare vLLM's log-probabilities with those that the trainer computes, with and without steering.
-
-        Raises:
-            ValueError: If vLLM did not push what the trainer pushes; see [`require_explained`].
-        """
-        args, accelerator = self._steering, self.accelerator
-        assert args is not None and rollouts.sampling_logps is not None and rollouts.logprobs is not None
-        temperatures = told_temperatures(args, self._steered_sampling)
-        if temperatures is None:
-            return
-        of_steered, of_plain = temperatures
-        place = (accelerator.process_index, accelerator.num_processes, self.num_generations, args.num_steered)
-        rows = rows_in_step(rollouts.steered, *place)
-        plain = (~rollouts.provoked).nonzero().flatten()[: len(rows)]
-        plain = torch.cat([plain, rows[: len(rows) - len(plain)]])  # as many passes on every process
-        cast: Any = {"cast_lm_head_to_fp32": args.cast_lm_head_to_fp32}
-        with at_temperature(self.model, of_steered, **cast):
-            pushed, unpushed = self._logps(batch, rows, rollouts.strength), self._logps(batch, rows)
-        with at_temperature(self.model, of_plain, **cast):
-            as_plain = self._logps(batch, plain)
-        told = told_logps(rollouts.sampling_logps, rows, pushed)  # NaN on rows that only keep in step
-        told_plain = told_logps([row or [] for row in rollouts.logprobs], plain, as_plain)
-        sums = torch.stack([distance(told, pushed), distance(told, unpushed), distance(told_plain, as_plain)])
-        sums = accelerator.reduce(sums, reduction="sum")
-        if bool((sums[:, 1] > 0).all()):
-            steered, steered_as_plain, unsteered = (sums[:, 0] / sums[:, 1]).tolist()
-            # Rounding of logits counts the more the colder rows are.
-            require_explained(steered, steered_as_plain, unsteered * max(1.0, of_plain / of_steered))
-
-    def _tell_greedy(self, rollouts: Rollouts) -> None:
-        """Say of greedy rows that their tokens had probability 1; an engine tells that of sampling."""
-        assert rollouts.sampling_logps is not None
-        is_greedy = torch.zeros_like(rollouts.steered)
-        for rows, own in ((rollouts.steered, self._steered_sampling), (rollouts.cold, self._cold_sampling)):
-            is_greedy |= rows & own.is_greedy
-        rollouts.sampling_logps = drawn_logps(rollouts.sampling_logps, is_greedy.tolist())
+        assert self._steering is not None
+        compare_pushes(
+            rollouts,
+            partial(self._logps, batch),
+            self._steering,
+            sampling=self._steered_sampling,
+            model=self.model,
+            accelerator=self.accelerator,
+            num_generations=self.num_generations,
+        )
 
     def _logps(self, batch: dict[str, Any], rows: Tensor, strength: float | None = None) -> Tensor:
         """Log-probabilities `(R, C)` of the completions of some rows, under steering if a strength is given."""

@@ -9,17 +9,15 @@ Log-probabilities of steered rollouts, as vLLM tells them, are those of the stee
 correction would weigh such a rollout by `π / μ`, which is near 0. It is given `None` for each of their tokens, which
 it treats as a ratio of 1. They are kept as μ for `off_policy_weight="truncated"`.
 
-Legend of the shapes: B rows of this process, R chosen rows, C completion positions.
+Shapes: B rows of this process.
 """
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from trl.generation import vllm_generation
@@ -33,16 +31,8 @@ from ..serving.pushes import fingerprint
 from .config import SteeredGRPOConfig
 from .rollouts import Logps
 
-logger = logging.getLogger(__name__)
-
 Turn = Callable[[], tuple[list[list[int]], list]]
 """One generation of TRL: completion ids, and the log-probability of each of their tokens."""
-
-RELATIVE_LIMIT, ABSOLUTE_LIMIT = 5.0, 0.01
-"""How much worse than plain rollouts (factor, and nat a token) steered ones may be explained by the trainer's pass."""
-
-SMALLEST_EFFECT, LARGEST_SHARE = 0.005, 0.7
-"""A push that changes log-probabilities by more than this (nat a token) must be explained by more than 1 - 0.7."""
 
 
 @contextmanager
@@ -144,43 +134,35 @@ class VLLMRollouts:
         return completion_ids, hidden, sampling_logps
 
 
+def row_settings(
+    steered: Tensor, sampling: Sequence[RowSampling], strength: float, positions: str
+) -> list[RowSettings]:
+    """
+    How vLLM generates each row.
+
+    Args:
+        steered (`torch.Tensor` of shape `(B,)`, bool):
+            Rows that are pushed.
+        sampling (`Sequence[RowSampling]`, B entries):
+            How each row is sampled.
+        strength (`float`), positions (`str`):
+            Of the push.
+    """
+    settings = []
+    for is_steered, own in zip(steered.tolist(), sampling, strict=True):
+        given = sampling_of(own)
+        settings.append(
+            RowSettings(strength, positions, sampling=given) if is_steered else RowSettings(sampling=given)
+        )
+    return settings
+
+
 def sampling_of(own: RowSampling) -> dict[str, Any]:
     """Settings of a row's own, by vLLM's names; what the row does not say is that of the batch."""
     if own.is_greedy:
         return {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
     given = {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def told_temperatures(args: SteeredGRPOConfig, steered: RowSampling) -> tuple[float, float] | None:
-    """
-    Temperatures of the log-probabilities that vLLM tells of steered and of plain rollouts.
-
-    That is the temperature they are sampled at: a row's own, else that of `generation_kwargs`, else the policy's.
-    Those of a greedy token are told at temperature 1.
-
-    `None`, with a warning, if they cannot be compared with the model's: those of a truncated distribution (top-k,
-    top-p, min-p) are higher.
-    """
-    overrides: Any = args.generation_kwargs or {}
-    plain = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p")} | overrides
-    told = [_told_temperature(plain | sampling_of(steered)), _told_temperature(plain)]
-    if told[0] is not None and told[1] is not None:
-        return told[0], told[1]
-    logger.warning(
-        "Whether vLLM pushes at the right place is not compared with the trainer's own steered pass: the %s rollouts "
-        "are sampled from a truncated distribution. Its number of pushed positions is still checked. To compare once, "
-        "run a step with `%stop_k=0` and `%stop_p=1.0`.",
-        *(("plain", "", "") if told[1] is None else ("steered", "steer_", "steer_")),
-    )
-    return None
-
-
-def _told_temperature(sampling: dict[str, Any]) -> float | None:
-    if sampling["temperature"] == 0:
-        return 1.0
-    is_truncated = (sampling["top_k"] or 0) > 0 or sampling["top_p"] < 1 or (sampling["min_p"] or 0.0) > 0
-    return None if is_truncated else float(sampling["temperature"])
 
 
 @contextmanager
@@ -214,55 +196,6 @@ def at_temperature(model: Any, temperature: float, *, cast_lm_head_to_fp32: bool
 def drawn_logps(told: Logps, greedy: Sequence[bool]) -> Logps:
     """Log-probabilities of the draws: as told, and 0 for the tokens of greedy rows, which had no alternative."""
     return [[0.0] * len(logps) if is_greedy and logps is not None else logps for logps, is_greedy in zip(told, greedy)]
-
-
-def told_logps(told: Sequence[Sequence[float | None] | None], rows: Tensor, like: Tensor) -> Tensor:
-    """
-    Log-probabilities that an engine told of some rows, `(R, C)` as `like`; NaN on padding and where it told none.
-    """
-    logps_RC = torch.full_like(like, torch.nan)
-    for number, row in enumerate(rows.tolist()):
-        values = [torch.nan if value is None else value for value in told[row] or []]
-        logps_RC[number, : len(values)] = torch.tensor(values, dtype=like.dtype)
-    return logps_RC
-
-
-def distance(told: Tensor, computed: Tensor) -> Tensor:
-    """Sum of |told − computed| over the tokens that were told, and their number, `(2,)`."""
-    differences = (told - computed).abs()
-    known = ~differences.isnan()
-    return torch.stack([differences[known].sum(), known.sum().to(differences)])
-
-
-def require_explained(steered: float, steered_as_plain: float, plain: float) -> None:
-    """
-    Check that the engine pushed what the trainer would have pushed.
-
-    The trainer's steered forward pass must explain the engine's log-probabilities of steered rollouts about as well as
-    its plain pass explains those of plain rollouts. Both differ a little where the engine computes in another number
-    type, so the two are compared with each other. A push at a wrong block, of a wrong length or from a wrong position
-    on is far off.
-
-    Args:
-        steered, steered_as_plain (`float`):
-            Mean |difference| on steered rollouts to the steered and to the plain pass, in nat a token.
-        plain (`float`):
-            The same on plain rollouts to the plain pass, at the temperature of the steered ones.
-
-    Raises:
-        ValueError: If the steered rollouts are not explained.
-    """
-    has_effect = steered_as_plain > 2 * plain + SMALLEST_EFFECT
-    if steered <= RELATIVE_LIMIT * plain + ABSOLUTE_LIMIT and not (
-        has_effect and steered > LARGEST_SHARE * steered_as_plain
-    ):
-        return
-    raise ValueError(
-        f"vLLM's log-probabilities of the steered rollouts differ by {steered:.4f} nat a token from those that the "
-        f"trainer computes under steering (by {steered_as_plain:.4f} from those without), while plain rollouts differ "
-        f"by {plain:.4f}: vLLM did not push where and as far as the trainer does. Set `use_vllm=False`, and report "
-        "this with the model and the versions of vLLM and TRL."
-    )
 
 
 def _written(args: SteeredGRPOConfig, feature_set: FeatureSet) -> Path:

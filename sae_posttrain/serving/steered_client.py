@@ -1,17 +1,15 @@
 """An engine behind HTTP (`vllm serve`, TRL's server mode) whose rows differ in steering and in sampling."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..features.set.feature_set import FeatureSet
+from .armed_rows import ArmedRows
 from .engine import check_server
 from .guard import NOTHING, Report, read_reports, require_pushed
-from .pushes import fingerprint
 from .row_settings import RowSettings
-from .steered_llm import require_names
 
 MAX_CALLS = 64
 """Calls that wait for the server at the same time."""
@@ -28,12 +26,13 @@ class _Call:
     rows_of_prompt: dict[int, list[int]]
 
 
-class SteeredClient:
+class SteeredClient(ArmedRows):
     """
     A client of a vLLM server that generates some rows of a group under steering, or with settings of their own.
 
-    It passes everything on to the client. Only `generate` is its own: inside [`armed`](#armed), it posts the rows of
-    equal settings together and all calls at the same time, so that the server batches them, and puts the answers back
+    It passes everything on to the client. Only `generate` is its own: inside [`armed`](#armed), with `n` rows for
+    each prompt (those of all processes, since one process asks the server for all), it posts the rows of equal
+    settings together and all calls at the same time, so that the server batches them, and puts the answers back
     into the order of the rows. Afterwards it checks that the steered rows were pushed.
 
     Args:
@@ -51,39 +50,10 @@ class SteeredClient:
     """
 
     def __init__(self, client: Any, feature_set: FeatureSet | None, *, unit: str = "norm"):
-        self._client = client
-        self._names = None if feature_set is None else tuple(dict.fromkeys(feature_set.names))
-        self._fingerprint = "" if feature_set is None else fingerprint(feature_set, unit)
-        self._rows: tuple[RowSettings, ...] | None = None
+        super().__init__(client, feature_set, unit)
         if feature_set is not None:
             check_server(client.get_server_info(), feature_set, unit=unit)
         self._report()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    @contextmanager
-    def armed(self, rows: Sequence[RowSettings]) -> Iterator[None]:
-        """
-        Generate each row as its settings say, in every `generate` inside the context.
-
-        Args:
-            rows (`Sequence[RowSettings]`):
-                `n` for each prompt of `generate`, the rows of a prompt together: those of all processes, since one
-                process asks the server for all.
-
-        Raises:
-            ValueError: If it is armed already, a name is not in the feature set, or a row is steered and there is
-                no feature set.
-        """
-        if self._rows is not None:
-            raise ValueError("This client is armed already. Leave the context before you enter it again.")
-        require_names(rows, self._names)
-        self._rows = tuple(rows)
-        try:
-            yield
-        finally:
-            self._rows = None
 
     def generate(
         self,
@@ -117,7 +87,7 @@ class SteeredClient:
                 or the steered rows were not pushed.
         """
         if self._rows is None:
-            return self._client.generate(
+            return self._wrapped.generate(
                 prompts=prompts, features=features, n=n, generation_kwargs=generation_kwargs, **options
             )
         rows, given = self._rows, generation_kwargs or {}
@@ -136,7 +106,7 @@ class SteeredClient:
 
         def post(call: _Call) -> dict[str, Any]:
             picked = list(call.rows_of_prompt)
-            return self._client.generate(
+            return self._wrapped.generate(
                 prompts=[prompts[i] for i in picked],
                 features=None if features is None else [features[i] for i in picked],
                 n=len(call.rows_of_prompt[picked[0]]),
@@ -162,8 +132,8 @@ class SteeredClient:
     def _report(self) -> Report:
         if self._names is None:
             return NOTHING
-        url = f"{self._client.base_url}/collective_rpc"
-        response = self._client.session.post(url, json={"method": "steering_report"})
+        url = f"{self._wrapped.base_url}/collective_rpc"
+        response = self._wrapped.session.post(url, json={"method": "steering_report"})
         how = "Start the server with the command that `sae-posttrain vllm-serve MODEL --features FILE --print` prints."
         if response.status_code == 404:
             raise ValueError(f"The vLLM server has no development endpoints, which say what was pushed. {how}")

@@ -1,27 +1,27 @@
 """An engine in this process (`vllm.LLM`, TRL's colocate mode) whose rows differ in steering and in sampling."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..features.set.feature_set import FeatureSet
+from .armed_rows import ArmedRows
 from .guard import NOTHING, Report, read_reports, require_pushed
-from .pushes import fingerprint
 from .row_settings import RowSettings
 
 _HOW = "Make the engine with `LLM(model, **engine_arguments(features))` of `sae_posttrain.serving`."
 
 
-class SteeredLLM:
+class SteeredLLM(ArmedRows):
     """
     A `vllm.LLM` that generates some rows of a batch under steering, or with sampling parameters of their own.
 
-    It passes everything on to the engine. Only `generate` is its own: inside [`armed`](#armed), it gives each row its
-    own sampling parameters and a `cache_salt` to each steered row, and hands all rows to the engine in one call, so
-    that plain and steered rows share batches. Afterwards it checks that the steered rows were pushed.
+    It passes everything on to the engine. Only `generate` is its own: inside [`armed`](#armed), with one row for each
+    prompt (with `tp_group`, those of this process), it gives each row its own sampling parameters and a `cache_salt`
+    to each steered row, and hands all rows to the engine in one call, so that plain and steered rows share batches.
+    Afterwards it checks that the steered rows were pushed.
 
     ```python
     file = "loops.safetensors"
@@ -47,37 +47,9 @@ class SteeredLLM:
     """
 
     def __init__(self, llm: Any, feature_set: FeatureSet | None, *, unit: str = "norm", tp_group: Any = None):
-        self._llm = llm
-        self._names = None if feature_set is None else tuple(dict.fromkeys(feature_set.names))
-        self._fingerprint = "" if feature_set is None else fingerprint(feature_set, unit)
+        super().__init__(llm, feature_set, unit)
         self._tp_group = tp_group
-        self._rows: tuple[RowSettings, ...] | None = None
         self._report()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._llm, name)
-
-    @contextmanager
-    def armed(self, rows: Sequence[RowSettings]) -> Iterator[None]:
-        """
-        Generate each row as its settings say, in every `generate` inside the context.
-
-        Args:
-            rows (`Sequence[RowSettings]`):
-                One for each prompt of `generate`. With `tp_group`, those of this process.
-
-        Raises:
-            ValueError: If it is armed already, a name is not in the feature set, or a row is steered and there is
-                no feature set.
-        """
-        if self._rows is not None:
-            raise ValueError("This engine is armed already. Leave the context before you enter it again.")
-        require_names(rows, self._names)
-        self._rows = tuple(rows)
-        try:
-            yield
-        finally:
-            self._rows = None
 
     def generate(self, prompts: Any, sampling_params: Any = None, **options: Any) -> list[Any]:
         """
@@ -99,18 +71,18 @@ class SteeredLLM:
                 parameter is unknown, or the steered rows were not pushed.
         """
         if self._rows is None:
-            return self._llm.generate(prompts, sampling_params, **options)
+            return self._wrapped.generate(prompts, sampling_params, **options)
         rows = self._all_rows()
         prompts = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         if len(rows) != len(prompts):
             raise ValueError(f"{len(rows)} rows are armed, but {len(prompts)} prompts are generated from.")
         if sampling_params is None:
-            sampling_params = self._llm.get_default_sampling_params()
+            sampling_params = self._wrapped.get_default_sampling_params()
         of_batch = [sampling_params] * len(rows) if not isinstance(sampling_params, Sequence) else sampling_params
         if len(of_batch) != len(rows):
             raise ValueError(f"Got {len(of_batch)} sampling parameters for {len(rows)} prompts.")
         before = self._report()
-        outputs = self._llm.generate(
+        outputs = self._wrapped.generate(
             [_salted(prompt, row, self._fingerprint) for prompt, row in zip(prompts, rows)],
             [self._params_of(row, params) for row, params in zip(rows, of_batch)],
             **options,
@@ -135,8 +107,8 @@ class SteeredLLM:
         if self._names is None:
             return NOTHING
         try:
-            reports = self._llm.collective_rpc("steering_report")
-        except (AttributeError, NotImplementedError) as error:
+            reports = self._wrapped.collective_rpc("steering_report")
+        except NotImplementedError as error:  # vLLM's answer for a method that its workers do not have
             raise ValueError(f"The engine's workers cannot steer. {_HOW}") from error
         return read_reports(reports, self._fingerprint, _HOW)
 
@@ -147,21 +119,6 @@ class SteeredLLM:
         gathered: list[Any] = [None] * torch.distributed.get_world_size(self._tp_group)
         torch.distributed.all_gather_object(gathered, self._rows, group=self._tp_group)
         return [row for rows in gathered for row in rows]
-
-
-def require_names(rows: Sequence[RowSettings], names: Sequence[str] | None) -> None:
-    """Raises a `ValueError` if a row pushes along a name that the feature set does not have, or there is no set."""
-    if names is None:
-        if any(row.is_steered for row in rows):
-            raise ValueError("A row has a `strength`, but no `feature_set` was given: there is nothing to push along.")
-        return
-    for row in rows:
-        if isinstance(row.strength, Mapping):
-            unknown = sorted(set(row.strength) - set(names))
-            if unknown:
-                raise ValueError(
-                    f"`strength` names {unknown[0]!r}, which is not in the feature set. Known: {', '.join(names)}."
-                )
 
 
 def _salted(prompt: Any, row: RowSettings, features: str) -> Any:

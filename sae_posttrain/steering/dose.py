@@ -16,7 +16,7 @@ from ..measure.answers.positions import check_length
 from ..measure.answers.summary import summarise
 from ..tables import align
 from .pushing import chosen_features
-from .side_by_side import judge_all
+from .side_by_side import answer_settings, judge_all
 from .strengths import describe_strengths
 
 OWN_ANSWERS = "the plain answers"
@@ -181,16 +181,7 @@ def dose_curve(
             else:
                 loss = mean_answer_loss(model, held_out)
             rows.append(DoseRow(float(step), rates, overall["mean_tokens"], loss))
-    settings = {
-        "num_prompts": len(questions),
-        "max_new_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-        "unit": unit,
-        "positions": positions,
-        "target_lang": target_lang,
-    }
+    settings = answer_settings(questions, sampling, unit=unit, positions=positions, target_lang=target_lang)
     loss_of = OWN_ANSWERS if texts is None else f"{len(held_out)} held-out text{'s' * (len(held_out) != 1)}"
     return DoseCurve(weights, tuple(rows), loss_of, settings)
 

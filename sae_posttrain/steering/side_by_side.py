@@ -105,7 +105,20 @@ def answer_side_by_side(
             positions=positions,
             description=describe_strengths(dict(strengths)),
         )
-    settings = {
+    settings = answer_settings(questions, sampling, unit=unit, positions=positions, target_lang=target_lang)
+    return SideBySide(
+        dict(strengths),
+        judge_all(plain, tokenizer, target_lang),
+        judge_all(steered, tokenizer, target_lang),
+        settings,
+    )
+
+
+def answer_settings(
+    questions: Sequence[Question], sampling: Sampling, *, unit: str, positions: str, target_lang: str | None
+) -> dict[str, Any]:
+    """How answers came about, for JSON."""
+    return {
         "num_prompts": len(questions),
         "max_new_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
@@ -115,12 +128,6 @@ def answer_side_by_side(
         "positions": positions,
         "target_lang": target_lang,
     }
-    return SideBySide(
-        dict(strengths),
-        judge_all(plain, tokenizer, target_lang),
-        judge_all(steered, tokenizer, target_lang),
-        settings,
-    )
 
 
 def judge_all(answers: Sequence[Answer], tokenizer: Any, target_lang: str | None) -> tuple[Judged, ...]:

@@ -15,13 +15,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from sae_posttrain import FaultWatchCallback, FeatureSet
 from sae_posttrain.hooks.row_sampling import SAME_AS_CALL, RowSampling
-from sae_posttrain.rl.vllm_rollouts import (
-    at_temperature,
-    engines_that_steer,
-    require_explained,
-    told_logps,
-    told_temperatures,
-)
+from sae_posttrain.rl.push_check import require_explained, told_logps, told_temperatures
+from sae_posttrain.rl.vllm_rollouts import at_temperature, engines_that_steer
 from sae_posttrain.serving import RowSettings, engine_arguments
 from sae_posttrain.serving.engine import CONFIG
 

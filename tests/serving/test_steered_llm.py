@@ -125,7 +125,7 @@ def test_what_a_worker_could_not_steer_is_raised(engine, llm, make_set):
 def test_an_engine_that_cannot_steer_is_refused(make_set):
     class Plain(Engine):
         def collective_rpc(self, method):
-            raise AttributeError(method)
+            raise NotImplementedError(method)
 
     with pytest.raises(ValueError, match="cannot steer.*engine_arguments"):
         SteeredLLM(Plain(make_set()), make_set())
@@ -151,7 +151,7 @@ def test_rows_that_do_not_fit_are_refused_before_anything_is_generated(llm, engi
 
 def test_without_features_rows_differ_in_sampling_only(engine):
     def report(method):
-        raise AttributeError(method)
+        raise NotImplementedError(method)
 
     engine.collective_rpc = report  # a plain engine
     llm = SteeredLLM(engine, None)
