@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl.generation import vllm_generation
 
-import sae_posttrain.rl.trainer as steered
+import sae_posttrain.rl.push_check as push_check
 from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.serving import worker_mixin
 
@@ -58,8 +58,8 @@ def main() -> None:
         client.init_communicator = lambda *_, **__: None
         client.update_named_params = lambda *_, **__: None
     seen: list[list[float]] = []
-    check = steered.require_explained
-    steered.require_explained = lambda *means: seen.append(list(means)) or check(*means)
+    check = push_check.require_explained
+    push_check.require_explained = lambda *means: seen.append(list(means)) or check(*means)
 
     torch.manual_seed(0)
     features = FeatureSet.from_directions(
