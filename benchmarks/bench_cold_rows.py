@@ -3,7 +3,8 @@ How often does an answer loop, over temperature and strength: pushed along featu
 
 Every prompt is answered `--answers` times at each pair of temperature and strength. Strength 0 is the cold row: the
 temperature alone. The share of endless answers is counted for each prompt, since a group of GRPO learns from it: what
-matters is in how many prompts a negative loops, not the mean alone.
+matters is in how many prompts a negative loops, not the mean alone. The period and the start of every loop are kept,
+in tokens, and how many loops are of white space alone: cold loops are the model's own, those of a push need not be.
 
     python benchmarks/bench_cold_rows.py --model M --features F --prompts prompts.jsonl --out runs/cold_rows
 
@@ -28,7 +29,7 @@ from sae_posttrain import FeatureSet
 from sae_posttrain.eval_mode import eval_mode
 from sae_posttrain.features.controls.random_directions import random_directions
 from sae_posttrain.features.find.answers import Sampling, answer_all, mean_answer_loss, read_questions
-from sae_posttrain.measure.faults.fault import is_endless
+from sae_posttrain.measure.faults.loops import find_loop
 from sae_posttrain.measure.statistics.intervals import wilson
 from sae_posttrain.model_records import recorded_name
 
@@ -136,7 +137,9 @@ def measure(
     started = seconds()
     answers = answer_all(model, tokenizer, asked, sampling, **push)
     took = seconds() - started
-    endless = [is_endless(answer.ids, answer.finished) for answer in answers]
+    loops = [find_loop(answer.ids, finished=answer.finished) for answer in answers]
+    endless = [loop.endless for loop in loops]
+    found = [(loop, answer.ids[loop.onset :]) for loop, answer in zip(loops, answers) if loop.endless]
     per_prompt = [sum(endless[start : start + num]) / num for start in range(0, len(endless), num)]
     loss = mean_answer_loss(model, answers)
     return {
@@ -147,6 +150,9 @@ def measure(
         "prompts_with_a_loop": sum(share > 0 for share in per_prompt) / len(per_prompt),
         "mean_length": sum(len(answer.ids) for answer in answers) / len(answers),
         "loss_per_token": loss if loss == loss else None,
+        "periods": [loop.period for loop, _ in found],
+        "starts": [loop.onset for loop, _ in found],
+        "blank": sum(not tokenizer.decode(ids, skip_special_tokens=True).strip() for _, ids in found),
         "seconds": round(took, 1),
     }
 
