@@ -150,6 +150,14 @@ def _check_watched(settings: Mapping[str, Any]) -> None:
         read_prompts(str(prompts), group_column="lang", target_lang=None)
     elif settings.get("watch_every") is not None:
         raise ValueError("`watch_every` needs `watch_prompts`, the file of prompts to answer.")
+    engine = settings.get("watch_engine", "transformers")
+    if engine not in ("transformers", "vllm"):
+        raise ValueError(f"`watch_engine` is one of transformers, vllm; got {engine!r}.")
+    if engine == "vllm" and str(settings.get("use_vllm")).lower() != "true":
+        raise ValueError(
+            "`watch_engine` is `vllm`, and this training has no engine of vLLM to ask. Leave it out, or set "
+            "`use_vllm: true` (`grpo`)."
+        )
 
 
 def read_settings(command: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
@@ -15,14 +15,18 @@ from trl.trainer.utils import add_fused_lm_head
 
 from sae_posttrain import FaultWatchCallback, FeatureSet
 from sae_posttrain.hooks.row_sampling import SAME_AS_CALL, RowSampling
+from sae_posttrain.measure.answers.generate import generate_answers
+from sae_posttrain.measure.answers.prompts import read_prompts
 from sae_posttrain.rl.push_check import require_explained, told_logps, told_temperatures
 from sae_posttrain.rl.vllm_rollouts import at_temperature, engines_that_steer
 from sae_posttrain.serving import RowSettings, engine_arguments
 from sae_posttrain.serving.engine import CONFIG
+from sae_posttrain.training.watch.record import WATCH_FILE, read
+from sae_posttrain.training.watch.sampling import Sampling, WatchedPrompts
 
 from ..trained import logged
 from .conftest import LOOPING
-from .fake_vllm import FakeClient, FakeLLM, FakeParams
+from .fake_vllm import Engine, FakeClient, FakeLLM, FakeParams
 
 COLOCATE = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128}
 SERVER = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://fake"}
@@ -74,23 +78,146 @@ def test_steered_rows_are_pushed_and_the_others_are_plain(train, keep_batches, m
     assert engine.num_syncs >= 3
 
 
-@MODES
-def test_watch_asks_the_model_and_not_the_engine(train, mode, tmp_path):
-    rates = {}
-    for settings in (mode, {}):
+WATCHED = [{"lang": "en", "prompt": prompt} for prompt in ("Open it", "Save", "파일")]
+
+
+@pytest.fixture
+def watched(train, tmp_path):
+    """Train while the model is watched at each step; gives the trainer and the answers of each watch."""
+
+    def run(mode, engine="transformers", **given):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        trainer = train(fit=False, **settings)
-        prompts = [{"lang": "en", "prompt": "Open it"}, {"lang": "en", "prompt": "Save"}]
-        watch = FaultWatchCallback(prompts, trainer=trainer, every=1, max_new_tokens=8, temperature=0, num_shown=None)
-        trainer.add_callback(watch)
-        first = watch._prepare(trainer.processing_class).answer(trainer.model, watch._judges, 0, 1)
-        num_asked = len(engine_of(mode).told)
+        trainer = train(fit=False, **mode, **given.pop("settings", {}))
+        how = {"every": 1, "max_new_tokens": 8, "batch_size": 2, "temperature": 0, "num_shown": None, **given}
+        trainer.add_callback(FaultWatchCallback(WATCHED, engine=engine, trainer=trainer, **how))
         trainer.train()
-        rates[bool(settings)] = [answer["answer"] for answer in first]
-        if settings:
-            assert len(engine_of(mode).told) - num_asked == 8  # the rollouts alone
-            assert logged(trainer, "watch/num_answers") == [2.0]
-    assert rates[True] == rates[False]
+        lines = read(tmp_path / "run" / WATCH_FILE)
+        return trainer, [[answer["answer"] for answer in line["answers"]] for line in lines]
+
+    return run
+
+
+@MODES
+def test_watch_asks_the_model_if_nothing_else_is_said(watched, mode):
+    still = {"settings": {"learning_rate": 0.0}}
+    trainer, answers = watched(mode, **still)
+    assert len(engine_of(mode).told) == 8  # the rollouts alone
+    assert logged(trainer, "watch/num_answers") == [3.0]
+    assert answers == watched({}, **still)[1]
+
+
+@MODES
+def test_watch_asks_the_engine_for_answers_of_the_weights_of_the_step(watched, mode):
+    settings = {"max_steps": 2, "learning_rate": 0.1}
+    trainer, answers = watched(mode, "vllm", settings=settings)
+    told = engine_of(mode).told
+    assert len(told) == 2 * (8 + 3)
+    assert all(row["asked"] == 0 for row in told if row["temperature"] == 0)
+    assert {tuple(row["stop_token_ids"]) for row in told if row["temperature"] == 0} == {(1,)}
+    assert answers[0] != answers[1]
+    generation, args = trainer.vllm_generation, trainer.args
+    assert (generation.temperature, generation.max_completion_length) == (args.temperature, args.max_completion_length)
+    num_weights = len(list(trainer.model.parameters())) if mode is COLOCATE else 1  # one by one, or all at once
+    assert engine_of(mode).num_syncs == 3 * num_weights  # before the first step, and after each: not twice
+
+    model = trainer.model.eval()  # as it is after the last step
+    tokenizer = trainer.processing_class
+    expected = [
+        generate_answers(model, tokenizer, [tokenizer(row["prompt"]).input_ids], max_new_tokens=8, temperature=0)[0][0]
+        for row in WATCHED
+    ]
+    assert answers[1] == [tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
+
+
+def test_watch_with_the_engine_leaves_the_weights_bit_for_bit(watched, train):
+    sampled = {"temperature": 1.0, "settings": {"max_steps": 3, "learning_rate": 0.1}}
+    plain = train(**COLOCATE, **sampled["settings"])
+    trainer, answers = watched(COLOCATE, "vllm", **sampled)
+    assert len(answers) == 3
+    for one, other in zip(plain.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert watched(COLOCATE, "vllm", **sampled)[1] == answers
+
+
+def test_watch_wakes_the_engine(watched):
+    answers = watched(COLOCATE, "vllm", settings={"vllm_enable_sleep_mode": True})[1]
+    assert len(answers) == 1
+    assert FakeLLM.made[-1].asleep
+
+
+@pytest.mark.parametrize(
+    ("mode", "how", "message"),
+    [
+        ({}, {}, "this trainer has none. Set `use_vllm=True`"),
+        (COLOCATE, {"max_new_tokens": 126}, "has room for 128. Set `vllm_max_model_length` to 1.. or more"),
+        (SERVER, {"max_new_tokens": 24}, "cut a watched answer at 20 tokens, before `max_new_tokens`"),
+    ],
+    ids=["no engine", "no room", "cut by the server"],
+)
+def test_watch_says_why_an_engine_cannot_answer(watched, mode, how, message, monkeypatch):
+    answer = Engine.answer
+    monkeypatch.setattr(
+        Engine,
+        "answer",
+        lambda self, prompt, params, *rest: answer(
+            self, prompt, {**params, "max_tokens": min(params["max_tokens"], 20)}, *rest
+        ),
+    )
+    with pytest.raises(ValueError, match=message):
+        watched(mode, "vllm", **how)
+
+
+def test_watch_needs_the_trainer_of_the_engine(train):
+    trainer = train(fit=False, **COLOCATE)
+    trainer.add_callback(FaultWatchCallback(WATCHED, engine="vllm", every=1, num_shown=None))
+    with pytest.raises(ValueError, match="Pass it: `trainer.add_callback"):
+        trainer.train()
+    with pytest.raises(ValueError, match="`engine` is one of transformers, vllm; got 'sglang'"):
+        FaultWatchCallback(WATCHED, engine="sglang")
+
+
+def test_processes_ask_the_engine_together(tokenizer):
+    """Three batches over two processes: two generations each, of equally many prompts; no answer twice."""
+    how = Sampling("zh", 4, 1.0, 1.0, 2, 2, 0, "vllm")
+    prompts = WatchedPrompts(
+        read_prompts(WATCHED, group_column="lang", target_lang=None, source="the prompts"), tokenizer, {}, how
+    )
+
+    class Shared:
+        def __init__(self, tensor_parallel):
+            self.calls, self.tensor_parallel = [], tensor_parallel
+
+        def update(self):
+            self.calls.append("update")
+
+        def seed_of(self, process):
+            return process - process % self.tensor_parallel
+
+        def generate(self, prompts, seed, **_):
+            self.calls.append((len(prompts), seed))
+            return [[5]] * len(prompts), [True] * len(prompts)
+
+    for tensor_parallel in (1, 2):
+        engines = [Shared(tensor_parallel) for _ in range(2)]
+        answers = [prompts.answer(None, {}, process, 2, engine) for process, engine in enumerate(engines)]
+        sizes = [[call if call == "update" else call[0] for call in engine.calls] for engine in engines]
+        assert sizes == [["update", 2, 2]] * 2
+        seeds = [[call[1] for call in engine.calls[1:]] for engine in engines]
+        assert (seeds[0] == seeds[1]) == (tensor_parallel == 2)
+        assert [len(own) for own in answers] == [4, 2]
+        assert len({(answer["row"], answer["sample"]) for own in answers for answer in own}) == 6
+
+
+def test_the_names_of_trl_that_a_watch_rests_on():
+    made = inspect.getsource(VLLMGeneration.__init__)
+    sampling = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length")
+    names = (*sampling, "structured_outputs_regex", "generation_kwargs", "mode", "max_model_length")
+    assert all(f"self.{name} = " in made for name in (*names, "tensor_parallel_size"))
+    assert list(inspect.signature(VLLMGeneration.generate).parameters)[1:4] == ["prompts", "images", "num_generations"]
+    for trainer in (GRPOTrainer, RLOOTrainer):
+        source = inspect.getsource(trainer)
+        assert "self.vllm_generation = VLLMGeneration(" in source
+        assert "if self.state.global_step != self._last_loaded_step:" in source
 
 
 def test_all_rows_of_a_process_share_one_batch(train):

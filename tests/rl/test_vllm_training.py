@@ -51,6 +51,14 @@ def test_three_steps_with_weights_synchronised_in_between(run):
     check(run())
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_engine_answers_watched_prompts_as_the_trained_model_does(run, processes):
+    result = run("--watch", processes=processes)
+    by_engine, by_model = result["watched"]
+    assert len(by_engine) == 5 and by_engine == by_model
+    check(result)
+
+
 def test_adapters(run):
     check(run("--lora"))
 

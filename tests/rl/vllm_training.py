@@ -20,10 +20,15 @@ from peft import LoraConfig
 from trl.generation import vllm_generation
 
 import sae_posttrain.rl.push_check as push_check
-from sae_posttrain import FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain import FaultWatchCallback, FeatureSet, SteeredGRPOConfig, SteeredGRPOTrainer
 from sae_posttrain.serving import worker_mixin
+from sae_posttrain.training.watch.sampling import WatchedPrompts
 
 PROMPTS = ["How to print a page", "Formula", "Insert a table", "Change the font"]
+WATCHED = [
+    {"lang": "en", "prompt": prompt} for prompt in ("Styles", "Spell check", "Save a file", "Delete a row", "Zoom")
+]
+SHORT = {"max_new_tokens": 24, "batch_size": 2, "num_shown": None}
 
 
 def different_tokens(completion_ids, **_):
@@ -44,6 +49,7 @@ def main() -> None:
     parser.add_argument("--wrong-block", action="store_true")
     parser.add_argument("--server", help="address of a server; no weights are sent to it")
     parser.add_argument("--features", help="feature set that the server pushes along")
+    parser.add_argument("--watch", action="store_true", help="the engine answers watched prompts after each step")
     parser.add_argument("--settings", type=json.loads, default={})
     given = parser.parse_args()
 
@@ -106,10 +112,20 @@ def main() -> None:
         return weigh(batch, rollouts)
 
     trainer._weigh = keep
+    watch = FaultWatchCallback(WATCHED, engine="vllm", trainer=trainer, every=1, temperature=0, **SHORT)
+    if given.watch:
+        trainer.add_callback(watch)
     trainer.train()
+    watched: list[list[str]] = []  # by the engine, and by the trained model
+    if given.watch:
+        by_model = WatchedPrompts(watch._rows, trainer.processing_class, {}, watch._how).answer(
+            trainer.model, {}, 0, 1
+        )
+        by_model.sort(key=lambda answer: answer["row"])
+        watched = [[answer["answer"] for answer in answers] for answers in (watch.latest["answers"], by_model)]
     if trainer.accelerator.is_main_process:
         logs = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
-        print("\n" + json.dumps({"explained": seen, "ratios": ratios, "logs": logs}))
+        print("\n" + json.dumps({"explained": seen, "ratios": ratios, "logs": logs, "watched": watched}))
 
 
 if __name__ == "__main__":

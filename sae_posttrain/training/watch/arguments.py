@@ -22,6 +22,8 @@ class WatchArguments:
             Longest watched answer, in tokens.
         watch_target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count; `any` counts those into any other script.
+        watch_engine (`str`, *optional*, defaults to `"transformers"`):
+            What generates the watched answers: `transformers`, or `vllm`, the engine that `use_vllm` gives a trainer.
     """
 
     watch_prompts: str | None = field(
@@ -40,6 +42,10 @@ class WatchArguments:
         default="zh",
         metadata={"help": "Watched switches: into this language, or `any` for any other script."},
     )
+    watch_engine: str = field(
+        default="transformers",
+        metadata={"help": "Generates watched answers: `transformers`, or `vllm`, the trainer's engine (`use_vllm`)."},
+    )
 
 
 def watch_of(script_args: Any) -> list[FaultWatchCallback]:
@@ -55,5 +61,6 @@ def watch_of(script_args: Any) -> list[FaultWatchCallback]:
             every=script_args.watch_every,
             max_new_tokens=script_args.watch_max_new_tokens,
             target_lang=None if target == "any" else target,
+            engine=script_args.watch_engine,
         )
     ]

@@ -21,9 +21,11 @@ from .sampling import Sampling, WatchedPrompts
 from .stopping import Patience
 from .table import print_watch
 from .trackers import send_answers
+from .trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
 
+ENGINES = ("transformers", "vllm")
 _LOOPS = ("endless", "near_loop")
 
 
@@ -89,6 +91,10 @@ class FaultWatchCallback(TrainerCallback):
             Number of answers generated at once. Another batch size gives other samples.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sampling.
+        engine (`"transformers"` or `"vllm"`, *optional*, defaults to `"transformers"`):
+            What generates the answers: the model that is trained, or the engine or server of vLLM that `trainer`
+            makes its rollouts with (`use_vllm=True`). vLLM is given the weights of the step first. A server does not
+            take the seed, so its answers and the rollouts after a watch are others each time.
         num_shown (`int`, *optional*, defaults to `4`):
             Number of answers that are printed at each watch, faulty ones first. 0 prints the rates alone; `None`
             prints nothing. Printing needs the package `rich`.
@@ -126,6 +132,7 @@ class FaultWatchCallback(TrainerCallback):
         num_samples: int = 1,
         batch_size: int = 32,
         seed: int = 0,
+        engine: str = "transformers",
         num_shown: int | None = 4,
         patience: int | None = None,
         stop_on: str | None = None,
@@ -144,6 +151,8 @@ class FaultWatchCallback(TrainerCallback):
             )
         if num_shown is not None and num_shown < 0:
             raise ValueError(f"`num_shown` must be 0 or more, or None to print nothing; got {num_shown}.")
+        if engine not in ENGINES:
+            raise ValueError(f"`engine` is one of {', '.join(ENGINES)}; got {engine!r}.")
         self._patience = _patience(patience, stop_on, max_loss_increase, tuple(self._judges), every)
         self._rows = read_prompts(
             prompts,
@@ -155,7 +164,7 @@ class FaultWatchCallback(TrainerCallback):
         self._every = every
         self.trainer = trainer
         self._template_kwargs = dict(chat_template_kwargs or {})
-        self._how = Sampling(target_lang, max_new_tokens, temperature, top_p, num_samples, batch_size, seed)
+        self._how = Sampling(target_lang, max_new_tokens, temperature, top_p, num_samples, batch_size, seed, engine)
         unseen = [name for name in _LOOPS if name in self._judges]
         if unseen and max_new_tokens < MIN_TOKENS:
             logger.warning(
@@ -180,14 +189,15 @@ class FaultWatchCallback(TrainerCallback):
                 'The model is watched at every evaluation, and `eval_strategy` is "no". Set `eval_strategy`, or '
                 "`every`, the number of steps between two watches."
             )
-        if is_sharded(model):
+        if is_sharded(model) and self._how.engine == "transformers":
             raise ValueError(
                 "The model's parameters are sharded over processes (FSDP, DeepSpeed ZeRO-3 or tensor parallelism), so "
                 "no process can generate answers by itself. Take the FaultWatchCallback out, and measure checkpoints "
-                "with `sae-posttrain evaluate`; DeepSpeed ZeRO-2 and DDP can be watched."
+                "with `sae-posttrain evaluate`; DeepSpeed ZeRO-2 and DDP can be watched, and so can a trainer with "
+                '`use_vllm=True`, by `engine="vllm"`.'
             )
         prompts = self._prepare(processing_class)
-        prompts.require_room(model)
+        prompts.require_room(model, self._engine(processing_class))
         if args.report_to and self.trainer is None and state.is_world_process_zero:
             logger.warning(
                 "The figures of the watch go to `log_history` and %s alone, and not to %s. Pass the trainer to send "
@@ -265,6 +275,17 @@ class FaultWatchCallback(TrainerCallback):
             self._prompts = WatchedPrompts(self._rows, tokenizer, self._template_kwargs, self._how)
         return self._prompts
 
+    def _engine(self, processing_class: Any) -> TrainerEngine | None:
+        """The trainer's engine, if it is to answer."""
+        if self._how.engine == "transformers":
+            return None
+        if self.trainer is None:
+            raise ValueError(
+                '`engine="vllm"` asks the engine of the trainer. Pass it: `trainer.add_callback(FaultWatchCallback('
+                'prompts, engine="vllm", trainer=trainer))`.'
+            )
+        return TrainerEngine(self.trainer, getattr(processing_class, "tokenizer", processing_class))
+
     def _watched_at(self, step: int) -> bool:
         return self.latest is not None and self.latest["step"] == step
 
@@ -276,7 +297,8 @@ class FaultWatchCallback(TrainerCallback):
     ) -> None:
         prompts = self._prepare(processing_class)
         begun = time.perf_counter()
-        answers = prompts.answer(model, self._judges, args.process_index, args.world_size)
+        engine = self._engine(processing_class)
+        answers = prompts.answer(model, self._judges, args.process_index, args.world_size, engine)
         if args.world_size > 1:
             answers = gather_object(answers)
         answers.sort(key=lambda answer: (answer["row"], answer["sample"]))

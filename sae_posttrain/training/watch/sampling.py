@@ -17,6 +17,7 @@ from ...measure.answers.prompt_tokens import tokenize_prompts
 from ...measure.answers.prompts import Prompt
 from ...measure.faults.segments import prompt_opens_thinking
 from .rates import Judge, add_flags
+from .trainer_engine import TrainerEngine
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Sampling:
     num_samples: int
     batch_size: int
     seed: int
+    engine: str
 
 
 class WatchedPrompts:
@@ -49,31 +51,49 @@ class WatchedPrompts:
         content = [self._tokens, [each.lang for each in self._prompts], vars(self._how), list(names)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
-    def require_room(self, model: Any) -> None:
-        """Raise a `ValueError` if a prompt and its answer do not fit the positions of the model."""
-        check_length(model, max(map(len, self._tokens)), self._how.max_new_tokens)
+    def require_room(self, model: Any, engine: TrainerEngine | None = None) -> None:
+        """Raise a `ValueError` if a prompt and its answer do not fit the positions of the model, or the engine."""
+        longest = max(map(len, self._tokens))
+        check_length(model, longest, self._how.max_new_tokens)
+        if engine is not None:
+            engine.require_room(longest + self._how.max_new_tokens)
 
     def answer(
-        self, model: Any, judges: Mapping[str, Judge], process: int, num_processes: int
+        self,
+        model: Any,
+        judges: Mapping[str, Judge],
+        process: int,
+        num_processes: int,
+        engine: TrainerEngine | None = None,
     ) -> list[dict[str, Any]]:
         """
         The judged answers of every `num_processes`-th batch. The seed of a batch does not depend on who generates it,
         so all processes together write what one would.
+
+        With an engine, all processes take part in each of its generations; a process without a batch of its own asks
+        for answers that nobody reads.
         """
         how = self._how
+        sampling: dict[str, Any] = {
+            "max_new_tokens": how.max_new_tokens,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+        }
         judged = []
+        if engine is not None:
+            engine.update()
         with _kept_random_state():
-            for number in range(process, len(self._batches), num_processes):
-                jobs = self._batches[number]
-                answers, finished = generate_answers(
-                    model,
-                    self._tokenizer,
-                    [self._tokens[index] for index, _ in jobs],
-                    max_new_tokens=how.max_new_tokens,
-                    temperature=how.temperature,
-                    top_p=how.top_p,
-                    seed=batch_seed(how.seed, number),
-                )
+            for first in range(0, len(self._batches), num_processes):
+                number = first + process
+                jobs = self._batches[number] if number < len(self._batches) else []
+                prompts = [self._tokens[index] for index, _ in jobs]
+                if engine is not None:
+                    filled = prompts + [self._tokens[0]] * (len(self._batches[first]) - len(prompts))
+                    seed = batch_seed(how.seed, first + engine.seed_of(process))
+                    answers, finished = engine.generate(filled, seed=seed, **sampling)
+                else:
+                    seed = batch_seed(how.seed, number)
+                    answers, finished = generate_answers(model, self._tokenizer, prompts, seed=seed, **sampling)
                 for (index, sample), ids, ended in zip(jobs, answers, finished):
                     answer = self._judge(index, sample, ids, ended)
                     judged.append({**add_flags(answer, judges), "row": index})

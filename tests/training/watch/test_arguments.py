@@ -55,3 +55,10 @@ def test_wrong_watches_are_refused_before_torch_is_imported(arguments, tmp_path)
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "Open"}) + "\n")
     with pytest.raises(ValueError, match="does not say the language"):
         check_command("sft", arguments)
+
+
+def test_an_engine_is_refused_where_the_training_has_none(arguments):
+    with pytest.raises(ValueError, match="`watch_engine` is `vllm`, and this training has no engine of vLLM"):
+        check_command("sft", [*arguments, "--watch_engine", "vllm"])
+    with pytest.raises(ValueError, match="`watch_engine` is one of transformers, vllm; got 'sglang'"):
+        check_command("sft", [*arguments, "--watch_engine", "sglang"])
