@@ -72,7 +72,7 @@ class FaultWatchCallback(TrainerCallback):
         trainer (`Trainer`, *optional*):
             The trainer that the callback is added to. With it, the figures also go to the trackers of `report_to`.
             Without it they go to `trainer.state.log_history`, the terminal and `watch.jsonl`. The answers are sent as
-            a table to `wandb` and `trackio`, with and without it.
+            a table to `wandb` and `trackio` with and without it, and to `tensorboard` with it.
         target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count. `None` counts every script that the answer's language does not use.
         group_column (`str`, *optional*, defaults to `"lang"`):
@@ -293,7 +293,7 @@ class FaultWatchCallback(TrainerCallback):
         metrics = self._metrics()
         if state.is_world_process_zero:
             record.append(self._file(args), self.latest)
-            send_answers(args.report_to, self.latest)
+            send_answers(args.report_to, self.latest, self.trainer)
             self._show()
         # Not through `Trainer.log`, which would empty the trainer's own metrics between two of its logging steps.
         state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
