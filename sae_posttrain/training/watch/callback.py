@@ -1,6 +1,7 @@
 """A callback that has the model answer the same prompts during training, and logs how often the answers are faulty."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,7 +139,7 @@ class FaultWatchCallback(TrainerCallback):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-        if temperature < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
             raise ValueError(
                 f"`temperature` must be 0 or more and `top_p` above 0 and at most 1, got {temperature} and {top_p}."
             )
