@@ -13,7 +13,7 @@ from .convert import add_convert
 from .coverage import add_coverage
 from .demo import add_demo
 from .diagnose import add_diagnose
-from .errors import MISTAKES, in_one_line, in_options, mistake, options_of
+from .errors import MISTAKES, OneLineParser, in_one_line, in_options, mistake, options_of
 from .estimate import add_estimate
 from .evaluate import add_evaluate
 from .export import add_export
@@ -86,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of everything but `sft` and `grpo`, whose options are TRL's."""
-    parser = argparse.ArgumentParser(
-        prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL."
-    )
+    parser = OneLineParser(prog="sae-posttrain", description="Post-training with sparse-autoencoder features, on TRL.")
     parser.add_argument("--version", action="version", version=f"sae_posttrain {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (add, text) in _COMMANDS.items():

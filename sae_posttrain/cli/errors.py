@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 MISTAKES = (ValueError, OSError, ImportError)
 """What a mistake in the input raises. It is printed in one line, without a traceback."""
@@ -23,6 +24,13 @@ _OTHER_NAMES = {
 
 _WORDS = re.compile(r"[^\s,\[\]()'\"]+")  # words of a Python list or text
 _QUOTED = re.compile(r"`([A-Za-z_]\w*)(?:=([^`]*))?`")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line too: the list of all options would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}. `{self.prog} --help` lists the options.\n")
 
 
 def mistake(message: str) -> int:
@@ -60,7 +68,8 @@ def in_options(message: str, options: dict[str, argparse.Action]) -> str:
         return f"{shown} {' '.join(_WORDS.findall(value)) or value}"
 
     message = _QUOTED.sub(option, message)
-    return re.sub(r"(--[\w-]+) \(`\1`\)", r"\1", message)  # the message names the option itself
+    # the message names the option itself
+    return re.sub(r"(--[\w-]+(?: [^\s()`]+)?) \((?:on the command line )?`\1`\)", r"\1", message)
 
 
 def in_one_line(error: BaseException) -> str:

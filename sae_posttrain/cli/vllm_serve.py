@@ -41,6 +41,7 @@ def add_vllm_serve(parser: argparse.ArgumentParser) -> None:
 def _vllm_serve(arguments: argparse.Namespace) -> None:
     from ..serving.engine import as_shell, server_command
 
+    _require_fit(arguments)
     environment, words = server_command(
         arguments.model,
         _named(arguments.features),
@@ -56,6 +57,22 @@ def _vllm_serve(arguments: argparse.Namespace) -> None:
         raise ValueError("vLLM is not installed here: `pip install 'sae_posttrain[vllm]'`, or --print the command.")
     sys.stdout.flush()
     os.execvpe(words[0], words, {**os.environ, **environment})
+
+
+def _require_fit(arguments: argparse.Namespace) -> None:
+    """Say before the server starts what it would say minutes later, if the model's folder is here."""
+    if not os.path.isdir(arguments.model):
+        return
+    from transformers import AutoConfig
+
+    from ..features.set.feature_set import FeatureSet
+    from ..serving.worker_mixin import require_fit
+
+    config = AutoConfig.from_pretrained(arguments.model)
+    for name, path in _named(arguments.features).items():
+        features = FeatureSet.from_pretrained(path)
+        allowed = getattr(arguments, "allow_base_model", None)
+        require_fit(name, features, config, config.get_text_config(), allowed)
 
 
 def _named(features: list[str]) -> dict[str, str | os.PathLike]:

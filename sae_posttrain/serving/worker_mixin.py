@@ -75,17 +75,36 @@ def read_pushes(config: Any) -> Pushes:
         features = sets[name] = FeatureSet.from_pretrained(each["path"])
         if fingerprint(features, unit) != each["fingerprint"]:
             raise ValueError(f"{each['path']} has changed since the engine's arguments were made. Make them again.")
-        if features.d_model != text.hidden_size:
-            raise ValueError(
-                f"The features {name!r} have width {features.d_model}, the model's blocks write {text.hidden_size}: "
-                f"they were found on {features.base_model or 'another model'}."
-            )
-        if max(features.blocks) >= text.num_hidden_layers:
-            raise ValueError(
-                f"The features {name!r} are for block {max(features.blocks)}, the model has blocks 0 to "
-                f"{text.num_hidden_layers - 1}."
-            )
-        model: Any = SimpleNamespace(config=hf_config)
-        allowed = given.get("allow_base_model")
-        require_same_model(features.base_model, features.fingerprint, model, allow_base_model=allowed)
+        require_fit(name, features, hf_config, text, given.get("allow_base_model"))
     return pushes_of(sets, unit)
+
+
+def require_fit(name: str, features: FeatureSet, config: Any, text_config: Any, allow_base_model: str | None) -> None:
+    """
+    Refuse features that the model of this configuration cannot be pushed along, or that were found on another.
+
+    Args:
+        name (`str`):
+            What requests call them.
+        features ([`FeatureSet`]):
+            The features.
+        config, text_config (`transformers.PreTrainedConfig`):
+            The model's configuration, and that of its language model.
+        allow_base_model (`str`, *optional*):
+            Name of a model that is allowed, although the features were found on another.
+
+    Raises:
+        ValueError: If the width, the blocks or the model do not fit.
+    """
+    if features.d_model != text_config.hidden_size:
+        raise ValueError(
+            f"The features {name!r} have width {features.d_model}, the model's blocks write "
+            f"{text_config.hidden_size}: they were found on {features.base_model or 'another model'}."
+        )
+    if max(features.blocks) >= text_config.num_hidden_layers:
+        raise ValueError(
+            f"The features {name!r} are for block {max(features.blocks)}, the model has blocks 0 to "
+            f"{text_config.num_hidden_layers - 1}."
+        )
+    model: Any = SimpleNamespace(config=config)
+    require_same_model(features.base_model, features.fingerprint, model, allow_base_model=allow_base_model)

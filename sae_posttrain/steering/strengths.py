@@ -13,7 +13,8 @@ def parse_strengths(words: Sequence[str], feature_set: FeatureSet) -> dict[str, 
 
     Args:
         words (`Sequence[str]`):
-            `name=number` for one or several names, or a single number for every feature of the set.
+            `name=number` for one or several names, or a single number for every feature of the set. A number that is
+            a feature's name (`14.4245`) is refused.
         feature_set ([`FeatureSet`]):
             The features.
 
@@ -23,6 +24,8 @@ def parse_strengths(words: Sequence[str], feature_set: FeatureSet) -> dict[str, 
     Raises:
         ValueError: If a word has another form, a number is not finite, or a name is unknown or given twice.
     """
+    if len(words) == 1 and words[0] in feature_set.names:  # a name such as 14.4245 reads as a number too
+        raise ValueError(f"`strength` names {words[0]!r} without a number: write {words[0]}=-0.8, for example.")
     if len(words) == 1 and "=" not in words[0]:
         return dict.fromkeys(feature_set.names, _number(words[0], words[0]))
     found: dict[str, float] = {}

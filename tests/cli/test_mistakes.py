@@ -253,3 +253,27 @@ def test_help_all_lists_the_fields_of_trl_too(command, own):
     asked = [sys.executable, "-m", "sae_posttrain", command, "--help-all"]
     printed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert own in printed and "--per_device_train_batch_size" in printed and "--lr_scheduler_type" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "--sweep", "0", "1", "x"], "generate: error: argument --sweep: invalid float value: 'x'."),
+        (["watch", "run", "--port", "x"], "watch: error: argument --port: invalid int value: 'x'."),
+        (["watch"], "watch: error: the following arguments are required: RUN_DIR."),
+        (["evaluate", "--no-such-thing"], "evaluate: error: "),
+        (["nothing"], "error: argument command: invalid choice: 'nothing'"),
+    ],
+)
+def test_words_that_cannot_be_parsed_are_one_line_too(capsys, words, said):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and said in line and "--help` lists the options." in line
+
+
+def test_an_option_is_not_named_twice():
+    parser = make_parser()
+    options = options_of(parser, "browse")
+    message = in_options("Give it, e.g. `k=50` (on the command line `--k 50`).", options)
+    assert message == "Give it, e.g. --k 50."

@@ -68,6 +68,7 @@ def test_generate_sweeps_the_strength(folder, capsys):
             "names 'lop', which is not in the feature set. Known: loop, other",
         ),
         (["--prompt", "Hi", "--strength", "loop=x"], "The strength in 'loop=x' is not a finite number"),
+        (["--prompt", "Hi", "--strength", "loop=1", "--temperature", "nan"], "--temperature must be 0 or more"),
         (["--prompt", "Hi", "--sweep", "1", "0", "3"], "--sweep takes the lowest strength"),
         (["--prompt", "Hi", "--strength", "loop=1", "--picture", "x.png"], "--picture needs --sweep LOW HIGH NUM"),
         (["--prompt", "x" * 300, "--strength", "loop=1"], "do not fit the 256 positions of the model"),

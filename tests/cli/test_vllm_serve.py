@@ -29,6 +29,18 @@ def test_sets_may_be_named_and_are_served_alone(path, capsys):
     assert "--weight-transfer-config" not in words
 
 
+def test_features_of_another_model_are_refused_before_the_server_starts(make_model, make_features, tmp_path, capsys):
+    make_model().save_pretrained(tmp_path / "tiny")
+    file = make_features(base_model="owner/other").save(tmp_path / "other.safetensors")
+    words = ["vllm-serve", str(tmp_path / "tiny"), "--features", str(file), "--print"]
+    assert main(words) == 2
+    assert "The features were found on 'owner/other', this model is" in capsys.readouterr().err
+    assert main([*words, "--allow-base-model", "tiny"]) == 0
+    file = make_features(blocks=(0, 5)).save(tmp_path / "deep.safetensors")
+    assert main(["vllm-serve", str(tmp_path / "tiny"), "--features", f"a={file}", "--print"]) == 2
+    assert "The features 'a' are for block 5, the model has blocks 0 to 1." in capsys.readouterr().err
+
+
 def test_mistakes_are_told_in_one_line(path, capsys, monkeypatch, tmp_path):
     assert main(["vllm-serve", "m", "--features", str(path), str(path), "--print"]) == 2
     assert "two sets named 'loops'" in capsys.readouterr().err

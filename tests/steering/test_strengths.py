@@ -17,6 +17,7 @@ def test_words_give_names_their_strengths(make_features):
     [
         (["loop=much"], "The strength in 'loop=much' is not a finite number"),
         (["loop=nan"], "The strength in 'loop=nan' is not a finite number"),
+        (["1.13"], "names '1.13' without a number: write 1.13=-0.8"),
         (["many"], "The strength in 'many' is not a finite number"),
         (["loop=1", "2"], "is written name=number, such as loop=-0.8, .* got '2'"),
         (["lop=1"], "names 'lop', which is not in the feature set. Known: loop, 1.13. Did you mean 'loop'"),

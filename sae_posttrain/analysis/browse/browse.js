@@ -53,7 +53,10 @@ const isRate = (score) => score.name.startsWith("firing_rate");
 const titleOf = (score) => score.name.replaceAll("_", " ") + (score.of ? `: ${score.of}` : "");
 const scoreText = (score, row) => isRate(score) ? percent(score.values[row]) : shown(score.values[row]);
 const nameOf = (row) => index.names[row] ? `${index.ids[row]} ${index.names[row]}` : String(index.ids[row]);
-const visible = (token) => token.replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "·";
+const color = (group) => `var(--arm-${[2, 1, 3, 4, 5, 0][group % 6]})`;
+const marks = { "\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣" };
+// Spaces beside letters are seen as a gap; a token of spaces alone would be an empty box.
+const visible = (token) => token.replace(token.trim() ? /[\n\r\t]/g : /[\n\r\t ]/g, (space) => marks[space]) || "·";
 
 // Start
 
@@ -266,7 +269,7 @@ function drawRows() {
   for (const each of found.slice(rows.children.length, numShown)) {
     const { row } = each;
     const figures = each.share !== undefined
-      ? `${each.share === null ? "new" : percent(each.share)} of its strongest, ${each.strongest}`
+      ? `${each.share === null ? "fires on no text here" : `${percent(each.share)} of its strongest`}, ${each.strongest}`
       : each.level !== undefined ? `${percent(each.level / index.levels)} of its strongest` : `${titleOf(score)} ${scoreText(score, row)}`;
     const item = element("li", {},
       element("a", { class: "number", href: `#feature=${index.ids[row]}`, text: nameOf(row) }),
@@ -288,6 +291,7 @@ function drawRows() {
 
 function chips(what, tokens) {
   return element("div", { class: "chips" }, element("span", { class: "what", text: what }),
+    tokens.length ? null : element("span", { class: "what", text: "none" }),
     ...tokens.slice(0, 5).map((token) => element("span", { class: hits.has(token) ? "chip hit" : "chip", text: visible(index.tokens[token]) })));
 }
 
@@ -419,6 +423,7 @@ function rates(row, histogram) {
   return element("div", {}, element("h4", { text: "Share of tokens, by group" }), table(index.groups.map(([group, size], i) => {
     const bar = element("span", { class: "bar" });
     bar.style.width = `${100 * shares[i] / most}%`;
+    if (shares.length > 1) bar.style.background = color(i);
     const fires = histogram[i].reduce((sum, count) => sum + count, 0);
     return [group, bar, percent(shares[i]), `${fires} of ${size} texts`];
   })));
@@ -440,7 +445,6 @@ function drawHistogram(row, histogram) {
   const alt = "Share of the texts of each group by their strongest activation";
   const picture = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "font-size": 11, "aria-label": alt });
   const bin = (width - left) / (index.bins + 1), base = height - bottom;
-  const color = (i) => `var(--arm-${[2, 1, 3, 4, 5, 0][i % 6]})`;
   shares.forEach((each, i) => each.forEach((share, at) => {
     const bar = 0.84 * bin / shares.length, tall = (base - top) * share / tallest;
     if (share) picture.append(svg("rect", { x: left + at * bin + 0.08 * bin + i * bar, y: base - tall, width: bar, height: tall, fill: color(i) }));

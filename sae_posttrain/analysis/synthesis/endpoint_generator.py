@@ -1,6 +1,7 @@
 """[`EndpointGenerator`]: a server with OpenAI's interface writes the texts."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ class EndpointGenerator:
     ):
         if max_tokens < 1 or concurrency < 1:
             raise ValueError(f"`max_tokens` and `concurrency` must be 1 or more, got {max_tokens}, {concurrency}.")
-        if temperature < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
             raise ValueError(f"`temperature` must be 0 or more and `top_p` in (0, 1], got {temperature}, {top_p}.")
         self._openai = _openai()
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None

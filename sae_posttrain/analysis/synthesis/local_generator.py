@@ -73,7 +73,7 @@ class LocalGenerator:
     ):
         if max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be 1 or more, got {max_new_tokens}.")
-        if temperature < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
             raise ValueError(f"`temperature` must be 0 or more and `top_p` in (0, 1], got {temperature}, {top_p}.")
         if not math.isfinite(strength):
             raise ValueError(f"`strength` must be a finite number, got {strength}.")

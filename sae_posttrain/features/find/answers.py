@@ -84,7 +84,7 @@ class Sampling:
             raise ValueError(
                 f"`max_new_tokens` and `batch_size` must be 1 or more, got {self.max_new_tokens}, {self.batch_size}."
             )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"`temperature` must be 0 or more and `top_p` in (0, 1], got {self.temperature}, {self.top_p}."
             )

@@ -21,6 +21,7 @@ INDEX = "features.json"
 MAX_INDEX_BYTES = 8 << 20
 
 _VERSION = 1
+_SUFFIX = ".safetensors"
 _PAGES = (".html", ".png", ".svg")
 
 
@@ -69,7 +70,7 @@ def index_folder(folder: str | os.PathLike) -> list[IndexEntry]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     entries = []
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.rglob(f"*{_SUFFIX}")):
         try:
             feature_set = FeatureSet.load(path)
         except ValueError:
@@ -105,19 +106,21 @@ def list_features(source: str | os.PathLike, *, revision: str | None = None) -> 
 
     Args:
         source (`str` or `os.PathLike`):
-            A folder, an index file, or `owner/name`.
+            A folder, an index file, a feature set, or `owner/name`.
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub.
 
     Raises:
         FileNotFoundError: If there is no such folder, or the repository has no index.
-        ValueError: If the index is damaged.
+        ValueError: If the index or the feature set is damaged.
     """
+    if not str(source):
+        raise FileNotFoundError("Name a folder, a feature set, or a repository of the Hub (owner/name); got no name.")
     path = Path(source)
     if path.is_dir():
         return read_index(path / INDEX) if (path / INDEX).is_file() else index_folder(path)
     if path.is_file():
-        return read_index(path)
+        return [_entry(FeatureSet.load(path), path, path.parent)] if path.suffix == _SUFFIX else read_index(path)
     name = str(source)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"There is no folder {source}. A repository of the Hub is named owner/name.")
@@ -201,7 +204,7 @@ def _read_entry(row: Any, where: str) -> IndexEntry:
             raise ValueError(f"{where}: `{name}` must be a list of {inside.__name__}.")
     for name, one in {"file": str, "base_model": str, "num_features": int}.items():
         if type(row.get(name)) is not one:
-            raise ValueError(f"{where}: `{name}` must be a {one.__name__}.")
+            raise ValueError(f"{where}: `{name}` must be of the type {one.__name__}.")
     strength = row.get("strength")
     if strength is not None and (isinstance(strength, bool) or not isinstance(strength, number)):
         raise ValueError(f"{where}: `strength` must be a number or null.")

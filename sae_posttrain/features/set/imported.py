@@ -76,6 +76,11 @@ def import_directions(
         found, notes = _control_vector(path, site)
     elif path.suffix in (".pt", ".pth", ".bin"):
         found, notes = _steering_vector(path, site)
+    elif path.suffix == ".safetensors":
+        raise ValueError(
+            f"{path} cannot be imported: it is a feature set, which every command takes as it is, or the weights of "
+            "something else. Directions are read from a .gguf, .pt or .json file."
+        )
     elif path.suffix == ".json" or path.is_file():
         return _from_json(_read_json(path), path.name, name or path.stem, name is not None, site, base_model)
     elif identity := _NEURONPEDIA_ID.fullmatch(str(source)):

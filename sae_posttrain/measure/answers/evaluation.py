@@ -7,6 +7,7 @@ Everything is computed from `answers.jsonl`, which has one line per answer. Resu
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -262,7 +263,7 @@ def _check_settings(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ValueError(f"`temperature` must be 0 (the likeliest token) or more, got {temperature}.")
     if not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must be above 0 and at most 1 (no cut), got {top_p}.")

@@ -1,6 +1,7 @@
 """A callback that has the model answer the same prompts during training, and logs how often the answers are faulty."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ class FaultWatchCallback(TrainerCallback):
         trainer (`Trainer`, *optional*):
             The trainer that the callback is added to. With it, the figures also go to the trackers of `report_to`.
             Without it they go to `trainer.state.log_history`, the terminal and `watch.jsonl`. The answers are sent as
-            a table to `wandb` and `trackio`, with and without it.
+            a table to `wandb` and `trackio` with and without it, and to `tensorboard` with it.
         target_lang (`str`, *optional*, defaults to `"zh"`):
             Switches into this language count. `None` counts every script that the answer's language does not use.
         group_column (`str`, *optional*, defaults to `"lang"`):
@@ -145,7 +146,7 @@ class FaultWatchCallback(TrainerCallback):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-        if temperature < 0 or not 0 < top_p <= 1:
+        if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
             raise ValueError(
                 f"`temperature` must be 0 or more and `top_p` above 0 and at most 1, got {temperature} and {top_p}."
             )
@@ -315,7 +316,7 @@ class FaultWatchCallback(TrainerCallback):
         metrics = self._metrics()
         if state.is_world_process_zero:
             record.append(self._file(args), self.latest)
-            send_answers(args.report_to, self.latest)
+            send_answers(args.report_to, self.latest, self.trainer)
             self._show()
         # Not through `Trainer.log`, which would empty the trainer's own metrics between two of its logging steps.
         state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from sae_posttrain.analysis.token_readings import read_along_texts
 from sae_posttrain.cli import main
 from sae_posttrain.features.read.texts import tokenize
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from ...chromium import CHROMIUM, NO_CHROMIUM, Browser
+
 HOSTILE = '</script><img src=x onerror="alert(1)"> \u202e\u2028 "quoted" \\ 文件 \U0001f600'
 ROWS = [
     {"lang": lang, "text": f"{text} {lang} {number} " * 4}
@@ -221,7 +223,7 @@ def test_command_writes_pages_and_adds_queries_to_them(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_browser_searches_sorts_and_shows_a_feature_from_the_disk(pages, tmp_path):
     rows = [{"lang": row["lang"], "text": row["text"] + HOSTILE} for row in ROWS]
     folder, _, _ = pages(rows, queries=["open the file"])
@@ -246,3 +248,44 @@ def test_browser_searches_sorts_and_shows_a_feature_from_the_disk(pages, tmp_pat
     assert "No feature has such a token" in none
     asked = dom('setTimeout(() => document.querySelector("#queries button").click(), 500);')
     assert 'aria-pressed="true"' in asked and "of its strongest" in asked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+@pytest.mark.parametrize("clipboard", ["its own", "none"])
+def test_a_button_copies_a_line_of_python_that_makes_the_set(run, tmp_path, clipboard):
+    assert run("--texts", str(tmp_path / "t.jsonl")) == 0
+    with Browser(tmp_path / "profile") as page:
+        page.open((tmp_path / "p" / "index.html").as_uri())
+        if clipboard == "none":  # as where a browser offers it to pages of a server alone
+            page.run("Object.defineProperty(navigator, 'clipboard', {value: undefined}); 0")
+        for number in (3, 7):  # the first is kept
+            page.run(f"location.hash = 'feature={number}'; 0")
+            page.wait(f"document.querySelector('#feature h2')?.textContent === 'Feature {number}'")
+            if number == 3:
+                page.click("document.querySelectorAll('#feature .line button')[1]")
+        page.click("document.querySelector('#feature .line button')")
+        page.wait("document.querySelector('#feature .line button').textContent === 'Copied'")
+        page.run("location.hash = ''; 0")
+        page.wait("!byId('list').hidden")
+        assert page.run("['  ', ' the', 'a\\n'].map(visible).join('|')") == "␣␣| the|a⏎"
+        line = page.paste("byId('query')")
+    assert line == f"features = FeatureSet.from_sae(load_sae({str(tmp_path / 'sae')!r}, block=1, k=4), [3, 7])"
+    names = {}
+    exec(f"from sae_posttrain import FeatureSet, load_sae\n{line}", names)
+    assert names["features"].feature_ids == (3, 7) and names["features"].blocks == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_a_link_leads_to_the_page_of_this_feature_on_neuronpedia(make_model, make_sae, tokenizer, tmp_path):
+    sae = make_sae(1)
+    file = "Llama3_1-8B-Base-L1R-8x/checkpoints/final.safetensors"
+    sae = replace(sae, source=replace(sae.source, repository="fnlp/Llama3_1-8B-Base-LXR-8x", file=file))
+    index = browse_features(make_model(), sae, ROWS, tmp_path / "pages", tokenizer=tokenizer)
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"{index.as_uri()}#feature=5")
+        page.wait("document.querySelector('#feature a[rel=noreferrer]')")
+        page.click("document.querySelector('#feature a[rel=noreferrer]')")
+        page.wait("location.protocol !== 'file:'")
+        assert page.address() == "https://www.neuronpedia.org/llama3.1-8b/1-llamascope-res-32k/5"

@@ -1,6 +1,7 @@
 """The index of a repository of feature sets: written, read from a folder and the Hub, and checked."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,31 @@ def test_an_index_says_what_there_is_for_which_model_with_which_pages(folder, ca
     assert json.loads(capsys.readouterr().out)[1]["blocks"] == [0, 1]
 
 
+def test_a_set_itself_is_described(folder, capsys):
+    assert main(["features", "list", str(folder / "loop.safetensors")]) == 0
+    assert "owner/Small-1B" in capsys.readouterr().out
+    assert main(["features", "list", str(folder / "model.safetensors")]) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    assert main(["features", "list", ""]) == 2
+    assert "got no name" in capsys.readouterr().err
+
+
+def test_a_repository_in_the_cache_is_listed_and_read_without_the_hub(folder, monkeypatch, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    write_index(folder)
+    repository = cache / "models--owner--features"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(folder, repository / "snapshots" / ("a" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(cache))
+    entries = list_features("owner/features")
+    assert entries == list_features(folder)
+    assert FeatureSet.from_pretrained(f"owner/features/{entries[1].file}").names == ("0.3", "0.13", "1.23", "1.33")
+    with pytest.raises(FileNotFoundError, match="No feature set at owner/features/none.safetensors"):
+        FeatureSet.from_pretrained("owner/features/none.safetensors")
+
+
 def test_a_repository_of_the_hub_is_listed_by_its_index(folder, monkeypatch):
     path = write_index(folder)
     asked = []
@@ -66,7 +92,7 @@ def test_an_index_is_replaced_only_when_asked(folder, capsys):
         ('{"version": 1, "features": [{"names": "x"}]}', "`names` must be a list of str"),
         (
             '{"version": 1, "features": [{"names": [], "blocks": [], "file": "x", "base_model": 3}]}',
-            "`base_model` must be a str",
+            "`base_model` must be of the type str",
         ),
     ],
 )

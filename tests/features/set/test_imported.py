@@ -255,3 +255,9 @@ def test_command_writes_a_feature_set(tmp_path, capsys):
     assert FeatureSet.load(tmp_path / "calm.safetensors").names == ("calm.1",)
     assert main(command) == 2
     assert "exists already. Give another --out, or --overwrite" in capsys.readouterr().err
+
+
+def test_a_feature_set_is_not_imported(make_features, tmp_path):
+    file = make_features().save(tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="mine.safetensors cannot be imported: it is a feature set"):
+        import_directions(file)
