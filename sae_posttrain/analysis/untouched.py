@@ -54,7 +54,7 @@ def find_untouched(
     text_options: TextOptions = ALL_TEXTS,
 ) -> Untouched:
     """
-    Of the features that no set fires, those that fire in most of some reference texts, with their snippets.
+    Find the features that no set fires and that fire in most of some reference texts, with their snippets.
 
     What data leave out cannot be seen in the data. The reference texts are what a model should handle too: a broader
     corpus, or questions of real users. Two passes are made over them.
