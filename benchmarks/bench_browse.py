@@ -26,7 +26,8 @@ import torch
 from machine import hardware, versions
 from scipy import sparse
 
-from sae_posttrain import FrozenSAE, TextOptions, browse_features, load_sae
+from sae_posttrain import FrozenSAE, TextOptions, load_sae
+from sae_posttrain.analysis import browse_features
 from sae_posttrain.analysis.browse import browse
 from sae_posttrain.analysis.browse.reading import Reading, active_entries, tokens_per_tile
 from sae_posttrain.analysis.browse.snippets import Pairs

@@ -28,12 +28,12 @@ import torch
 from machine import hardware, seconds, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_posttrain import record_blocks
 from sae_posttrain.estimate.live_bytes import LiveBytes
 from sae_posttrain.features.read.loading import load_saes, place_of
 from sae_posttrain.features.read.statistics import collect_statistics
 from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.features.read.texts import Text, batches, read_rows, tokenize
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.saes.frozen import FrozenSAE
 
 RESULTS = Path(__file__).parent / "results" / "bench_find_features.json"

@@ -33,8 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, record_blocks
+from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer
 from sae_posttrain.estimate.live_bytes import LiveBytes
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.measure.answers.prompts import read_rows
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GroupTable

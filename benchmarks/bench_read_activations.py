@@ -24,7 +24,8 @@ import torch
 from machine import hardware, seconds, versions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_posttrain import TextOptions, load_sae, read_activations
+from sae_posttrain import TextOptions, load_sae
+from sae_posttrain.analysis import read_activations
 from sae_posttrain.features.read.texts import batches, read_rows, tokenize
 from sae_posttrain.hooks.truncated import read_sites
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import sae_posttrain
+from sae_posttrain import analysis
 from sae_posttrain.cli import make_parser
 
 ROOT = Path(__file__).parents[1]
@@ -92,4 +93,5 @@ def test_the_site_builds_and_has_every_public_name(tmp_path):
     )
     assert built.returncode == 0, built.stderr
     api = (tmp_path / "reference" / "api" / "index.html").read_text(encoding="utf-8")
-    assert [each for each in sae_posttrain.__all__ if f'id="sae_posttrain.{each}"' not in api] == []
+    for package in (sae_posttrain, analysis):
+        assert [each for each in package.__all__ if f'id="{package.__name__}.{each}"' not in api] == []

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from graphlib import TopologicalSorter
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -216,12 +217,13 @@ def test_public_names_are_those_of_the_type_checker_and_load():
         _ = sae_posttrain.nothing
 
 
-@pytest.mark.parametrize("room", ["baselines", "measure.statistics", "serving"])
+@pytest.mark.parametrize("room", ["analysis", "baselines", "measure.statistics", "serving"])
 def test_names_of_rooms_with_a_door_of_their_own_load(room):
     module = import_module(f"sae_posttrain.{room}")
     assert typed_names(module) == module._MODULES
     for name in module.__all__:
         assert getattr(module, name).__name__ == name
+        assert find_spec(f"{module.__name__}.{name}") is None  # once imported, a file would stand before the name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = module.nothing
 
@@ -237,7 +239,12 @@ def test_old_names_still_load_and_say_where_they_are_now():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import sae_posttrain", "from sae_posttrain.cli import make_parser; make_parser()"]
+    "statement",
+    [
+        "import sae_posttrain",
+        "import sae_posttrain.analysis",
+        "from sae_posttrain.cli import make_parser; make_parser()",
+    ],
 )
 def test_importing_the_package_loads_neither_torch_nor_trl(statement):
     code = f"{statement}; import sys; print(sorted({{'torch', 'trl', 'transformers', 'numpy'}} & set(sys.modules)))"

@@ -18,18 +18,10 @@ from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-from sae_posttrain import (
-    FeatureSet,
-    SASFTConfig,
-    SASFTTrainer,
-    find_features,
-    load_sae,
-    measure_groups,
-    record_sites,
-    steer,
-)
+from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, find_features, load_sae, measure_groups, steer
 from sae_posttrain.cli import main
 from sae_posttrain.features.read.loading import load_model_and_tokenizer
+from sae_posttrain.hooks.record import record_sites
 from sae_posttrain.hooks.truncated import read_sites
 
 from .trained import ONE_STEP_OF_SGD, weights

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, seconds, versions
 
-from sae_posttrain import ClassifierReward, FeatureClassifier, TextOptions, load_sae
+from sae_posttrain import TextOptions, load_sae
+from sae_posttrain.analysis import ClassifierReward, FeatureClassifier
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench_classifier_reward.json"
 BLOCKS, K = (2, 4), 32

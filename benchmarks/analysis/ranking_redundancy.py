@@ -30,8 +30,8 @@ from tasks import activations_of, task_rows
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, versions
 
-from sae_posttrain import select
-from sae_posttrain.analysis.coverage import coverage_curve
+from sae_posttrain.analysis import select
+from sae_posttrain.analysis.covered import coverage_curve
 
 RESULTS = Path(__file__).parents[1] / "results" / "ranking_redundancy.json"
 NUM_ORDERS, NUM_SIZES, SHARE = 200, 200, 0.1

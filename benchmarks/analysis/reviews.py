@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sae_posttrain import TextActivations, TextOptions, read_activations
+from sae_posttrain import TextOptions
+from sae_posttrain.analysis import TextActivations, read_activations
 
 OPTIONS = TextOptions(group_column="label", max_length=256)
 LABELS = ("negative", "positive")

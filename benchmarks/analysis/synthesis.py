@@ -33,7 +33,7 @@ from sklearn.pipeline import make_pipeline
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, versions
 
-from sae_posttrain import FeatureClassifier, LocalGenerator, TextActivations, read_activations, synthesise
+from sae_posttrain.analysis import FeatureClassifier, LocalGenerator, TextActivations, read_activations, synthesise
 from sae_posttrain.analysis.feature_rule import f1_score
 from sae_posttrain.analysis.synthesis.prompts import Templates
 

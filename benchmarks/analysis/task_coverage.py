@@ -22,10 +22,10 @@ from tasks import NUM_EXAMPLES, activations_of
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, seconds, versions
 
-from sae_posttrain import TextActivations, coverage, overlap, select
-from sae_posttrain.analysis.coverage import coverage_curve, incidences
+from sae_posttrain.analysis import TextActivations, coverage, overlap, select
 from sae_posttrain.analysis.coverage_page import coverage_page
-from sae_posttrain.analysis.overlap import Overlap
+from sae_posttrain.analysis.covered import coverage_curve, incidences
+from sae_posttrain.analysis.overlapping import Overlap
 
 RESULTS = Path(__file__).parents[1] / "results" / "task_coverage.json"
 FAMILIES = ("tracking_shuffled_objects-", "elementary_math_qa-", "arithmetic-")

@@ -4,7 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
-from sae_posttrain import TextActivations, TextOptions, read_activations
+from sae_posttrain import TextOptions
+from sae_posttrain.analysis import TextActivations, read_activations
 
 OPTIONS = TextOptions(group_column="task", max_length=512)
 NUM_EXAMPLES = 60

@@ -26,9 +26,10 @@ from settings import Experiment  # noqa: E402
 from shared_measures import draw_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from sae_posttrain import FeatureSet, record_sites  # noqa: E402
+from sae_posttrain import FeatureSet  # noqa: E402
 from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
+from sae_posttrain.hooks.record import record_sites  # noqa: E402
 from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 
 

@@ -50,7 +50,8 @@ from torch.nn.functional import embedding_bag, normalize
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from sae_posttrain import load_sae, record_blocks
+from sae_posttrain import load_sae
+from sae_posttrain.hooks.record import record_blocks
 
 COLUMNS = ("id", "lang", "title", "text")
 PAGE_END, TURN_START, TURN_END = SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -26,7 +26,7 @@ class ReplacedNegatives(SteeredGRPOTrainer, ABC):
     def _generate_single_turn(self, prompt_ids: list, *args: Any, **kwargs: Any):
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if self.model.training:
-            steered = self._slots(len(prompt_ids))
+            steered, _ = self._kinds.rows(len(prompt_ids))
             rows = steered.nonzero().flatten().tolist()
             prompts = [prompt_ids[row] for row in rows]
             negatives = self.negatives([completion_ids[row] for row in rows], prompts, *args, **kwargs)

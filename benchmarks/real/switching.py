@@ -31,11 +31,12 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, find_features, record_sites  # noqa: E402
+from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, find_features  # noqa: E402
 from sae_posttrain.features.controls.matched_random import matched_random_features  # noqa: E402
 from sae_posttrain.features.find.by_direction import find_directions  # noqa: E402
 from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
+from sae_posttrain.hooks.record import record_sites  # noqa: E402
 from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 
 TEMPLATE = (

@@ -29,9 +29,8 @@ from sae_posttrain import (
     FeatureSet,
     SteeredGRPOConfig,
     SteeredGRPOTrainer,
-    UnlikelihoodConfig,
-    UnlikelihoodTrainer,
 )
+from sae_posttrain.baselines import UnlikelihoodConfig, UnlikelihoodTrainer
 from sae_posttrain.baselines.unlikelihood.loss import loop_mask
 
 HERE = Path(__file__).resolve().parent

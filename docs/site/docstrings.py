@@ -6,6 +6,7 @@ from typing import Any
 import griffe
 
 import sae_posttrain
+from sae_posttrain import analysis
 
 LINK = re.compile(r"\[`~?([\w.]+)`\](?!\(|\[)")
 SECTIONS = {"Parameters:": "Args:"}
@@ -73,7 +74,10 @@ def link(match: re.Match[str]) -> str:
     """A link to a public name of ours; of anything else the name alone."""
     name = match[1].removeprefix("~")
     short = name.rpartition(".")[2]
-    return f"[`{short}`][sae_posttrain.{short}]" if short in sae_posttrain.__all__ else f"`{name}`"
+    for package in (sae_posttrain, analysis):
+        if short in package.__all__:
+            return f"[`{short}`][{package.__name__}.{short}]"
+    return f"`{name}`"
 
 
 def plain_type(text: str) -> str:

@@ -33,6 +33,9 @@ START = ROOT / "README.md"
 ROOMS = ["features", "sft", "rl", "penalty", "hooks", "measure", "saes"]
 """Order of the rooms on the page of the Python API; the others follow."""
 
+DOORS = ["analysis", "baselines", "measure.statistics", "serving"]
+"""Rooms with public names of their own, in the order of the page."""
+
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 
@@ -101,8 +104,6 @@ def api_page() -> str:
     """Every public name, by the room that it lives in."""
     rooms: dict[str, list[str]] = {}
     for name in sae_posttrain.__all__:
-        if not getattr(sae_posttrain, name).__doc__:
-            raise PluginError(f"The public name {name} has no docstring.")
         rooms.setdefault(sae_posttrain._MODULES[name].partition(".")[0], []).append(name)
     lines = ["# Python API", "", "Everything that `from sae_posttrain import …` gives.", ""]
     for room, names in sorted(
@@ -110,20 +111,31 @@ def api_page() -> str:
     ):
         lines += [f"## `{room}`", ""]
         for name in names:
-            path = f"sae_posttrain.{sae_posttrain._MODULES[name]}.{name}"
-            lines += [f"[](){{#sae_posttrain.{name}}}", "", f"::: {path}", ""]
-            lines += members(name)
-    for package in ("baselines", "measure.statistics"):
+            lines += entry(sae_posttrain, name, sae_posttrain._MODULES[name])
+    for package in DOORS:
         module = importlib.import_module(f"sae_posttrain.{package}")
         lines += [f"## `{package}`", "", f"Everything that `from sae_posttrain.{package} import …` gives.", ""]
         for name in module.__all__:
-            lines += [f"::: {module.__name__}.{module._MODULES[name]}.{name}", ""]
+            lines += entry(module, name, module._MODULES[name])
+    lines += ["## Single files", "", "Names of earlier versions that are imported from the file they live in.", ""]
+    for name, place in sae_posttrain._MOVED.items():
+        if place not in DOORS:
+            lines += entry(importlib.import_module(f"sae_posttrain.{place}"), name)
     return "\n".join(lines)
 
 
-def members(name: str) -> list[str]:
+def entry(package: Any, name: str, file: str | None = None) -> list[str]:
+    """A public name of a package, under an anchor of its own, from the file of the package that defines it."""
+    owner = getattr(package, name)
+    if not owner.__doc__:
+        raise PluginError(f"The public name {name} has no docstring.")
+    path = f"{package.__name__}.{name}" if file is None else f"{package.__name__}.{file}.{name}"
+    anchor = [] if file is None else [f"[](){{#{package.__name__}.{name}}}", ""]
+    return [*anchor, f"::: {path}", "", *members(owner)]
+
+
+def members(owner: Any) -> list[str]:
     """The option that lists a class's own public methods."""
-    owner = getattr(sae_posttrain, name)
     if not isinstance(owner, type):
         return []
     own = [

@@ -16,7 +16,7 @@ from ..features.set.feature_set import FeatureSet
 from ..features.set.model_identity import COMPARED
 from . import scikit_learn  # noqa: F401
 from .classifier_file import read_classifier, require_same_rows, saes_of_set, to_feature_set
-from .read_activations import Texts, read_activations
+from .reading import Texts, read_activations
 from .rule_choice import choose_rule
 from .text_activations import TextActivations
 

@@ -5,10 +5,10 @@ from html import escape
 
 import numpy as np
 
-from .coverage import Coverage
+from .covered import Coverage
 from .feature_page import render
-from .overlap import Overlap
-from .select import Selection
+from .overlapping import Overlap
+from .selection import Selection
 from .untouched import Untouched
 
 _CELL, _TREE = 14, 70

@@ -14,9 +14,9 @@ from ..features.read.text_options import ALL_TEXTS, TextOptions
 from ..features.read.texts import check_texts, tokenize
 from ..features.set.feature_set import FeatureSet
 from ..saes.frozen import FrozenSAE
-from .coverage import Coverage
+from .covered import Coverage
 from .feature_page import FeatureView, Group, view_features
-from .read_activations import read_activations
+from .reading import read_activations
 from .token_readings import read_along_texts
 
 _NUM_STRONGEST = 8  # texts of each feature that are read again, token by token
@@ -54,7 +54,7 @@ def find_untouched(
     text_options: TextOptions = ALL_TEXTS,
 ) -> Untouched:
     """
-    Of the features that no set fires, those that fire in most of some reference texts, with their snippets.
+    Find the features that no set fires and that fire in most of some reference texts, with their snippets.
 
     What data leave out cannot be seen in the data. The reference texts are what a model should handle too: a broader
     corpus, or questions of real users. Two passes are made over them.

@@ -213,7 +213,7 @@ def _labelled_rows(texts: str, options: Any, given: dict[str, Any]) -> list[Any]
 
 def _read(classifier: Any, rows: list[Any], options: Any, cache: Path | None) -> Any:
     from ..analysis.classifier_baselines import LabelledTexts
-    from ..analysis.read_activations import read_activations
+    from ..analysis.reading import read_activations
 
     read = read_activations(
         classifier.model,

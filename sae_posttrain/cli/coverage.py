@@ -75,11 +75,11 @@ def _coverage(arguments: argparse.Namespace) -> None:
     if arguments.select is not None and not arguments.select > 0:
         raise ValueError(f"--select must be above 0, got {arguments.select}.")
     require_model(arguments.model)
-    from ..analysis.coverage import coverage
     from ..analysis.coverage_page import coverage_page
-    from ..analysis.overlap import overlap
-    from ..analysis.read_activations import read_activations
-    from ..analysis.select import select
+    from ..analysis.covered import coverage
+    from ..analysis.overlapping import overlap
+    from ..analysis.reading import read_activations
+    from ..analysis.selection import select
     from ..analysis.untouched import find_untouched
     from ..features.read.loading import load_saes
     from ..features.read.text_options import TextOptions

@@ -74,7 +74,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     require_model(arguments.model)
     from accelerate import PartialState
 
-    from ..analysis.diagnose import diagnose
+    from ..analysis.diagnosing import diagnose
     from ..features.read.text_options import TextOptions
     from ..model_records import recorded_name
 

@@ -7,12 +7,15 @@ positions.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..precision import widest_float
 from .advantages import SMALLEST_SPREAD, spread
+from .config import SteeredGRPOConfig
+from .rollouts import Rollouts
 
 
 def rollout_metrics(
@@ -101,6 +104,52 @@ def loss_shares(sums: Tensor) -> dict[str, float]:
         "token_share": tokens_chosen / max(tokens, 1),
         "advantage_share": advantage_chosen / advantage if advantage else 0.0,
     }
+
+
+def provoked_metrics(
+    args: SteeredGRPOConfig,
+    batch: dict[str, Tensor],
+    rollouts: Rollouts,
+    everyone: tuple[Tensor, Tensor, Tensor],
+    accelerator: Any,
+) -> dict[str, float]:
+    """
+    What became of the steered rollouts (`steer/`) and of the cold ones (`cold/`).
+
+    Args:
+        args ([`SteeredGRPOConfig`]):
+            Settings.
+        batch (`dict[str, torch.Tensor]`):
+            The weighed batch of this process; see [`weigh`].
+        rollouts ([`Rollouts`]):
+            The rollouts of this process.
+        everyone (`tuple` of three `torch.Tensor` of shape `(N,)`, bool):
+            Which rollouts of all processes are steered, cold and faulty.
+        accelerator (`accelerate.Accelerator`):
+            The trainer's. Every process has to call this function.
+
+    Returns:
+        `dict[str, float]`: `token_share` and `advantage_share`; `dropped`, with `on_miss="drop"`; `resampled` and
+        `hit_rate_resampled`, with `on_miss="resample"`.
+    """
+    steered_N, cold_N, faulty_N = everyone
+    metrics: dict[str, float] = {}
+    for prefix, column, num, rows_N, num_resampled in (
+        ("steer", "steered", args.num_steered, steered_N, rollouts.num_resampled),
+        ("cold", "cold", args.num_cold, cold_N, rollouts.num_cold_resampled),
+    ):
+        if not num:
+            continue
+        if args.on_miss == "drop":
+            metrics[f"{prefix}/dropped"] = float((rows_N & ~faulty_N).sum())
+        if args.on_miss == "resample":
+            resampled = torch.tensor(num_resampled, device=rows_N.device)
+            metrics[f"{prefix}/resampled"] = float(accelerator.reduce(resampled, reduction="sum"))
+            metrics[f"{prefix}/hit_rate_resampled"] = faulty_N[rows_N].float().mean().item()
+        sums = loss_sums(batch["completion_mask"], batch["advantages"], batch[column])
+        shares = loss_shares(accelerator.reduce(sums, reduction="sum"))
+        metrics |= {f"{prefix}/{name}": value for name, value in shares.items()}
+    return metrics
 
 
 class LossPasses:

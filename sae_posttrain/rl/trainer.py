@@ -14,7 +14,7 @@ from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
 from ..gguf_models import with_trainable_model
-from ..hooks.row_sampling import SAME_AS_CALL, RowSampling, sample_rows
+from ..hooks.row_sampling import SAME_AS_CALL
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
 from ..model_card import FeatureCard
@@ -25,7 +25,8 @@ from .blind_reward import BlindRewardCheck
 from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampler, SamplingState
-from .metrics import LossPasses, loss_shares, loss_sums, pass_means, rollout_metrics
+from .kinds import RolloutKinds
+from .metrics import LossPasses, pass_means, provoked_metrics, rollout_metrics
 from .push_check import compare_pushes
 from .refusals import (
     refuse_arguments,
@@ -33,17 +34,14 @@ from .refusals import (
     refuse_settings,
     refuse_several_turns,
     refuse_short_completions,
-    samples,
 )
 from .resume import ResumableGRPO
 from .rewards import tell_template
 from .rollouts import (
     Rollouts,
-    cold_slots,
     roll_out,
     show_fault,
     steered_positions,
-    steered_slots,
 )
 from .start import (
     check_rollouts,
@@ -200,6 +198,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         warn_of_rollouts_that_run_on(self.train_dataset, tokenizer, self.eos_token_ids)
         if self._steering is not None:
+            place = (self.num_generations, self.accelerator.process_index)
+            self._kinds = RolloutKinds(self._steering, *place, self._steered_sampling, self._cold_sampling)
             self._blind_reward = BlindRewardCheck(self._steering.blind_reward_patience, self.reward_func_names)
             if self._steering.dynamic_sampling != "none":
                 self._sampler = DynamicSampler(
@@ -252,14 +252,14 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         def generate(prompts: list, steered: Tensor, cold: Tensor):
             turn = partial(generate_turn, prompts, images, multimodal_fields, num_generations, *args, **kwargs)
             if self._vllm is not None:
-                rows = self._sampling_of_rows(steered, cold)
+                rows = self._kinds.sampling_of(steered, cold)
                 return self._vllm.generate(
                     turn, row_settings(steered, rows, self.steer_strength, settings.steer_positions)
                 )
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
-            with steering, self._sampling(steered, cold) as recorded:
+            with steering, self._kinds.sampling(self.model, steered, cold) as recorded:
                 ids, logprobs = turn()
             return ids, logprobs, None if recorded is None else recorded.logps(ids)
 
@@ -267,45 +267,13 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             self._rollouts = roll_out(
                 generate,
                 prompt_ids,
-                self._slots(len(prompt_ids)),
-                self._cold_slots(len(prompt_ids)),
+                *self._kinds.rows(len(prompt_ids)),
                 fault=self._fault,
                 end_ids=self.eos_token_ids,
                 strength=self.steer_strength,
                 max_resamples=settings.max_resamples if settings.on_miss == "resample" else 0,
             )
         return self._rollouts.completion_ids, self._rollouts.logprobs
-
-    def _slots(self, num_rows: int) -> Tensor:
-        assert self._steering is not None
-        return steered_slots(
-            num_rows, self.accelerator.process_index, self.num_generations, self._steering.num_steered
-        )
-
-    def _cold_slots(self, num_rows: int) -> Tensor:
-        args = self._steering
-        assert args is not None
-        return cold_slots(
-            num_rows, self.accelerator.process_index, self.num_generations, args.num_steered, args.num_cold
-        )
-
-    def _sampling_of_rows(self, steered: Tensor, cold: Tensor) -> list[RowSampling]:
-        return [
-            self._steered_sampling if is_steered else self._cold_sampling if is_cold else SAME_AS_CALL
-            for is_steered, is_cold in zip(steered.tolist(), cold.tolist())
-        ]
-
-    def _sampling(self, steered: Tensor, cold: Tensor) -> Any:
-        """Context in which `generate` samples each row with its own settings, and records what μ is needed of."""
-        args = self._steering
-        assert args is not None
-        rows = self._sampling_of_rows(steered, cold)
-        by_generate = not (args.use_vllm or args.use_transformers_continuous_batching) and samples(args)
-        records = by_generate and args.num_provoked > 0 and args.off_policy_weight == "truncated"
-        if not records and set(rows) == {SAME_AS_CALL}:
-            return nullcontext()
-        record = (steered | cold).nonzero().flatten().tolist() if records else []
-        return sample_rows(self.model, rows, record=record)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rollouts = self._rollouts
@@ -337,7 +305,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
                         self._compare_pushes(batch, self._rollouts)
                         self._checked_state = self.state  # a training has a state of its own
                     assert self._rollouts.sampling_logps is not None
-                    rows = self._sampling_of_rows(self._rollouts.steered, self._rollouts.cold)
+                    rows = self._kinds.sampling_of(self._rollouts.steered, self._rollouts.cold)
                     self._rollouts.sampling_logps = drawn_logps(
                         self._rollouts.sampling_logps, [own.is_greedy for own in rows]
                     )
@@ -399,27 +367,13 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         metrics = rollout_metrics(*rates, cold=cold_N, endless=endless_N)
         if args.num_provoked:
             provoked_N = steered_N | cold_N
-            kinds = []
-            if args.num_steered:
-                kinds.append(("steer", "steered", steered_N, rollouts.num_resampled))
-            if args.num_cold:
-                kinds.append(("cold", "cold", cold_N, rollouts.num_cold_resampled))
             self._blind_reward.update(rewards_N, provoked_N, faulty_N, self.num_generations)
-            for prefix, _, rows_N, num_resampled in kinds:
-                if args.on_miss == "drop":
-                    metrics[f"{prefix}/dropped"] = float((rows_N & ~faulty_N).sum())
-                if args.on_miss == "resample":
-                    metrics[f"{prefix}/resampled"] = float(gather(num_tokens.new_tensor([num_resampled])).sum())
-                    metrics[f"{prefix}/hit_rate_resampled"] = faulty_N[rows_N].float().mean().item()
             advantages_N = new_advantages(args, rewards_N, provoked_N, faulty_N, self.scale_rewards)
             if advantages_N is not None:
                 self._logs["advantages"].extend(advantages_N.tolist())  # its length is one generation: TRL's go out
             logps = partial(self._logps, batch)
             weigh(args, batch, rollouts, advantages_N, logps, accelerator=self.accelerator, end_ids=self.eos_token_ids)
-            for prefix, column, _, _ in kinds:
-                sums = loss_sums(batch["completion_mask"], batch["advantages"], batch[column])
-                shares = loss_shares(self.accelerator.reduce(sums, reduction="sum"))
-                metrics |= {f"{prefix}/{name}": value for name, value in shares.items()}
+            metrics |= provoked_metrics(args, batch, rollouts, (steered_N, cold_N, faulty_N), self.accelerator)
             if args.num_steered:
                 metrics["steer/strength"] = rollouts.strength
             controller = self._callback(StrengthController)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import sparse
 
-from sae_posttrain import TextActivations
+from sae_posttrain.analysis import TextActivations
 
 PLACES = ((1, "resid_post"), (2, "resid_post"))
 

@@ -13,7 +13,8 @@ from sklearn.utils.estimator_checks import (
     check_set_params,
 )
 
-from sae_posttrain import FeatureClassifier, FeatureSet
+from sae_posttrain import FeatureSet
+from sae_posttrain.analysis import FeatureClassifier
 from sae_posttrain.analysis.feature_rule import f1_score, firing_differences, split_rows
 
 from .synthetic import PLACES, labelled, make_activations

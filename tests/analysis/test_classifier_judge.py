@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import ClassifierJudge, FaultWatchCallback
+from sae_posttrain import FaultWatchCallback
+from sae_posttrain.analysis import ClassifierJudge
 
 from ..trained import ON_CPU, logged
 from .test_classifier import LETTERS, fitted_on_letters

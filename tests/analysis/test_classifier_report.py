@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from sae_posttrain import FeatureClassifier
+from sae_posttrain.analysis import FeatureClassifier
 from sae_posttrain.analysis.classifier_baselines import LabelledTexts
 from sae_posttrain.analysis.classifier_report import RULE_NAMES, compare_classifiers, format_transfer, transfer
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from sae_posttrain import ClassifierReward, FeatureClassifier, TextOptions, filter_dataset, record_blocks
+from sae_posttrain import TextOptions
+from sae_posttrain.analysis import ClassifierReward, FeatureClassifier, filter_dataset
 from sae_posttrain.features.read.loading import place_of
+from sae_posttrain.hooks.record import record_blocks
 
 from .test_classifier import LETTERS, fitted_on_letters
 

@@ -3,8 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sae_posttrain import coverage, overlap, redundancy, select
-from sae_posttrain.analysis.coverage import coverage_curve
+from sae_posttrain.analysis import coverage, overlap, redundancy, select
+from sae_posttrain.analysis.covered import coverage_curve
 
 from .synthetic import PLACES, make_activations
 

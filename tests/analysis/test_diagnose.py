@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from sae_posttrain import FeatureSet, diagnose
+from sae_posttrain import FeatureSet
+from sae_posttrain.analysis import diagnose
 from sae_posttrain.analysis.answers import read_answers
 from sae_posttrain.saes.frozen import FrozenSAE
 

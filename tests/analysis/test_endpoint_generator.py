@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sae_posttrain import EndpointGenerator
+from sae_posttrain.analysis import EndpointGenerator
 
 pytest.importorskip("openai")
 

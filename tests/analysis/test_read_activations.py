@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_posttrain import TextActivations, TextOptions, read_activations
-from sae_posttrain.analysis import read_activations as module
+from sae_posttrain import TextOptions
+from sae_posttrain.analysis import TextActivations, read_activations
+from sae_posttrain.analysis import reading as module
 from sae_posttrain.saes.frozen import FrozenSAE
 
 TEXTS = [{"text": text, "lang": lang} for text, lang in [("hello world", "en"), ("a", "en"), ("ñandú y más", "es")]]

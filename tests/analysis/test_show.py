@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from sae_posttrain import FeatureSet, show_features
+from sae_posttrain import FeatureSet
+from sae_posttrain.analysis import show_features
 from sae_posttrain.analysis.show import name_features
 from sae_posttrain.cli.show import add_show
 

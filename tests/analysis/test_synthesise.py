@@ -8,7 +8,8 @@ import pytest
 from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import FeatureSet, LocalGenerator, read_activations, synthesise
+from sae_posttrain import FeatureSet
+from sae_posttrain.analysis import LocalGenerator, read_activations, synthesise
 from sae_posttrain.analysis.synthesis.attempts import Attempts
 from sae_posttrain.analysis.synthesis.near_duplicates import copied_share
 from sae_posttrain.analysis.synthesis.prompts import Templates

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sae_posttrain import read_activations
+from sae_posttrain.analysis import read_activations
 
 ROWS = [{"text": text, "lang": text[0]} for text in ("hello", "world and more", "again", "the end")]
 
@@ -70,7 +70,7 @@ def test_file_keeps_everything_and_is_not_replaced_by_accident(activations, tmp_
 
 def test_a_file_of_another_kind_is_refused(tmp_path, make_features):
     path = make_features().save(tmp_path / "features.safetensors")
-    from sae_posttrain import TextActivations
+    from sae_posttrain.analysis import TextActivations
 
     with pytest.raises(ValueError, match="holds no activations"):
         TextActivations.load(path)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sae_posttrain import coverage, find_untouched, read_activations
+from sae_posttrain.analysis import coverage, find_untouched, read_activations
 
 SETS = [{"text": "aa aa aa"}]
 REFERENCE = [{"text": f"{word} number {i} {word}"} for i in range(4) for word in ("zebra", "quick", "aa")]

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet, evaluate, record_blocks, steer
+from sae_posttrain import FeatureSet, evaluate, steer
 from sae_posttrain.baselines.ablation import ablate
+from sae_posttrain.hooks.record import record_blocks
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_posttrain import load_sae, record_blocks
+from sae_posttrain import load_sae
+from sae_posttrain.hooks.record import record_blocks
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "help" / "make_model.py"
 WORDS = {

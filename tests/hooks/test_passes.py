@@ -13,7 +13,8 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from sae_posttrain import FeatureSet, record_blocks, steer
+from sae_posttrain import FeatureSet, steer
+from sae_posttrain.hooks.record import record_blocks
 
 PROMPTS = [[7, 8, 9, 10, 11], [40, 41], [90, 91, 92]]
 GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}

@@ -2,10 +2,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sae_posttrain import record_blocks
 from sae_posttrain.hooks.blocks import find_blocks, get_width
 from sae_posttrain.hooks.edit import edit_sites
-from sae_posttrain.hooks.record import SiteRecorder, training_capture
+from sae_posttrain.hooks.record import SiteRecorder, record_blocks, training_capture
 
 IDS = torch.arange(12).reshape(2, 6)
 OUTPUT = (0, "resid_post")

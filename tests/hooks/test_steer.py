@@ -2,7 +2,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sae_posttrain import FeatureSet, record_blocks, steer
+from sae_posttrain import FeatureSet, steer
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.hooks.steer import Steerer
 
 PROMPTS = [[7, 8, 9, 10, 11], [40, 41], [90, 91, 92]]

@@ -240,11 +240,16 @@ def test_unsafe_and_downloaded_code_is_refused_before_the_model_is_loaded_unless
 @pytest.mark.parametrize(
     ("tasks", "extra", "message"),
     [
-        (["coulours"], ["--include-path", "own"], "No task is called coulours; did you mean colours"),
-        (["none.yaml"], [], "There is no task file none.yaml"),
+        (
+            ["coulours"],
+            ["--include-path", "own"],
+            "registered task/group/tag name or valid YAML path. Did you mean colours?",
+        ),
         (["own/colours.yaml"], ["--include-path", "none"], "There is no folder none to look for tasks in"),
-        (["own/gone.yaml"], [], "The documents of own/gone.yaml cannot be loaded"),
-        (["own/empty.yaml"], [], "own/empty.yaml defines no task"),
+        (["own/gone.yaml"], [], "own/gone.yaml cannot be loaded: Unable to find"),
+        (["own/empty.yaml"], [], "own/empty.yaml cannot be loaded: Unknown config shape"),
+        (["own/broken.yaml"], [], "did not find expected"),
+        (["own/half.yaml"], ["--include-path", "own"], "own/half.yaml cannot be loaded: expected str"),
         (["own/fixed.yaml"], ["--num-fewshot", "2"], "The task fixed is defined without examples (`num_fewshot: 0`)"),
     ],
 )
@@ -257,5 +262,7 @@ def test_task_that_cannot_be_run_is_said_in_one_line_before_the_model_is_loaded(
     (folder / "gone.jsonl").unlink()
     write_task(folder, {**COLOUR_TASK, "task": "fixed", "num_fewshot": 0}, DOCUMENTS)
     (folder / "own" / "empty.yaml").write_text("dataset_path: json\n")
+    (folder / "own" / "broken.yaml").write_text("task: [a\n b: c: d\n")
+    (folder / "own" / "half.yaml").write_text("group: half\ntask: [colours, no_such_task]\n")
     assert run(folder, "before", *extra, tasks=tasks) == 2
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in capsys.readouterr().err.strip()

@@ -6,13 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from sae_posttrain import (
-    FeaturePenaltyArguments,
-    FeaturePenaltyMixin,
-    SteeredGRPOConfig,
-    SteeredGRPOTrainer,
-    record_blocks,
-)
+from sae_posttrain import FeaturePenaltyArguments, FeaturePenaltyMixin, SteeredGRPOConfig, SteeredGRPOTrainer
+from sae_posttrain.hooks.record import record_blocks
 
 from ..trained import logged, weights
 from .conftest import CLASSES, GENERATING, ROWS, rows_of

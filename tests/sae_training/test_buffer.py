@@ -3,8 +3,8 @@ from itertools import islice
 import pytest
 import torch
 
-from sae_posttrain import record_blocks
 from sae_posttrain.features.read.texts import tokenize
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.sae_training.activations import num_counted
 from sae_posttrain.sae_training.buffer import ActivationBuffer
 

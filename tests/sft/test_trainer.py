@@ -10,8 +10,9 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from sae_posttrain import SASFTConfig, SASFTTrainer, record_blocks
+from sae_posttrain import SASFTConfig, SASFTTrainer
 from sae_posttrain.hooks.blocks import find_blocks
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.penalty.feature_penalty import FeaturePenalty
 from sae_posttrain.penalty.groups import GROUP_IDS
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from sae_posttrain import record_blocks
 from sae_posttrain.features.find.answers import Sampling
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.steering.chat import Chat
 
 

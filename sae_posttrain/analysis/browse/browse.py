@@ -20,7 +20,7 @@ from ...hooks.sites import describe_place
 from ...model_records import is_path, recorded_model
 from ...saes.frozen import FrozenSAE
 from ..logit_lens import lens_tokens, reaches_logits
-from ..read_activations import require_window
+from ..reading import require_window
 from ..scipy_sparse import scipy_sparse
 from ..show import of_each_group
 from .folder import (

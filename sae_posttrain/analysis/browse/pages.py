@@ -73,7 +73,7 @@ def segments_of(pairs: Pairs, texts: Sequence[Text]) -> Segments:
 def segment_records(
     segments: Segments, texts: Sequence[Text], group_numbers: Mapping[str, int], tokenizer: Any
 ) -> Iterator[list[Any]]:
-    """Of each segment: number of the group (−1 for one that is not shown), text, lengths of its tokens, cuts."""
+    """A record for each segment: number of its group (−1 if that is not shown), text, lengths of its tokens, cuts."""
     decoded: dict[tuple[int, ...], str] = {}
     for number, begin, end in segments.places:
         text = texts[number]
@@ -107,8 +107,8 @@ def feature_records(
     table: TokenTable,
 ) -> tuple[list[list[Any]], list[list[int]]]:
     """
-    Of each feature: promoted and suppressed tokens with scores, neighbours with cosines, histogram by group,
-    snippets; and the tokens on which each fires most.
+    A record for each feature: promoted and suppressed tokens with scores, neighbours with cosines, histogram by group,
+    snippets; and the tokens on which each feature fires most.
     """
     pairs = reading.snippets
     num_features = reading.strongest.shape[1]

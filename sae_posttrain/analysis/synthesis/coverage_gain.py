@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...hooks.sites import Place, describe_place
-from ..coverage import coverage_curve
+from ..covered import coverage_curve
 from ..text_activations import TextActivations
 from .targets import MIN_TEXTS
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...features.read.loading import place_of
 from ...features.read.text_options import TextOptions
 from ...saes.frozen import FrozenSAE
-from ..read_activations import read_activations
+from ..reading import read_activations
 from ..text_activations import TextActivations
 
 

@@ -265,6 +265,6 @@ def _word_at(text: str, start: int, piece: str) -> str:
 
 
 def _whole_words(pieces: Sequence[str]) -> tuple[str, ...]:
-    """Of promoted tokens, those that look like words of three letters or more; five at most."""
+    """The promoted tokens that look like words of three letters or more; five at most."""
     words = [piece.strip().casefold() for piece in pieces if re.fullmatch(r"\s?[^\W\d_]{3,}", piece)]
     return tuple(dict.fromkeys(words))[:5]

@@ -7,8 +7,8 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from difflib import get_close_matches
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,6 @@ def require_harness() -> None:
         raise ImportError("Capability tasks need lm-evaluation-harness: pip install 'sae_posttrain[eval]'.")
 
 
-def harness_version() -> str:
-    """Version of the harness that is installed."""
-    return metadata.version("lm_eval")
-
-
 def load_tasks(
     names: Sequence[str],
     *,
@@ -45,83 +40,51 @@ def load_tasks(
     """
     Load tasks and their documents; the arguments are those of [`evaluate_tasks`].
 
-    The search through the harness's own tasks takes ten seconds. It is left out if every name is found without it.
     Returns every single task by name, and the names of the tasks in each group.
     """
     from lm_eval.tasks import TaskManager
+    from yaml import YAMLError
 
     if include_path is not None and not Path(include_path).is_dir():
         raise ValueError(f"There is no folder {include_path} to look for tasks in (`include_path`).")
-    folders = None if include_path is None else [os.fspath(include_path)]
-    manager = TaskManager(include_path=folders, include_defaults=False)
-    if _unknown(names, manager.task_index):
-        manager = TaskManager(include_path=folders, include_defaults=True)
-    if unknown := _unknown(names, manager.task_index):
-        close = get_close_matches(unknown[0], manager.all_tasks, n=3)
-        raise ValueError(
-            f"No task is called {', '.join(unknown)}"
-            + (f"; did you mean {', '.join(close)}?" if close else ".")
-            + " Own tasks are given as a path of a .yaml file, or by name with `include_path`."
-        )
-    try:
-        with _seeded(seed), _downloaded_code(names, confirm_run_unsafe_code):
-            loaded = manager.load(list(dict.fromkeys(names)))
-            groups = {  # asking a task for its name draws a random number
-                name: [task.task_name for task in group.get_all_tasks()]
-                for name, group in loaded.get("groups", {}).items()
-            }
-    except OSError as error:
-        raise ValueError(
-            f"The documents of {', '.join(names)} cannot be loaded: {error}. Relative paths in a task file count from "
-            "the folder the command is run in; what lies on the Hub has to be in its cache to be used offline."
-        ) from error
-    tasks = dict(loaded["tasks"])
-    unsafe = [name for name, task in tasks.items() if getattr(task, "UNSAFE_CODE", False)]
-    if unsafe and not confirm_run_unsafe_code:
-        raise ValueError(f"{', '.join(unsafe)}: the score comes from running code that the model wrote. {_CONFIRM}")
-    for name, task in tasks.items():
+    folders, asked = None if include_path is None else [os.fspath(include_path)], list(dict.fromkeys(names))
+    with _downloaded_code(asked, confirm_run_unsafe_code):
+        for include_defaults in (False, True):  # the search through the harness's own tasks takes ten seconds
+            manager = TaskManager(include_path=folders, include_defaults=include_defaults)
+            try:
+                with _seeded(seed):  # asking a task for its name draws a random number
+                    loaded = manager.load(asked)
+                    of_groups = loaded.get("groups", {}).items()
+                    groups = {name: [task.task_name for task in group.get_all_tasks()] for name, group in of_groups}
+                break
+            except (KeyError, OSError, TypeError, ValueError, YAMLError) as error:
+                unknown = isinstance(error, (KeyError, TypeError))  # a name, given or inside a group
+                if not unknown or include_defaults:
+                    raise ValueError(_message(asked, error, manager.all_tasks if unknown else ())) from error
+    for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False) and not confirm_run_unsafe_code:
+            raise ValueError(f"{name}: the score comes from running code that the model wrote. {_CONFIRM}")
         own = task.get_config("num_fewshot")
-        if own == 0 and num_fewshot:
+        if own == 0 and num_fewshot:  # the harness would go on without examples
             raise ValueError(
                 f"The task {name} is defined without examples (`num_fewshot: 0`), {num_fewshot} are asked for. Run it "
                 "by itself, in another folder, without `num_fewshot`."
             )
         task.set_config("num_fewshot", (own or 0) if num_fewshot is None else num_fewshot)
-    return tasks, groups
+    return loaded["tasks"], groups
 
 
-def _unknown(specs: Sequence[str | Mapping[str, Any]], index: Mapping[str, Any]) -> list[str]:
-    """Names that are neither in the index nor of a YAML file, also those inside groups."""
-    unknown = []
-    for spec in specs:
-        name = spec if isinstance(spec, str) else str(spec.get("group") or spec.get("task"))
-        if name in index:
-            config = index[name].cfg or {}  # a tag has none
-        elif isinstance(spec, Mapping):
-            config = spec  # a task or group that is defined inside a group
-        elif Path(spec).suffix in (".yaml", ".yml"):
-            config = _read_yaml(Path(spec))
-        else:
-            unknown.append(name)
-            continue
-        members = config.get("task")
-        unknown += _unknown(members, index) if isinstance(members, list) else []
-    return unknown
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """Content of a task file as plain text: the functions that it names do not run."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"There is no task file {path}.")
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}.") from error
-    if not isinstance(config, dict) or not {"task", "group"} & set(config):
-        raise ValueError(f"{path} defines no task: it needs a line `task: name` (or `group: name`).")
-    return config
+def _message(names: Sequence[str], error: Exception, known: Sequence[str]) -> str:
+    """Why tasks cannot be loaded; `known` are the names that there are, if a name is the reason."""
+    near = [match for name in names for match in get_close_matches(name, known, n=1)]
+    reason = error.args[0] if isinstance(error, KeyError) else error
+    return (
+        f"{', '.join(names)} cannot be loaded: {reason}. "
+        + (f"Did you mean {', '.join(near)}? " if near else "")
+        + "Own tasks are given as a path of a .yaml file, or by name with `include_path`. Relative paths in a task "
+        "file count from the folder the command is run in; what lies on the Hub has to be in its cache to be used "
+        "offline."
+    )
 
 
 @contextmanager
@@ -186,22 +149,16 @@ def document_hashes(task: Any, limit: int | None) -> list[str]:
     ]
 
 
-def wrap_model(
-    model: Any, tokenizer: Any, batch_size: int, chat_template_kwargs: Mapping[str, Any] | None = None
-) -> Any:
+def wrap_model(model: Any, tokenizer: Any, batch_size: int, chat_template_kwargs: Mapping[str, Any]) -> Any:
     """Wrap a loaded causal language model for the harness. It runs no code of the model's repository."""
-    from copy import deepcopy
-
     from lm_eval.models.huggingface import HFLM
 
-    if tokenizer.pad_token_id is None:
-        tokenizer = deepcopy(tokenizer)  # the harness chooses one, which is not to reach the caller's
     return HFLM(
         pretrained=model,
         backend="causal",
-        tokenizer=tokenizer,
+        tokenizer=deepcopy(tokenizer),  # the harness sets a padding token
         batch_size=batch_size,
-        chat_template_args=dict(chat_template_kwargs or {}),
+        chat_template_args=dict(chat_template_kwargs),
     )
 
 
@@ -238,23 +195,18 @@ def run_task(
                 confirm_run_unsafe_code=confirm_run_unsafe_code,
             )
     higher = result["higher_is_better"].get(name) or {}
-    metrics = {}
-    for key, value in result["results"][name].items():
-        metric, comma, filter_name = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
-            figures = {"value": _plain(value), "higher_is_better": higher.get(metric)}
-            metrics[_metric_name(metric, filter_name)] = figures
+    metrics = {
+        key.removesuffix(",none"): {"value": _plain(value), "higher_is_better": higher.get(key.partition(",")[0])}
+        for key, value in result["results"][name].items()
+        if "," in key and "_stderr," not in key
+    }
     items: dict[int, dict[str, Any]] = {}
     for sample in result["samples"][name]:
         same = {key: sample[key] for key in ("doc_id", "doc_hash", "prompt_hash")}
         item = items.setdefault(sample["doc_id"], {"task": name, **same, "metrics": {}})
         for metric in sample["metrics"]:
-            item["metrics"][_metric_name(metric, sample["filter"])] = _plain(sample[metric])
+            item["metrics"][f"{metric},{sample['filter']}".removesuffix(",none")] = _plain(sample[metric])
     return metrics, list(items.values())
-
-
-def _metric_name(metric: str, filter_name: str) -> str:
-    return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
 def _plain(value: Any) -> Any:

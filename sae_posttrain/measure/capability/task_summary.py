@@ -1,7 +1,7 @@
 """Figures of capability tasks: intervals, groups, paired comparison of two models, and a table of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,21 @@ def add_intervals(metrics: Mapping[str, Mapping[str, Any]], items: Sequence[Item
     return result
 
 
-def pool_group(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def pool_group(tasks: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
     """
-    Rates over all items of several tasks, for the metrics that [`add_intervals`] found to be a rate in each of them.
+    Rates over all items of several tasks, given the metrics of each, for those that [`add_intervals`] found to be a
+    rate in each of them.
 
     Every item counts the same, and items count as independent. If the tasks are translations of one another, the true
     interval is wider.
     """
     pooled = {}
-    for name, metric in next(iter(tasks.values()))["metrics"].items():
-        of_tasks = [task["metrics"].get(name) for task in tasks.values()]
-        if any(one is None or one["low"] is None for one in of_tasks):
-            continue
-        if len({one["higher_is_better"] for one in of_tasks}) > 1:
-            continue
-        n = sum(one["n"] for one in of_tasks)
-        successes = round(sum(one["value"] * one["n"] for one in of_tasks))
-        low, high = wilson(successes, n)
-        pooled[name] = {**metric, "value": successes / n, "n": n, "low": low, "high": high}
+    for name, metric in tasks[0].items():
+        each = [metrics[name] for metrics in tasks if metrics.get(name, {"low": None})["low"] is not None]
+        if len(each) == len(tasks) and len({one["higher_is_better"] for one in each}) == 1:
+            n = sum(one["n"] for one in each)
+            low, high = wilson(successes := round(sum(one["value"] * one["n"] for one in each)), n)
+            pooled[name] = {**metric, "value": successes / n, "n": n, "low": low, "high": high}
     return pooled
 
 
@@ -64,55 +61,51 @@ def check_same_items(name: str, hashes: Iterable[str], items: Iterable[Item], fo
 
 
 def compare_tasks(
-    tasks: Mapping[str, Mapping[str, Any]],
-    groups: Mapping[str, Sequence[str]],
+    result: Mapping[str, Any],
     before: Mapping[str, Sequence[Item]],
     after: Mapping[str, Sequence[Item]],
     margin: float,
 ) -> dict[str, Any]:
     """
-    Paired differences of two models, `after` minus `before`, on items of the same documents; equal documents are
-    paired in their order, and the items of a group's tasks are compared together.
+    Paired differences of two models, `after` minus `before`, on items of the same documents, for the `tasks` and
+    `groups` of a result; equal documents are paired in their order, and the items of a group's tasks are compared
+    together.
 
     Returns `tasks` and `groups`, by name: `num_pairs`; `num_other_prompts` (documents with another prompt: other
     examples or another chat template); and of each rate in `metrics` the fields of [`PairedDifference`] and `verdict`:
     whether a loss of `margin` is ruled out (`None` if the task does not say which way is better).
     """
-    pairs = {name: list(zip(_sorted(before[name]), _sorted(after[name]), strict=True)) for name in tasks}
-    of_groups = {
-        name: _compare(
-            [pair for member in members for pair in pairs[member]],
-            pool_group({member: tasks[member] for member in members}),
-            margin,
-        )
-        for name, members in groups.items()
+
+    def compared(names: Sequence[str], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        pairs = [pair for name in names for pair in zip(_sorted(before[name]), _sorted(after[name]), strict=True)]
+        num_other = sum(one["prompt_hash"] != other["prompt_hash"] for one, other in pairs)
+        differences = {name: _difference(pairs, name, metric, margin) for name, metric in metrics.items()}
+        found = {name: difference for name, difference in differences.items() if difference is not None}
+        return {"num_pairs": len(pairs), "num_other_prompts": num_other, "metrics": found}
+
+    return {
+        "margin": margin,
+        "tasks": {name: compared([name], task["metrics"]) for name, task in result["tasks"].items()},
+        "groups": {name: compared(group["tasks"], group["metrics"]) for name, group in result["groups"].items()},
     }
-    of_tasks = {name: _compare(pairs[name], task["metrics"], margin) for name, task in tasks.items()}
-    return {"margin": margin, "tasks": of_tasks, "groups": of_groups}
 
 
 def _sorted(items: Sequence[Item]) -> list[Item]:
     return sorted(items, key=lambda item: item["doc_hash"])
 
 
-def _compare(
-    pairs: Sequence[tuple[Item, Item]], metrics: Mapping[str, Mapping[str, Any]], margin: float
-) -> dict[str, Any]:
-    compared = {}
-    for name, metric in metrics.items():
-        both = [[item["metrics"][name] for item in pair] for pair in pairs if all(name in i["metrics"] for i in pair)]
-        if metric["low"] is None or not _are_flags([value for values in both for value in values]):
-            continue
-        difference = paired_difference(*zip(*both))
-        low, high = difference.low, difference.high
-        verdict = None
-        if metric["higher_is_better"] is not None:
-            if not metric["higher_is_better"]:
-                low, high = -high, -low
-            verdict = "non-inferior" if low > -margin else "inferior" if high < -margin else "undecided"
-        compared[name] = {**asdict(difference), "verdict": verdict}
-    num_other = sum(one["prompt_hash"] != other["prompt_hash"] for one, other in pairs)
-    return {"num_pairs": len(pairs), "num_other_prompts": num_other, "metrics": compared}
+def _difference(
+    pairs: Sequence[tuple[Item, Item]], name: str, metric: Mapping[str, Any], margin: float
+) -> dict[str, Any] | None:
+    both = [[item["metrics"][name] for item in pair] for pair in pairs if all(name in i["metrics"] for i in pair)]
+    if metric["low"] is None or not _are_flags([value for values in both for value in values]):
+        return None
+    difference = paired_difference(*zip(*both))
+    low, high = difference.low, difference.high
+    if metric["higher_is_better"] is False:
+        low, high = -high, -low
+    verdict = "non-inferior" if low > -margin else "inferior" if high < -margin else "undecided"
+    return {**asdict(difference), "verdict": None if metric["higher_is_better"] is None else verdict}
 
 
 def _are_flags(values: Sequence[Any]) -> bool:
@@ -139,10 +132,9 @@ def format_tasks(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(result: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for name, entry in [*result["tasks"].items(), *result["groups"].items()]:
-        for metric, figures in entry["metrics"].items():
-            yield name, metric, figures
+def _rows(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    entries = [*result["tasks"].items(), *result["groups"].items()]
+    return [(name, metric, figures) for name, entry in entries for metric, figures in entry["metrics"].items()]
 
 
 def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
@@ -151,7 +143,7 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
         middle, low, high = (f"{100 * paired[key]:+.2f}" for key in ("difference", "low", "high"))
         p_value, verdict = f"{paired['p_value']:.3g}", paired["verdict"] or "-"
         table.append([name, metric, str(paired["n"]), f"{middle} [{low}, {high}]", p_value, verdict])
-    tasks, groups, points = comparison["tasks"], comparison["groups"], 100 * comparison["margin"]
+    tasks, groups = comparison["tasks"], comparison["groups"]
     remarks = {
         "Without a metric that is 0 or 1 for each item, hence not compared: ": [
             name for name, entry in [*tasks.items(), *groups.items()] if not entry["metrics"]
@@ -166,6 +158,7 @@ def _format_comparison(comparison: Mapping[str, Any]) -> list[str]:
         "",
         *align(table, num_left=2),
         "",
-        f"non-inferior: the interval rules out a loss of {points:g} points. p: exact McNemar test.",
+        f"non-inferior: the interval rules out a loss of {100 * comparison['margin']:g} points. "
+        "p: exact McNemar test.",
         *(f"{remark}{', '.join(names)}." for remark, names in remarks.items() if names),
     ]

@@ -6,6 +6,7 @@ Everything that is compared comes from `task_items.jsonl`, one line a document.
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ...eval_mode import eval_mode
 from ...model_loading import load_model, load_tokenizer
 from ...model_records import installed_versions, recorded_kwargs, recorded_model, recorded_name, weights_fingerprint
-from ..answers.folder import describe_differences, read_json, write_json
-from .harness import describe_task, document_hashes, harness_version, load_tasks, require_harness, run_task, wrap_model
+from ..answers.folder import describe_differences, read_answers, read_json, write_json
+from .harness import describe_task, document_hashes, load_tasks, require_harness, run_task, wrap_model
 from .task_summary import add_intervals, check_same_items, compare_tasks, pool_group
 
 if TYPE_CHECKING:
@@ -100,13 +101,19 @@ def evaluate_tasks(
             other settings, or the same task with another configuration or other documents; if the run to compare with
             lacks a task or was asked other documents.
     """
-    _check_settings(tasks, limit, num_fewshot, batch_size, margin)
+    if isinstance(tasks, str) or not tasks:
+        raise ValueError(f"`tasks` is a list of one or more names or YAML files, got {tasks!r}.")
+    for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("num_fewshot", num_fewshot, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"`{name}` must be {least} or more, got {value}.")
+    if not 0 < margin < 1:
+        raise ValueError(f"`margin` is a rate between 0 and 1, 0.02 for 2 points; got {margin}.")
     require_harness()
     output_dir = Path(output_dir)
-    other, other_items = _read_folder(Path(compare)) if compare is not None else (None, {})
+    other, other_items = (None, {}) if compare is None else _read_folder(Path(compare))
     if compare is not None and other is None:
         raise ValueError(f"Nothing to compare with: {compare} holds no results of tasks ({TASKS_FILE}).")
-    loaded, loaded_groups = load_tasks(
+    loaded, groups = load_tasks(
         tasks,
         include_path=include_path,
         num_fewshot=num_fewshot,
@@ -143,7 +150,7 @@ def evaluate_tasks(
         "limit": limit,
         "num_fewshot": num_fewshot,
         "seed": seed,
-        "lm_eval": harness_version(),
+        **installed_versions("lm_eval"),
     }
     stored, items = _read_folder(output_dir)
     if stored is None:
@@ -158,13 +165,11 @@ def evaluate_tasks(
             raise ValueError(f"{output_dir} holds {name} as it was before it changed ({', '.join(changed)}). {advice}")
         check_same_items(name, hashes[name], items.get(name, []), output_dir)
 
-    groups = {**{name: group["tasks"] for name, group in stored["groups"].items()}, **loaded_groups}
-    left = [name for name in loaded if name not in stored["tasks"]]
     output_dir.mkdir(parents=True, exist_ok=True)
-    if left:
+    if left := [name for name in loaded if name not in stored["tasks"]]:
         loaded_model = load_model(model, device, model_kwargs)
         with eval_mode(loaded_model):
-            wrapped = wrap_model(loaded_model, tokenizer, batch_size, chat_template_kwargs)
+            wrapped = wrap_model(loaded_model, tokenizer, batch_size, chat_template_kwargs or {})
             for name in left:
                 metrics, items[name] = run_task(
                     wrapped,
@@ -176,65 +181,41 @@ def evaluate_tasks(
                 )
                 metrics = add_intervals(metrics, items[name])
                 stored["tasks"][name] = {**described[name], "batch_size": batch_size, "metrics": metrics}
-                _write_folder(output_dir, stored, items, groups)
-    else:  # groups may be new, of tasks that were run one by one
-        _write_folder(output_dir, stored, items, groups)
+                _write_folder(output_dir, stored, items)
+    for name, members in groups.items():
+        metrics = pool_group([stored["tasks"][member]["metrics"] for member in members])
+        stored["groups"][name] = {"tasks": members, "metrics": metrics}
+    _write_folder(output_dir, stored, items)
 
     result = {
         **stored,
         "tasks": {name: stored["tasks"][name] for name in loaded},
-        "groups": {name: stored["groups"][name] for name in loaded_groups},
+        "groups": {name: stored["groups"][name] for name in groups},
     }
     if compare is not None and other is not None:
+        of_model = ("model", "model_fingerprint", "model_kwargs", "tokenizer")
+        compared = [name for name in settings if name not in of_model]
         result["comparison"] = {
             "other": recorded_name(compare),
             "other_model": other["settings"]["model"],
-            "different_settings": [
-                name
-                for name in settings
-                if name not in ("model", "model_fingerprint", "model_kwargs", "tokenizer")
-                and settings[name] != other["settings"].get(name)
-            ],
-            **compare_tasks(result["tasks"], loaded_groups, other_items, items, margin),
+            "different_settings": [name for name in compared if settings[name] != other["settings"].get(name)],
+            **compare_tasks(result, other_items, items, margin),
         }
     return result
 
 
-def _check_settings(
-    tasks: Sequence[str], limit: int | None, num_fewshot: int | None, batch_size: int, margin: float
-) -> None:
-    if isinstance(tasks, str) or not tasks:
-        raise ValueError(f"`tasks` is a list of one or more names or YAML files, got {tasks!r}.")
-    for name, value, least in (("limit", limit, 1), ("batch_size", batch_size, 1), ("num_fewshot", num_fewshot, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"`{name}` must be {least} or more, got {value}.")
-    if not 0 < margin < 1:
-        raise ValueError(f"`margin` is a rate between 0 and 1, 0.02 for 2 points; got {margin}.")
-
-
 def _read_folder(folder: Path) -> tuple[dict[str, Any] | None, Items]:
     """Content of `tasks.json` (`None` if there is none), and the items of the tasks that are finished there."""
-    record = read_json(folder / TASKS_FILE)
-    items: Items = {}
-    if record is not None and (folder / ITEMS_FILE).is_file():
-        for line in (folder / ITEMS_FILE).read_text(encoding="utf-8").split("\n"):
-            try:
-                item = json.loads(line)
-            except json.JSONDecodeError:
-                break  # the end, or the last line of a run that was cut off
+    record, items = read_json(folder / TASKS_FILE), defaultdict(list)
+    if record is not None:
+        for item in read_answers(folder / ITEMS_FILE):
             if item["task"] in record["tasks"]:
-                items.setdefault(item["task"], []).append(item)
+                items[item["task"]].append(item)
     return record, items
 
 
-def _write_folder(folder: Path, record: dict[str, Any], items: Items, groups: Mapping[str, Sequence[str]]) -> None:
-    """Write both files, each as a whole, with the groups whose tasks are all finished."""
-    tasks = record["tasks"]
-    record["groups"] = {
-        group: {"tasks": list(members), "metrics": pool_group({name: tasks[name] for name in members})}
-        for group, members in groups.items()
-        if all(name in tasks for name in members)
-    }
+def _write_folder(folder: Path, record: dict[str, Any], items: Items) -> None:
+    """Write both files, each as a whole: a run that is cut off leaves them as they were after its last task."""
     part = folder / (ITEMS_FILE + ".part")
     with part.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for of_task in items.values() for item in of_task)

@@ -92,7 +92,8 @@ def line_languages(
         lang: Language the answer should be in, as an ISO 639 code; a region after it is ignored.
         suspects: Languages that the answer may have switched into. Other languages are never found. Name only the few
             that matter, because each further suspect makes more lines unknown.
-        prompt, reference: The prompt and a correct answer; whole lines copied from them are not judged.
+        prompt: The prompt; whole lines copied from it are not judged.
+        reference: A correct answer; whole lines copied from it are not judged.
         min_words: Smallest number of words that are judged, in a line, a sentence or several short lines.
         min_probability: Probability below which the language counts as unknown.
         think_opened: Whether the prompt ends in an opened `<think>`, as in [`find_switches`].

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet, TextOptions, browse_features, find_features, read_activations
+from sae_posttrain import FeatureSet, TextOptions, find_features
+from sae_posttrain.analysis import browse_features, read_activations
 from sae_posttrain.analysis.browse.browse import query_pages
 from sae_posttrain.analysis.browse.folder import read_data, read_record
 from sae_posttrain.analysis.browse.nearest import nearest_directions

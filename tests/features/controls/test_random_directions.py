@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_posttrain import record_blocks
 from sae_posttrain.features.controls.random_directions import difference_of_means, random_directions
 from sae_posttrain.features.read.texts import Text
+from sae_posttrain.hooks.record import record_blocks
 
 
 def unit(feature_set):

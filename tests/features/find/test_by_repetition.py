@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_posttrain import FrozenSAE, find_repetition_features, record_blocks
+from sae_posttrain import FrozenSAE, find_repetition_features
 from sae_posttrain.features.find import by_repetition as repetition
 from sae_posttrain.features.find.answers import Question, Sampling, read_questions
 from sae_posttrain.features.find.by_repetition import GROUPS
 from sae_posttrain.features.find.loop_scores import repeated_tokens
 from sae_posttrain.features.find.loop_texts import benign_texts, collect_samples
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.measure.faults.loops import find_loop
 from sae_posttrain.saes.stored.source import SAESource
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet, FrozenSAE, compare_features, find_features
+from sae_posttrain import FeatureSet, FrozenSAE, find_features
 from sae_posttrain.cli import main
-from sae_posttrain.features.find.compare import best_of_each_place
+from sae_posttrain.features.find.compare import best_of_each_place, compare_features
 from sae_posttrain.saes.stored.source import SAESource
 
 ALPHABETS = {"zh": "qxzjkv", "en": "aeioun", "ko": "tslrdm"}

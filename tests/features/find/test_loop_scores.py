@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_posttrain import FeatureSet, FrozenSAE, record_blocks
+from sae_posttrain import FeatureSet, FrozenSAE
 from sae_posttrain.features.find.answers import Question, Sampling
 from sae_posttrain.features.find.loop_scores import increase, loop_rates, mean_increase, ranking, repeated_tokens
 from sae_posttrain.features.find.loop_texts import RepeatedText
+from sae_posttrain.hooks.record import record_blocks
 from sae_posttrain.saes.stored.source import SAESource
 
 NO_QUESTION = Question((), ())

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sae_posttrain import record_blocks
 from sae_posttrain.features.fit.fit import measure_fit
 from sae_posttrain.features.read.text_options import TextOptions
 from sae_posttrain.hooks.edit import edit_sites
-from sae_posttrain.hooks.record import record_sites
+from sae_posttrain.hooks.record import record_blocks, record_sites
 from sae_posttrain.saes import FrozenSAE, SAESource
 
 WIDTH = 32

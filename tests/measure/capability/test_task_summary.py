@@ -24,9 +24,19 @@ def make_task(values, metric="acc", value=None, higher=True):
     }
 
 
+def result(tasks, groups=None):
+    return {"tasks": tasks, "groups": groups or {}}
+
+
+def pool(*tasks):
+    return pool_group([task["metrics"] for task in tasks])
+
+
 def compare(before, after, margin=0.02, higher=True):
     task = make_task(after, higher=higher)
-    return compare_tasks({"t": task}, {}, {"t": make_items(before)}, {"t": make_items(after)}, margin)["tasks"]["t"]
+    return compare_tasks(result({"t": task}), {"t": make_items(before)}, {"t": make_items(after)}, margin)["tasks"][
+        "t"
+    ]
 
 
 def test_rate_has_the_wilson_interval_and_anything_else_has_none():
@@ -47,11 +57,12 @@ def test_items_without_a_metric_do_not_count_in_it():
 
 
 def test_group_pools_the_items_of_its_tasks():
-    tasks = {"a": make_task([1, 1, 1]), "b": make_task([0])}
-    assert pool_group(tasks)["acc"]["value"] == 0.75  # 3 of 4, not the mean of 1 and 0
-    assert pool_group(tasks)["acc"]["low"] == wilson(3, 4)[0]
-    assert pool_group({**tasks, "c": make_task([1], metric="exact_match")}) == {}
-    assert pool_group({**tasks, "c": make_task([1], higher=False)}) == {}
+    tasks = make_task([1, 1, 1]), make_task([0])
+    assert pool(*tasks)["acc"]["value"] == 0.75  # 3 of 4, not the mean of 1 and 0
+    assert pool(*tasks)["acc"]["low"] == wilson(3, 4)[0]
+    assert pool(*tasks, make_task([1], metric="exact_match")) == {}
+    assert pool(*tasks, make_task([1], higher=False)) == {}
+    assert pool(*tasks, make_task([0.5])) == {}
 
 
 def test_non_inferior_only_if_a_loss_of_the_margin_is_ruled_out():
@@ -74,7 +85,7 @@ def test_items_are_paired_by_document_whatever_their_order():
     before = make_items([1, 0, 0, 1])
     after = list(reversed(make_items([1, 0, 0, 1], prompt="q")))
     after[0]["prompt_hash"] = "p3"
-    compared = compare_tasks({"t": make_task([1, 0, 0, 1])}, {}, {"t": before}, {"t": after}, 0.02)["tasks"]["t"]
+    compared = compare_tasks(result({"t": make_task([1, 0, 0, 1])}), {"t": before}, {"t": after}, 0.02)["tasks"]["t"]
     assert compared["metrics"]["acc"]["p_value"] == 1.0
     assert (compared["metrics"]["acc"]["difference"], compared["num_pairs"]) == (0, 4)
     assert compared["num_other_prompts"] == 3
@@ -84,7 +95,7 @@ def test_equal_documents_are_paired_in_their_order():
     before, after = make_items([1, 0, 1]), make_items([0, 0, 1])
     for item in [*before, *after]:
         item["doc_hash"] = "same"
-    compared = compare_tasks({"t": make_task([0, 0, 1])}, {}, {"t": before}, {"t": after}, 0.02)["tasks"]["t"]
+    compared = compare_tasks(result({"t": make_task([0, 0, 1])}), {"t": before}, {"t": after}, 0.02)["tasks"]["t"]
     assert compared["metrics"]["acc"]["difference"] == pytest.approx(-1 / 3)
 
 
@@ -100,12 +111,12 @@ def test_other_documents_are_refused():
 def test_table_says_what_was_compared_and_what_was_not():
     tasks = {"t": make_task([1, 0]), "loss": make_task([2.5, 3.5], metric="ppl", higher=False)}
     items = {"t": make_items([1, 0]), "loss": make_items([2.5, 3.5], "ppl")}
-    groups = {"g": {"tasks": ["t"], "metrics": pool_group({"t": tasks["t"]})}}
+    groups = {"g": {"tasks": ["t"], "metrics": pool(tasks["t"])}}
     comparison = {
         "other": "base",
         "other_model": "m0",
         "different_settings": ["seed"],
-        **compare_tasks(tasks, {"g": ["t"]}, items, items, 0.02),
+        **compare_tasks(result(tasks, groups), items, items, 0.02),
     }
     text = format_tasks({"settings": {"model": "m"}, "tasks": tasks, "groups": groups, "comparison": comparison})
     assert [line.split()[:4] for line in text.splitlines()[3:6]] == [

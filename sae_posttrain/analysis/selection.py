@@ -132,7 +132,7 @@ def _greedy(fired: Any, n: int, weight_F: np.ndarray) -> tuple[list[int], list[f
 
 
 def _expected(count_F: np.ndarray, weight_F: np.ndarray, num: int, n: int, total: float) -> float:
-    from .coverage import coverage_curve
+    from .covered import coverage_curve
 
     touched = np.flatnonzero(count_F)
     values = np.unique(count_F[touched])

@@ -11,7 +11,7 @@ import numpy as np
 from ..hooks.sites import Place
 from ..measure.statistics.intervals import require_confidence
 from ..tables import align
-from .coverage import incidences
+from .covered import incidences
 from .text_activations import TextActivations
 
 

@@ -26,7 +26,7 @@ from .fault_position import fault_tokens, onsets
 from .feature_page import Group, view_features
 from .feature_tests import Chosen, choose_features, held_out_figures, run_tests
 from .ngrams import telling_ngrams
-from .read_activations import read_activations
+from .reading import read_activations
 from .removal import Removal, remove_each
 from .text_activations import TextActivations
 from .token_readings import read_along_texts
