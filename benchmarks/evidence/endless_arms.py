@@ -29,7 +29,7 @@ from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishm
 
 from sae_posttrain import FeatureSet, calibrate
 from sae_posttrain.baselines import UnlikelihoodConfig, UnlikelihoodTrainer, sample_unlikely_rows
-from sae_posttrain.features.calibrate.calibrate import Calibration
+from sae_posttrain.features.calibrate.calibration import Calibration
 
 
 def make(bench: Bench, settings: dict[str, Any], seed: int) -> Trained:

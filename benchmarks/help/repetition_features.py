@@ -23,7 +23,7 @@ from pages import as_example, load_pages, rows_of, split_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_posttrain import FeatureSet, calibrate
-from sae_posttrain.features.calibrate.calibrate import Calibration
+from sae_posttrain.features.calibrate.calibration import Calibration
 from sae_posttrain.features.calibrate.picture import draw_calibration
 from sae_posttrain.features.controls.random_directions import difference_of_means, random_directions
 from sae_posttrain.features.find.answers import Sampling, read_questions

@@ -56,7 +56,7 @@ def main() -> None:
         (name, strength) for name in ("", *features.names) for strength in (arguments.strengths if name else [0.0])
     ]
     ids = [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
-    result: dict[str, Any] = {"hardware": hardware(), "versions": versions("torch", "transformers", "sae_posttrain")}
+    result: dict[str, Any] = {"hardware": hardware(), "versions": versions("torch", "transformers")}
     result |= {"natural": natural(arguments.loops, tokenizer), "cells": []}
     for temperature in arguments.temperatures:
         rows = [RowSettings(strength={name: strength} if name else 0.0) for name, strength in cells for _ in ids]

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..features.calibrate.calibrate import Calibration, calibrate
+from ..features.calibrate.calibrate import calibrate
+from ..features.calibrate.calibration import Calibration
 from ..features.find.by_repetition import find_repetition_features
 from ..features.set.feature_set import FeatureSet
 from ..measure.answers.folder import write_json

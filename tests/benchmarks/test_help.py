@@ -136,7 +136,7 @@ def test_hand_made_loops_are_endless(in_benchmarks):
 def test_the_likeliest_of_the_features_that_reach_the_target_is_taken(in_benchmarks):
     from repetition_features import likeliest
 
-    from sae_posttrain.features.calibrate.calibrate import Calibration, CalibrationRow
+    from sae_posttrain.features.calibrate.calibration import Calibration, CalibrationRow
 
     def sweep(strength, loss):
         row = CalibrationRow(1.0, 10, 7, 0.7, 0.4, 0.9, 100.0, loss)

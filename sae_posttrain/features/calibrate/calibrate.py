@@ -3,8 +3,9 @@
 import logging
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import nn
 from ...eval_mode import eval_mode
 from ...measure.answers.positions import check_length
 from ...measure.faults.fault import Fault
+from ...measure.faults.loops import find_loop
 from ...measure.statistics.intervals import wilson
-from ...tables import align
 from ..find.answers import (
     Prompts,
     Question,
@@ -29,8 +30,8 @@ from ..find.answers import (
 from ..find.engine_answers import EngineAnswers, answering, require_engine
 from ..read.loading import load_model_and_tokenizer
 from ..read.texts import check_prompts
-from ..set.calibrated_for import calibrated_features
 from ..set.feature_set import FeatureSet
+from .calibration import Calibration, CalibrationRow, is_far, nearest
 from .faults import Judge, judge_of, questions_that_show
 
 logger = logging.getLogger(__name__)
@@ -38,164 +39,8 @@ logger = logging.getLogger(__name__)
 STRENGTHS = tuple(step / 4 for step in range(13))
 """Strengths of the sweep, 0 to 3 median residual norms."""
 
-FAR = 3.0
-"""
-Nats per token above the unsteered answers from which on steered ones are called unlike the model's own. Each token is
-then on average e³ ≈ 20 times less probable than what the model samples, which leaves it outside a nucleus of 0.95: the
-model would hardly ever write it, and training on it teaches nothing about answers that occur.
-"""
-
 MAX_HALVINGS = 4
 """How often the step below a strength is halved while its answers are far from the model's own."""
-
-
-@dataclass(frozen=True)
-class CalibrationRow:
-    """
-    What one strength does.
-
-    Attributes:
-        strength (`float`):
-            In median residual norms.
-        num_answers, num_hits (`int`):
-            Answers, and those that show the fault.
-        hit_rate, low, high (`float`):
-            Their share, with its 95 % Wilson interval.
-        mean_length (`float`):
-            Tokens of an answer.
-        loss (`float`):
-            Mean loss per token (nats) of the steered answers under the model as it is, not steered and without
-            temperature; NaN if all answers are empty.
-    """
-
-    strength: float
-    num_answers: int
-    num_hits: int
-    hit_rate: float
-    low: float
-    high: float
-    mean_length: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """
-    A sweep over the strength.
-
-    Attributes:
-        strength (`float` or `None`):
-            The smallest that reaches the target; `None` if none does.
-        target (`float`):
-            Share of steered answers wanted to show the fault.
-        rows (`tuple[CalibrationRow, ...]`):
-            What was measured, by rising strength, from 0.
-        settings (`dict`):
-            How the answers were sampled.
-        feature_set ([`FeatureSet`]):
-            The features, with all this in `notes["calibration"]`.
-    """
-
-    strength: float | None
-    target: float
-    rows: tuple[CalibrationRow, ...]
-    settings: dict[str, Any]
-    feature_set: FeatureSet
-
-    @property
-    def best(self) -> CalibrationRow:
-        """The row of the highest rate; of equal ones that of the smallest strength."""
-        return max(self.rows, key=lambda row: (row.hit_rate, -row.strength))
-
-    @property
-    def chosen(self) -> CalibrationRow | None:
-        """The row of the strength; `None` if there is none."""
-        return next((row for row in self.rows if row.strength == self.strength), None)
-
-    @property
-    def remark(self) -> str:
-        """What is to be known of the chosen strength if its answers are far from the model's own; else empty."""
-        row = self.chosen
-        if row is None or not _is_far(row, self.rows[0]):
-            return ""
-        missed = [other for other in self.rows if other.strength < row.strength]
-        below = missed[-1]
-        text = (
-            f"At strength {row.strength:g} the answers have {row.loss:.2f} nats a token under the model as it is, "
-            f"{self.rows[0].loss:.2f} without steering: text that it would hardly write, and little to learn from."
-        )
-        steps = [below.strength + (row.strength - below.strength) * step / 4 for step in (1, 2, 3)]
-        near = [other for other in missed if not _is_far(other, self.rows[0]) and other.num_hits > 0]
-        if row.strength - below.strength > STRENGTHS[1] / 2:
-            text += (
-                f" The smallest strength that reaches {100 * self.target:g} % lies above {below.strength:g} "
-                f"({100 * below.hit_rate:.0f} %): try {', '.join(f'{step:g}' for step in steps)}."
-            )
-        if near:
-            best = max(near, key=lambda other: (other.hit_rate, -other.strength))
-            text += f" At {best.strength:g}, {100 * best.hit_rate:.0f} % are faulty with {best.loss:.2f} nats a token."
-        elif row.strength - below.strength <= STRENGTHS[1] / 2:
-            text += " It is the smallest that reaches the target; another feature may do it with likelier text."
-        return text
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the feature set, for JSON; a loss that was not measured is `None`."""
-        rows = [
-            {
-                key: None if isinstance(value, float) and math.isnan(value) else value
-                for key, value in asdict(row).items()
-            }
-            for row in self.rows
-        ]
-        return {
-            "strength": self.strength,
-            "target": self.target,
-            "settings": self.settings,
-            "features": calibrated_features(self.feature_set),
-            "rows": rows,
-            "remark": self.remark,
-        }
-
-    def __str__(self) -> str:
-        header = ["strength", "answers", "faulty %", "tokens", "loss per token"]
-        table = [header] + [
-            [
-                f"{row.strength:.3f}",
-                str(row.num_answers),
-                f"{100 * row.hit_rate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]",
-                f"{row.mean_length:.0f}",
-                f"{row.loss:.2f}",
-            ]
-            for row in self.rows
-        ]
-        lines = align(table)
-        verdict = (
-            f"Strength {self.strength:g} is the smallest measured at which {100 * self.target:g} % are faulty."
-            if self.strength is not None
-            else f"No strength reaches {100 * self.target:g} %. {_nearest(self.best)}"
-        )
-        names = ", ".join(self.feature_set.names)
-        return "\n".join(
-            [
-                f"Pushing along {names}, in median residual norms:",
-                "",
-                *lines,
-                "",
-                "loss per token: of the steered answers, under the model as it is.",
-                verdict,
-                *([self.remark] if self.remark else []),
-            ]
-        )
-
-
-def _is_far(row: CalibrationRow, unsteered: CalibrationRow) -> bool:
-    return row.loss - unsteered.loss > FAR  # not where one of them was not measured: NaN compares as false
-
-
-def _nearest(best: CalibrationRow) -> str:
-    if best.num_hits == 0:
-        return "No answer was faulty at any strength."
-    return f"The best is {100 * best.hit_rate:.1f} %, at {best.strength:g}."
 
 
 class FaultyWithoutSteering(ValueError):
@@ -230,7 +75,7 @@ def calibrate(
     The same prompts are answered at each strength, all features of the set pushed at once, from the last position of
     the prompt on. The sweep ends one step behind the first strength that reaches the target. Without `strengths`, the
     step below that one is halved once and its middle measured too; further, as long as the answers are far from what
-    the model itself would write ([`FAR`] nats a token above the unsteered ones), which is remarked.
+    the model itself would write (3 nats a token above the unsteered ones), which is remarked.
 
     Sample as the later training does: a strength that works at a low temperature may do nothing at a high one. TRL's
     GRPO samples at temperature 1.0 and top-p 1.0 unless told otherwise, with up to `max_completion_length` new tokens.
@@ -314,9 +159,10 @@ def calibrate(
     check_length(network, max(len(question.prompt) for question in questions), max_new_tokens)
 
     rows: list[CalibrationRow] = []
+    are_loops = fault == "repetition"
 
     def measure(strength: float) -> CalibrationRow:
-        row = _measure(answerer, network, tokenizer, questions, sampling, feature_set, strength, judge)
+        row = _measure(answerer, network, tokenizer, questions, sampling, feature_set, strength, judge, are_loops)
         rows.append(row)
         return row
 
@@ -338,7 +184,7 @@ def calibrate(
             below = max([0.0, *(strength for strength in grid if strength < reached)])
             for halving in range(MAX_HALVINGS):
                 at_reached = next(row for row in rows if row.strength == reached)
-                if halving > 0 and not _is_far(at_reached, rows[0]):
+                if halving > 0 and not is_far(at_reached, rows[0]):
                     break
                 middle = (below + reached) / 2
                 below, reached = (below, middle) if measure(middle).hit_rate >= target else (middle, reached)
@@ -358,10 +204,8 @@ def calibrate(
     notes = feature_set.notes | {"calibration": calibration.as_dict()}
     if reached is None:
         names = ", ".join(feature_set.names)
-        nearest = _nearest(calibration.best)
-        logger.warning(
-            "Pushing along %s, no strength up to %g reaches %g %%. %s", names, grid[-1], 100 * target, nearest
-        )
+        best = nearest(calibration.best)
+        logger.warning("Pushing along %s, no strength up to %g reaches %g %%. %s", names, grid[-1], 100 * target, best)
     return replace(calibration, feature_set=replace(feature_set, notes=notes))
 
 
@@ -386,6 +230,7 @@ def _measure(
     feature_set: FeatureSet,
     strength: float,
     judge: Judge,
+    are_loops: bool,
 ) -> CalibrationRow:
     answers = answer_all(
         answerer,
@@ -396,15 +241,18 @@ def _measure(
         strength=torch.full((len(questions), len(feature_set)), strength),
         description=f"Strength {strength:g}",
     )
-    hits = sum(judge(answer) for answer in answers)
-    low, high = wilson(hits, len(answers))
+    hits = [answer for answer in answers if judge(answer)]
+    loops = [find_loop(answer.ids, finished=answer.finished) for answer in hits] if are_loops else []
+    periods = [loop.period for loop in loops if loop.period is not None]
+    low, high = wilson(len(hits), len(answers))
     return CalibrationRow(
         strength=strength,
         num_answers=len(answers),
-        num_hits=hits,
-        hit_rate=hits / len(answers),
+        num_hits=len(hits),
+        hit_rate=len(hits) / len(answers),
         low=low,
         high=high,
         mean_length=sum(len(answer.ids) for answer in answers) / len(answers),
         loss=mean_answer_loss(model, answers),
+        period=statistics.median(periods) if periods else None,
     )

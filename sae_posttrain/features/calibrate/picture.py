@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .calibrate import Calibration
+from .calibration import Calibration
 
 _COLOR = "#c0392b"
 _OTHER_COLORS = ("#2c7fb8", "#7f8c8d", "#41ab5d", "#8e6bbf", "#b8860b", "#17a2a2")

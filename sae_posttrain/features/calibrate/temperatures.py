@@ -8,7 +8,8 @@ from ...tables import align
 from ..find.engine_answers import answering, require_engine
 from ..read.loading import load_model_and_tokenizer
 from ..set.feature_set import FeatureSet
-from .calibrate import Calibration, CalibrationRow, FaultyWithoutSteering, Prompts, calibrate
+from .calibrate import FaultyWithoutSteering, Prompts, calibrate
+from .calibration import Calibration, CalibrationRow
 
 
 @dataclass(frozen=True)

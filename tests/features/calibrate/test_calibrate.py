@@ -92,7 +92,34 @@ def test_strength_whose_answers_are_unlike_the_models_own_is_remarked(model, fea
     assert "reaches 80 % lies above 0.25 (0 %): try 0.6875, 1.125, 1.5625." in found.remark
     assert found.as_dict()["remark"] == found.remark
     lossy(monkeypatch, {2.0: 4.4})  # 2.9 nats more, one loss away from the threshold of 3
-    assert calibrate(model, features, PROMPTS, strengths=[0.25, 2.0], tokenizer=tokenizer, **GREEDY).remark == ""
+    near = calibrate(model, features, PROMPTS, strengths=[0.25, 2.0], tokenizer=tokenizer, **GREEDY)
+    assert "nats" not in near.remark
+
+
+def test_loops_of_a_single_token_are_told_from_loops_of_phrases(model, features, tokenizer, monkeypatch):
+    # Strength 0.5 repeats a phrase of three tokens in half of the answers, strength 1 a single token in all.
+    def answers(_model, _tokenizer, questions, sampling, *, strength, **_options):
+        found = []
+        for number, push in enumerate(strength[:, 0].tolist()):
+            phrase = [5, 6, 7] if number % 2 == 0 and push == 0.5 else [9] if push == 1 else list(range(10, 10 + 70))
+            found.append((phrase * 70)[:70])
+        return [Answer(question, tuple(ids), False) for question, ids in zip(questions, found)]
+
+    monkeypatch.setattr(calibrate_module, "answer_all", answers)
+    prompts = [f"{word}." for word in ("Save", "Open", "Close", "Print")]
+    options = {"strengths": [0.5, 1.0], "tokenizer": tokenizer, "max_new_tokens": 70}
+    found = calibrate(model, features, prompts, **options)
+    assert [row.period for row in found.rows] == [None, 3, 1]
+    assert "period" in str(found) and found.as_dict()["rows"][1]["period"] == 3
+    assert found.strength == 1
+    assert "At strength 1 most loops repeat a single token." in found.remark
+    assert "At 0.5, 50 % are faulty, and half of their loops have 3 tokens or more" in found.remark
+    gentle = calibrate(model, features, prompts, target=0.5, **options)
+    assert (gentle.strength, gentle.remark) == (0.5, "")
+    alone = calibrate(model, features, prompts, **{**options, "strengths": [1.0]})
+    assert "Try a lower temperature, at which less strength is needed" in alone.remark
+    other = calibrate(model, features, prompts, fault=lambda ids, ended: not ended and ids[0] == 9, **options)
+    assert "period" not in str(other) and other.remark == ""
 
 
 def test_sweep_of_its_own_goes_on_to_the_smallest_strength_while_answers_are_unlikely(
