@@ -51,6 +51,11 @@ class CalibrationRow:
     loss: float
     period: float | None = None
 
+    @property
+    def repeats_one_token(self) -> bool:
+        """Whether more than half of the loops repeat a single token."""
+        return self.period is not None and self.period < 2
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -116,7 +121,7 @@ class Calibration:
 
     def _remark_on_loops(self, row: CalibrationRow) -> str:
         """A push that is stronger than needed makes one token again and again, which is not how models loop."""
-        if row.period is None or row.period >= 2:
+        if not row.repeats_one_token:
             return ""
         text = (
             f"At strength {row.strength:g} most loops repeat a single token. A model's own loops are mostly phrases, "

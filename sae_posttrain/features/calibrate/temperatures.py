@@ -71,7 +71,8 @@ def calibrate_temperatures(
     Sweep the strength at each temperature, and choose strength and temperature together.
 
     Of the temperatures at which a push reaches the target, that one is chosen whose answers have the lowest loss per
-    token under the model as it is: text that the model itself is most likely to write.
+    token under the model as it is: text that the model itself is most likely to write. Loops that repeat a single
+    token are likely too and not how models loop; they are taken only if no temperature gives others.
 
     Args:
         model, feature_set, prompts, **options:
@@ -107,7 +108,7 @@ def calibrate_temperatures(
     if not sweeps:
         raise ValueError(next(iter(faulty.values())))
     reached = {each: sweep.chosen for each, sweep in sweeps.items() if sweep.chosen is not None}
-    best = min(reached, key=lambda each: reached[each].loss, default=None)
+    best = min(reached, key=lambda each: (reached[each].repeats_one_token, reached[each].loss), default=None)
     search = TemperatureSearch(best, sweeps, faulty, feature_set)
     if best is None:
         return search

@@ -3,6 +3,8 @@
 import pytest
 
 from sae_posttrain import FeatureSet
+from sae_posttrain.features.calibrate import temperatures as temperatures_module
+from sae_posttrain.features.calibrate.calibration import Calibration, CalibrationRow
 from sae_posttrain.features.calibrate.temperatures import calibrate_temperatures
 
 PROMPTS = [[10 + i, 11 + i, 12 + i] for i in range(6)]
@@ -43,6 +45,17 @@ def test_of_two_that_reach_it_the_likelier_text_is_taken(search):
     found = search([0.3, 0.0], strengths=[6.0])
     losses = {each: sweep.chosen.loss for each, sweep in found.sweeps.items()}
     assert len(losses) == 2 and losses[found.temperature] == min(losses.values())
+
+
+def test_loops_of_a_single_token_are_taken_last_though_they_are_likelier(search, monkeypatch):
+    def swept(_model, feature_set, _prompts, *, temperature, **_options):
+        period, loss = {1.0: (1.0, 0.3), 0.7: (6.0, 0.9), 0.4: (3.0, 0.8)}[temperature]
+        row = CalibrationRow(1.5, 8, 8, 1.0, 0.6, 1.0, 70.0, loss, period)
+        return Calibration(1.5, 0.8, (row,), {}, feature_set)
+
+    monkeypatch.setattr(temperatures_module, "calibrate", swept)
+    assert search([1.0, 0.7, 0.4]).temperature == 0.4
+    assert search([1.0]).temperature == 1.0
 
 
 def test_temperatures_that_cannot_be_tried_are_refused(search):
