@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--steps-per-turn", type=int, default=3)
     parser.add_argument("--norm", type=float, default=191.0, help="median residual norm at the pushed block")
     arguments = parser.parse_args()
+    of_machine = {"hardware": hardware(), "versions": versions("torch", "transformers", "trl", "sae_posttrain")}
     if not torch.cuda.is_available():
         import vllm._custom_ops
 
@@ -130,8 +131,7 @@ def main() -> None:
         "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "mean_length": {name: statistics.mean(values) for name, values in lengths.items()},
         "ratio_by_turn": ratios,
-        "hardware": hardware(),
-        "versions": versions("torch", "transformers", "trl", "sae_posttrain"),
+        **of_machine,
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
