@@ -34,7 +34,6 @@ def check_set(feature_set: "FeatureSet") -> None:
     }
     tensors = {name: getattr(feature_set, name) for name in shapes}
     tensors |= {f"scores.{name}": score for name, score in feature_set.scores.items()}
-    not_measured = _rows_without_statistics(feature_set.mean, feature_set.std)
     for name, tensor in tensors.items():
         shape = shapes.get(name, (num_features,))
         if not isinstance(tensor, Tensor):
@@ -43,6 +42,8 @@ def check_set(feature_set: "FeatureSet") -> None:
             )
         if tuple(tensor.shape) != shape:
             raise ValueError(f"`{name}` of a feature set has shape {tuple(tensor.shape)}, expected {shape}.")
+    not_measured = _rows_without_statistics(feature_set.mean, feature_set.std)
+    for name, tensor in tensors.items():
         may_be_nan = name in ("thresholds", "residual_norms") or name.startswith("scores.")
         if not tensor.is_floating_point() or bool(tensor.isinf().any()):
             raise ValueError(f"`{name}` of a feature set must hold finite floating-point numbers.")
@@ -143,9 +144,9 @@ def positions(index: Any, num_features: int) -> list[int]:
     return [operator.index(value) % num_features for value in values]
 
 
-def _rows_without_statistics(mean: Any, std: Any) -> Tensor:
+def _rows_without_statistics(mean: Tensor, std: Tensor) -> Tensor:
     """Features of which no statistic was measured: NaN throughout, `(F,)`."""
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or mean.shape != std.shape or not mean.numel():
+    if not mean.numel():
         return torch.zeros(len(mean), dtype=torch.bool)
     return (mean.isnan() & std.isnan()).all(dim=-1)
 

@@ -207,6 +207,13 @@ def test_what_is_no_index_is_an_error(make_features, index, error, message):
         make_features()[index]
 
 
+@pytest.mark.parametrize("name", ["mean", "std", "thresholds", "encoder_bias", "encoder_rows"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 1, 1)])
+def test_tensors_of_another_shape_are_refused(make_features, name, shape):
+    with pytest.raises(ValueError, match=f"`{name}` of a feature set has shape"):
+        replace(make_features(), **{name: torch.zeros(shape)})
+
+
 # What is given by hand -----------------------------------------------------------------------------------------------
 
 
