@@ -33,28 +33,18 @@ from sklearn.pipeline import make_pipeline
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, versions
 
-from sae_posttrain import FeatureClassifier, LocalGenerator, TextActivations, read_activations, synthesise
+from sae_posttrain import EndpointGenerator, FeatureClassifier, TextActivations, read_activations, synthesise
 from sae_posttrain.analysis.feature_rule import f1_score
-from sae_posttrain.analysis.synthesis.prompts import Templates
+from sae_posttrain.analysis.synthesis import row_reader
 
 RESULTS = Path(__file__).parents[1] / "results" / "synthesis.json"
-ARMS = ("guided", "random")
+ARMS = ("guided", "random", "unguided")
 SEEDS = (0, 1, 2)
 BLOCK, CHECK_BLOCK = 14, 9
-NUM_REFERENCE = 400
+NUM_REFERENCE = 100
 ROWS_PER_TARGET, ATTEMPTS_PER_TARGET = 2, 12
-NUM_REAL = (30, 60, 100, 200, 300, 400, 500, 600)
+NUM_REAL = (24, 50, 100, 150, 200, 300, 400, 600)
 RESAMPLES = 2000
-TEMPLATES = Templates(
-    new=(
-        "Passages from hotel reviews:\n{snippets}\n\nWrite a new {label} hotel review of three sentences about "
-        "another hotel. These words belong in it: {words}. Reply with the review only."
-    ),
-    rewrite=(
-        "A {label} hotel review:\n{seed}\n\nWrite another {label} hotel review of three sentences, in other words. "
-        "These words belong in it: {words}. Reply with the review only."
-    ),
-)
 
 
 def divided(rows: list[dict[str, Any]], draw: int, num: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -83,21 +73,38 @@ def random_targets(read: TextActivations, seeds: list[int], reference: list[int]
     return random.Random(draw).sample(np.flatnonzero(fits).tolist(), num)
 
 
+def read_once(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Have seeds and references, which all arms share, taken from what was kept instead of reading them anew."""
+    kept = train_activations(arguments, rows, "train")
+    number = {row["text"]: i for i, row in enumerate(rows)}
+
+    def read(network: Any, saes: Any, asked: list[dict[str, Any]], **settings: Any) -> TextActivations:
+        if all(row["text"] in number for row in asked):
+            return kept[[number[row["text"]] for row in asked]]
+        return read_activations(network, saes, asked, **settings)
+
+    row_reader.read_activations = read  # type: ignore[assignment]
+
+
 def make(arguments: argparse.Namespace) -> None:
     rows = review_sets(arguments.data, "en")["train"]
-    generator = LocalGenerator(
-        str(arguments.model),
-        max_new_tokens=arguments.max_new_tokens,
+    read_once(arguments, rows)
+    generator = EndpointGenerator(
+        arguments.endpoint_model,
+        base_url=arguments.endpoint,
+        max_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,
-        top_p=0.95,
-        strength=arguments.strength,
-        model_kwargs={"dtype": "float32"},
+        unfinished="trim",
+        completions=True,
+        concurrency=arguments.batch_size,
+        timeout=1200.0,
+        extra_body={"min_p": 0.05},
     )
     for draw in arguments.draws:
         seeds, reference = divided(rows, draw, arguments.rows)
         for arm in arguments.arms:
             targets: Any = "missing"
-            if arm == "random":
+            if arm != "guided":
                 number = {row["id"]: i for i, row in enumerate(rows)}
                 read = train_activations(arguments, rows, "train")
                 targets = random_targets(
@@ -117,7 +124,6 @@ def make(arguments: argparse.Namespace) -> None:
                 reference=plain(reference),
                 label_column="label",
                 what="hotel review",
-                templates=TEMPLATES,
                 block=BLOCK,
                 check_sae=str(arguments.saes / f"blocks.{CHECK_BLOCK}.hook_resid_post"),
                 check_blocks=[CHECK_BLOCK],
@@ -126,7 +132,9 @@ def make(arguments: argparse.Namespace) -> None:
                 rows_per_target=ROWS_PER_TARGET,
                 attempts_per_target=ATTEMPTS_PER_TARGET,
                 max_rows=arguments.rows,
-                num_passages=1,
+                num_passages=2,
+                rewrite_share=0.0,
+                min_activation=-1.0 if arm == "unguided" else 0.0,
                 batch_size=arguments.batch_size,
                 text_options=OPTIONS,
                 seed=draw,
@@ -287,11 +295,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
     parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--rows", type=int, default=200, help="real rows, and as many made ones (default: 200)")
-    parser.add_argument("--strength", type=float, default=0.0, help="how far answers are pushed along their feature")
-    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--rows", type=int, default=50, help="real rows, and as many made ones (default: 50)")
+    parser.add_argument("--endpoint", help="server with a base model that writes the rows (for `make`)")
+    parser.add_argument("--endpoint-model", default="gemma", help="its name there (default: gemma)")
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     (make if arguments.action == "make" else evaluate)(arguments)

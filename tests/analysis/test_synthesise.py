@@ -1,5 +1,6 @@
 """Rows made for features that a data set does not fire, on a tiny model and a byte-level tokenizer."""
 
+import copy
 import json
 import random
 from dataclasses import replace
@@ -9,6 +10,7 @@ from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet, LocalGenerator, read_activations, synthesise
+from sae_posttrain.analysis.synthesis import local_generator
 from sae_posttrain.analysis.synthesis.attempts import Attempts
 from sae_posttrain.analysis.synthesis.near_duplicates import copied_share
 from sae_posttrain.analysis.synthesis.prompts import Templates
@@ -285,6 +287,38 @@ def test_unfinished_answers_are_trimmed_to_whole_sentences_or_dropped(make_model
     assert trims._text('It was "fine." I thought 3.5 st', False) == 'It was "fine."'
     assert trims._text("no end", False) is None and drops._text("One. tw", False) is None
     assert drops._text(" One. tw ", True) == "One. tw"
+
+
+def test_a_base_model_goes_on_with_a_list_of_examples(make, make_model, tokenizer):
+    writer = Writer()
+    writer.completions = True
+    assert make(writer, rewrite_share=0.0).rows
+    lines = writer.asked[0].splitlines()
+    assert all(
+        line.startswith(f"A {REFERENCE[1]['label']} note: ") or line.startswith("A good note: ") for line in lines[:-1]
+    )
+    assert len(lines) > 1 and " note with the words " in lines[-1] and lines[-1].endswith(":")
+    chats = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
+    with pytest.raises(ValueError, match="The seeds ask something, and a base model .* answers nothing"):
+        make(writer, seeds=chats, reference=chats, folder="chats", label_column=None)
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    given = []
+    base = LocalGenerator(make_model(), tokenizer, max_new_tokens=8, completions=True)
+    asked = [[{"role": "user", "content": "A note:"}]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            local_generator, "generate_answers", lambda _, __, prompts, **___: given.append(prompts) or ([[]], [True])
+        )
+        base(asked, seed=0)
+    assert given == [[list(tokenizer("A note:")["input_ids"])]]
+    assert base._text(" one. two\nA note: three", False) == "one. two"
+    assert base._text(" one. two", False) == "one."
+    with pytest.raises(ValueError, match="no chat template. If it is a base model, set `completions`"):
+        LocalGenerator(make_model(), tokenizer)(asked, seed=0)
+    with pytest.raises(ValueError, match="`chat_template_kwargs` have no effect"):
+        LocalGenerator(make_model(), tokenizer, completions=True, chat_template_kwargs={"a": 1})
 
 
 def test_targets_can_be_numbers_or_a_feature_set(make, make_sae, make_features, tmp_path):
