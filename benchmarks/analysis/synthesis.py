@@ -21,10 +21,12 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from reviews import BLOCKS, OPTIONS, activations_of, review_sets
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -33,9 +35,11 @@ from sklearn.pipeline import make_pipeline
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from machine import hardware, versions
 
-from sae_posttrain import EndpointGenerator, FeatureClassifier, TextActivations, read_activations, synthesise
+from sae_posttrain import FeatureClassifier, TextActivations, read_activations, synthesise
 from sae_posttrain.analysis.feature_rule import f1_score
 from sae_posttrain.analysis.synthesis import row_reader
+from sae_posttrain.analysis.synthesis.generator import Messages
+from sae_posttrain.analysis.synthesis.unfinished import STOP, usable_part
 
 RESULTS = Path(__file__).parents[1] / "results" / "synthesis.json"
 ARMS = ("guided", "random", "unguided")
@@ -73,6 +77,36 @@ def random_targets(read: TextActivations, seeds: list[int], reference: list[int]
     return random.Random(draw).sample(np.flatnonzero(fits).tolist(), num)
 
 
+class VllmGenerator:
+    """A base model in vLLM, in this process: it goes on with a list of examples up to the end of the line."""
+
+    completions = True
+
+    def __init__(self, arguments: argparse.Namespace):
+        self._arguments = arguments
+        self._llm: Any = None
+        self.settings = {
+            "model": arguments.generator.name,
+            "max_tokens": arguments.max_new_tokens,
+            "temperature": arguments.temperature,
+            "min_p": 0.05,
+        }
+
+    def __call__(self, conversations: Sequence[Messages], *, seed: int, aim: Any = None) -> list[str | None]:
+        from vllm import LLM, SamplingParams
+
+        if self._llm is None:
+            self._llm = LLM(
+                str(self._arguments.generator), dtype="bfloat16", enforce_eager=True, max_model_len=1024, seed=0
+            )
+        settings = {name: value for name, value in self.settings.items() if name != "model"}
+        sampling = SamplingParams(stop=STOP, **settings)
+        torch.manual_seed(seed)  # vLLM's seeds of single requests fail on a CPU
+        outputs = self._llm.generate([messages[-1]["content"] for messages in conversations], sampling, use_tqdm=False)
+        written = [each.outputs[0] for each in outputs]
+        return [usable_part(each.text, each.finish_reason != "length", "trim") for each in written]
+
+
 def read_once(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Have seeds and references, which all arms share, taken from what was kept instead of reading them anew."""
     kept = train_activations(arguments, rows, "train")
@@ -89,17 +123,7 @@ def read_once(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None
 def make(arguments: argparse.Namespace) -> None:
     rows = review_sets(arguments.data, "en")["train"]
     read_once(arguments, rows)
-    generator = EndpointGenerator(
-        arguments.endpoint_model,
-        base_url=arguments.endpoint,
-        max_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        unfinished="trim",
-        completions=True,
-        concurrency=arguments.batch_size,
-        timeout=1200.0,
-        extra_body={"min_p": 0.05},
-    )
+    generator = VllmGenerator(arguments)
     for draw in arguments.draws:
         seeds, reference = divided(rows, draw, arguments.rows)
         for arm in arguments.arms:
@@ -296,8 +320,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
     parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--rows", type=int, default=50, help="real rows, and as many made ones (default: 50)")
-    parser.add_argument("--endpoint", help="server with a base model that writes the rows (for `make`)")
-    parser.add_argument("--endpoint-model", default="gemma", help="its name there (default: gemma)")
+    parser.add_argument("--generator", type=Path, help="a base model, which writes the rows (for `make`)")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--max-new-tokens", type=int, default=64)
