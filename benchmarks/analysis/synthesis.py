@@ -136,7 +136,7 @@ def make(arguments: argparse.Namespace) -> None:
                     [number[row["id"]] for row in seeds],
                     [number[row["id"]] for row in reference],
                     draw,
-                    arguments.rows,
+                    2 * arguments.rows,
                 )
             made = synthesise(
                 str(arguments.model),
@@ -152,7 +152,7 @@ def make(arguments: argparse.Namespace) -> None:
                 check_sae=str(arguments.saes / f"blocks.{CHECK_BLOCK}.hook_resid_post"),
                 check_blocks=[CHECK_BLOCK],
                 only_missing=arm == "guided",
-                max_targets=arguments.rows,
+                max_targets=2 * arguments.rows,
                 rows_per_target=ROWS_PER_TARGET,
                 attempts_per_target=ATTEMPTS_PER_TARGET,
                 max_rows=arguments.rows,
@@ -319,7 +319,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS)
     parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--rows", type=int, default=50, help="real rows, and as many made ones (default: 50)")
+    parser.add_argument("--rows", type=int, default=24, help="real rows, and as many made ones (default: 24)")
     parser.add_argument("--generator", type=Path, help="a base model, which writes the rows (for `make`)")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--batch-size", type=int, default=48)

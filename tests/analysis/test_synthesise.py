@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from sae_posttrain.analysis.synthesis import local_generator
 from sae_posttrain.analysis.synthesis.attempts import Attempts
 from sae_posttrain.analysis.synthesis.near_duplicates import copied_share
 from sae_posttrain.analysis.synthesis.prompts import Templates
-from sae_posttrain.analysis.synthesis.targets import missing_features
+from sae_posttrain.analysis.synthesis.targets import Snippet, Target, _word_at, missing_features
 from tests.analysis.synthetic import PLACES, make_activations
 
 pytest.importorskip("datasketch")
@@ -82,6 +83,15 @@ def test_missing_features_fire_on_the_reference_and_on_no_seed():
     assert missing_features(seeds, reference, max_seed_rate=0.5).tolist() == [0, 2, 3, 4]
     with pytest.raises(ValueError, match="no targets left: each of the 4 features.*`max_seed_rate`"):
         missing_features(reference, reference)
+
+
+def test_a_target_is_named_by_its_words_without_what_stands_around_them():
+    assert _word_at('a "people, and', 9, ",") == "people" and _word_at("it's so", 2, "'s") == "it's"
+    assert _word_at("one , two", 3, " ,") == ""
+    snippets = [Snippet(f"seeds:{i}", "a few chairs", word, "", 1.0) for i, word in enumerate(["a", "Few", "few"])]
+    target = Target(3, "3", 0.0, None, tuple(snippets), ("aution",))
+    assert target.words == ("few", "a")
+    assert replace(target, snippets=()).words == ("aution",)
 
 
 def test_each_row_fires_its_target_and_says_where_it_is_from(make, tmp_path, make_model, make_sae, tokenizer):
@@ -293,11 +303,9 @@ def test_a_base_model_goes_on_with_a_list_of_examples(make, make_model, tokenize
     writer = Writer()
     writer.completions = True
     assert make(writer, rewrite_share=0.0).rows
-    lines = writer.asked[0].splitlines()
-    assert all(
-        line.startswith(f"A {REFERENCE[1]['label']} note: ") or line.startswith("A good note: ") for line in lines[:-1]
-    )
-    assert len(lines) > 1 and " note with the words " in lines[-1] and lines[-1].endswith(":")
+    *passages, last = writer.asked[0].splitlines()
+    begin = r'A (good|bad) note with the word "\w+":'
+    assert passages and all(re.match(begin + " .", line) for line in passages) and re.fullmatch(begin, last)
     chats = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
     with pytest.raises(ValueError, match="The seeds ask something, and a base model .* answers nothing"):
         make(writer, seeds=chats, reference=chats, folder="chats", label_column=None)

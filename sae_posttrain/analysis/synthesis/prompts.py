@@ -15,8 +15,8 @@ _NUM_WORDS = 5
 @dataclass(frozen=True)
 class Templates:
     """
-    The requests. Each may hold `{what}`, `{label}`, `{snippets}`, `{words}` and, to rewrite, `{seed}`; a passage
-    `{what}`, `{label}` and `{text}`.
+    The requests. Each may hold `{what}`, `{label}`, `{snippets}`, `{words}`, `{word}` (the first of them) and, to
+    rewrite, `{seed}`; a passage `{what}`, `{label}`, `{text}` and `{word}`, on which the feature fires there.
 
     Attributes:
         new (`str`):
@@ -56,7 +56,9 @@ class Templates:
     def __post_init__(self) -> None:
         for each in fields(self):
             passage = each.name == "passage"
-            known = ("what", "label", "text") if passage else ("what", "label", "snippets", "words", "seed")
+            known = ("what", "label", "text", "word")
+            if not passage:
+                known = ("what", "label", "snippets", "words", "word", "seed")
             try:
                 getattr(self, each.name).format(**dict.fromkeys(known, ""))
             except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -81,9 +83,9 @@ class Templates:
 
 
 COMPLETIONS = Templates(
-    new="{snippets}\nA {label} {what} with the words {words}:",
-    rewrite="A {label} {what}: {seed}\nThe same {label} {what} with the words {words}:",
-    passage="A {label} {what}: {text}",
+    new='{snippets}\nA {label} {what} with the word "{word}":',
+    rewrite='A {label} {what}: {seed}\nThe same {label} {what} with the word "{word}":',
+    passage='A {label} {what} with the word "{word}": {text}',
 )
 """Requests for a base model, which goes on with the list."""
 
@@ -160,9 +162,12 @@ def plan_attempt(
     request = template.format(
         what=what,
         label=label,
-        snippets="\n".join(templates.passage.format(what=what, label=label, text=each.text) for each in shown)
+        snippets="\n".join(
+            templates.passage.format(what=what, label=label, text=each.text, word=each.word) for each in shown
+        )
         or "(none)",
         words=", ".join(named) or "what the passages have in common",
+        word=named[0] if named else "",
         seed=seed_text,
     )
     request = request.replace("  ", " ").replace(" \n", "\n") if not label else request
