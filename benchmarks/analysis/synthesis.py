@@ -42,7 +42,7 @@ from sae_posttrain.analysis.synthesis.generator import Messages
 from sae_posttrain.analysis.synthesis.unfinished import STOP, usable_part
 
 RESULTS = Path(__file__).parents[1] / "results" / "synthesis.json"
-ARMS = ("guided", "random", "unguided")
+ARMS = ("unguided", "guided", "random")
 SEEDS = (0, 1, 2)
 BLOCK, CHECK_BLOCK = 14, 9
 NUM_REFERENCE = 100
@@ -321,9 +321,9 @@ def main() -> None:
     parser.add_argument("--draws", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--rows", type=int, default=24, help="real rows, and as many made ones (default: 24)")
     parser.add_argument("--generator", type=Path, help="a base model, which writes the rows (for `make`)")
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--batch-size", type=int, default=24)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     (make if arguments.action == "make" else evaluate)(arguments)
