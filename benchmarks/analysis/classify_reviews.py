@@ -46,7 +46,9 @@ def main() -> None:
     for name in ("data", "model", "saes", "kept"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--languages", nargs="*", default=list(LANGUAGES))
-    parser.add_argument("--learn-from", nargs="*", default=[], help="languages to learn from, beside English")
+    parser.add_argument(
+        "--learn-from", nargs="*", default=list(LANGUAGES), help="languages to learn from, beside English"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     classifier = FeatureClassifier(pos_label="negative")
