@@ -1,19 +1,19 @@
 """
 Do rows made for missing features help more than others? A classifier of hotel reviews, with little real data.
 
-English reviews as seeds (`--rows`), and as many more of four kinds: made for features that the seeds never fire; made
-in the same way for random features that they fire already; the seeds once more; further real reviews (the ceiling).
-Passages come from 400 other real reviews, the reference; so do the real reviews of the ceiling. The test split, 400
-reviews, takes no part in anything else. Several draws of the seeds.
+English reviews as seeds (`--rows`), and as many more of several kinds: made for features that the seeds never fire
+(guided); made in the same way for random features that they fire already (random); made from the same requests, and
+kept whether the feature fires or not (unguided); the seeds once more; further real reviews (the ceiling). Passages
+come from 100 other real reviews, the reference. The test split, 400 reviews, takes no part in anything else. Several
+draws of the seeds.
 
-The label of a made row is that of the passage in its request, which asks for "a new negative hotel review", or that
-of the seed which is rewritten. Nothing checks that the generator obeys.
+The label of a made row is that of the passages in its request. Nothing checks that the generator obeys.
 
-`make` writes a folder for each arm and draw, and goes on where it was interrupted (`timeout 8m …` is fine).
-`evaluate` trains the classifiers on what is there.
+`make` writes a folder for each arm and draw, and goes on where it was interrupted (`timeout 8m …` is fine). It needs
+vLLM. `evaluate` trains the classifiers on what is there.
 
     python benchmarks/analysis/synthesis.py make --data data/bigbench/multiemo --model smollm2-135m-instruct \
-        --saes models/real/smollm2-135m-instruct --kept kept
+        --saes models/real/smollm2-135m-instruct --kept kept --generator gemma-3-270m
     python benchmarks/analysis/synthesis.py evaluate …
 """
 
@@ -21,6 +21,7 @@ import argparse
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,10 @@ def read_made(arguments: argparse.Namespace, rows: list[dict[str, Any]], name: s
     )
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
 def predictions(
     train: list[dict[str, Any]], read: TextActivations, test: list[dict[str, Any]], test_read: TextActivations
 ) -> dict[str, np.ndarray]:
@@ -216,14 +221,22 @@ def evaluate(arguments: argparse.Namespace) -> None:
         }
         for arm in arguments.arms:
             folder = arguments.kept / f"{arm}.{arguments.rows}.{draw}"
-            if not (folder / "synthetic.jsonl").exists():
-                print(f"{folder} is not finished; left out.", flush=True)
+            attempts = read_lines(folder / "attempts.jsonl")
+            made = [{"text": row["answer"], "label": row["label"]} for row in attempts if row["reason"] is None]
+            if not made:
+                print(f"{folder} has no rows; left out.", flush=True)
                 continue
-            made = [json.loads(line) for line in (folder / "synthetic.jsonl").read_text("utf-8").splitlines()]
-            reports[f"{arm}.{arguments.rows}.{draw}"] = json.loads((folder / "report.json").read_text("utf-8")) | {
-                "labels": {label: sum(row["label"] == label for row in made) for label in ("negative", "positive")},
-                "kinds": {kind: sum(row["provenance"]["kind"] == kind for row in made) for kind in ("new", "rewrite")},
+            finished = folder / "report.json"
+            reports[f"{arm}.{arguments.rows}.{draw}"] = {
+                "rows": len(made),
+                "attempts": len(attempts),
+                "reasons": Counter(row["reason"] or "accepted" for row in attempts),
+                "labels": Counter(row["label"] for row in made),
                 "mean_characters": round(sum(len(row["text"]) for row in made) / len(made), 1),
+                "targets_with_rows": len({row["target"] for row in attempts if row["reason"] is None}),
+                "targets_tried": len({row["target"] for row in attempts}),
+                "coverage": json.loads(finished.read_text("utf-8"))["coverage"] if finished.exists() else None,
+                "texts": [f"{row['label']}: {row['text']}" for row in made],
             }
             made_read = read_made(arguments, made, f"{arm}.{arguments.rows}.{draw}")
             both = seed_read.merge(made_read) if seed_read.origin["saes"] == made_read.origin["saes"] else None
@@ -272,13 +285,17 @@ def summary(arms: dict[str, list[np.ndarray]], truth: np.ndarray) -> dict[str, A
             "interval": np.percentile(resampled[name], [2.5, 97.5]).round(4).tolist(),
             "draws": [round(float(f1_score(truth, said)), 3) for said in draws],
         }
-        for other in ("real", "real + random"):
+        for other in ("real", "real, twice", "real + unguided", "real + random"):
             if other in arms and other != name and len(arms[other]) == len(draws):
                 low, high = np.percentile(resampled[name] - resampled[other], [2.5, 97.5])
-                told[name]["minus_" + other.replace(" + ", "_").replace(" ", "_")] = {
+                told[name]["minus_" + other.replace(" + ", "_").replace(", ", "_")] = {
                     "difference": round(mean[name] - mean[other], 4),
                     "low": round(float(low), 4),
                     "high": round(float(high), 4),
+                    "draws": [
+                        round(float(f1_score(truth, mine) - f1_score(truth, its)), 3)
+                        for mine, its in zip(draws, arms[other])
+                    ],
                 }
     return told
 
@@ -297,13 +314,7 @@ def real_curve(
     for size in NUM_REAL:
         scores: dict[str, list[float]] = {}
         for draw in arguments.draws:
-            seeds, reference = divided(rows, draw, arguments.rows)
-            if size > len(seeds) + len(reference):
-                continue
-            ordered = [
-                [row for row in seeds + reference if row["label"] == label] for label in ("negative", "positive")
-            ]
-            members = [row for of_label in ordered for row in of_label[: size // 2]]
+            members, _ = divided(rows, draw, size)
             members_read = read[[number[row["id"]] for row in members]]
             for classifier, said in predictions(members, members_read, test, test_read).items():
                 scores.setdefault(classifier, []).append(f1_score(truth, said))
