@@ -126,26 +126,8 @@ def peak_of(number: int) -> dict[str, Any]:
     return json.loads(subprocess.run(called, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--sae", required=True, help="folder of TopK SAEs")
-    parser.add_argument("--k", type=int, help="active features per token, if the files do not say it")
-    parser.add_argument("--blocks", type=int, nargs="+", required=True)
-    parser.add_argument("--texts", type=Path, required=True, help="data file with a `text` a row")
-    parser.add_argument("--num-texts", type=int, default=128)
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--memory-texts", type=int, nargs="*", default=[1000, 4000, 8000])
-    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.memory_of is not None:
-        print(json.dumps(memory(arguments)))
-        return
+def times(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The forms in turn."""
     forms = Forms(arguments)
     calls = {"read_activations": forms.read, "limit": forms.limit, "with TopK": forms.with_topk}
     if forms.coders:
@@ -164,22 +146,48 @@ def main() -> None:
         for name in calls
         if name != "read_activations"
     }
-    report = {
+    return {
         "question": "Time of read_activations beside the truncated pass with the encoders' products, and SAELens.",
         "settings": {**vars(arguments), "model": arguments.model.name, "sae": Path(arguments.sae).name,
                      "texts": arguments.texts.name, "out": arguments.out.name},
         "ratio_of_time": {name: statistics.median(each) for name, each in ratios.items()},
         "ratio_by_turn": ratios,
         "seconds": taken,
-        "memory": [peak_of(number) for number in arguments.memory_texts],
         "hardware": hardware(),
         "versions": versions("torch", "scipy", *(["sae-lens"] if forms.coders else [])),
     }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--sae", required=True, help="folder of TopK SAEs")
+    parser.add_argument("--k", type=int, help="active features per token, if the files do not say it")
+    parser.add_argument("--blocks", type=int, nargs="+", required=True)
+    parser.add_argument("--texts", type=Path, required=True, help="data file with a `text` a row")
+    parser.add_argument("--num-texts", type=int, default=128)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--parts", nargs="+", choices=["time", "memory"], default=["time", "memory"])
+    parser.add_argument("--memory-texts", type=int, nargs="*", default=[1000, 4000, 8000])
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of is not None:
+        print(json.dumps(memory(arguments)))
+        return
+    report: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    report |= times(arguments) if "time" in arguments.parts else {}
+    if "memory" in arguments.parts:
+        report["memory"] = [peak_of(number) for number in arguments.memory_texts]
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    for name, ratio in report["ratio_of_time"].items():
-        print(f"{ratio} × the time of {name} (by turn {ratios[name]})")
-    for each in report["memory"]:
+    for name, ratio in report.get("ratio_of_time", {}).items():
+        print(f"{ratio} × the time of {name} (by turn {report['ratio_by_turn'][name]})")
+    for each in report.get("memory", []):
         print(", ".join(f"{name} {value}" for name, value in each.items()))
 
 
