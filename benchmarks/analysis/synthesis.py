@@ -1,11 +1,11 @@
 """
 Do rows made for missing features help more than others? A classifier of hotel reviews, with little real data.
 
-English reviews as seeds (`--rows`), and as many more of several kinds: made for features that the seeds never fire
-(guided); made in the same way for random features that they fire already (random); made from the same requests, and
-kept whether the feature fires or not (unguided); the seeds once more; further real reviews (the ceiling). Passages
-come from 100 other real reviews, the reference. The test split, 400 reviews, takes no part in anything else. Several
-draws of the seeds.
+English reviews as seeds (`--rows`), with further rows of several kinds: made for features that the seeds never fire
+(guided); made in the same way for random features that they fire already (random); made from the requests of random,
+and kept whether the feature fires or not (unguided); the seeds once more; further real reviews (the ceiling). All kinds
+have as many rows as the one with the fewest. Passages come from 100 other real reviews, the reference. The test split,
+400 reviews, takes no part in anything else. Several draws of the seeds.
 
 The label of a made row is that of the passages in its request. Nothing checks that the generator obeys.
 
@@ -61,6 +61,12 @@ def divided(rows: list[dict[str, Any]], draw: int, num: int) -> tuple[list[dict[
         seeds += members[: num // 2]
         reference += members[num // 2 : num // 2 + NUM_REFERENCE // 2]
     return seeds, reference
+
+
+def alternating(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of both labels in turn."""
+    by_label = [[row for row in rows if row["label"] == label] for label in ("negative", "positive")]
+    return [row for pair in zip(*by_label) for row in pair]
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -212,24 +218,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for draw in arguments.draws:
         seeds, reference = divided(rows, draw, arguments.rows)
         seed_read = read[[number[row["id"]] for row in seeds]]
-        by_label = {label: [row for row in reference if row["label"] == label] for label in ("negative", "positive")}
-        further = [row for members in by_label.values() for row in members[: arguments.rows // 2]]
-        further_read = read[[number[row["id"]] for row in further]]
-        arms = {
-            "real": (seeds, seed_read),
-            "real, twice": (seeds + seeds, seed_read.merge(seed_read)),
-            "twice as much real": (seeds + further, seed_read.merge(further_read)),
-        }
-        for arm in arguments.arms:
-            folder = arguments.kept / f"{arm}.{arguments.rows}.{draw}"
-            attempts = read_lines(folder / "attempts.jsonl")
-            made = [{"text": row["answer"], "label": row["label"]} for row in attempts if row["reason"] is None]
-            if not made:
-                print(f"{folder} has no rows; left out.", flush=True)
-                continue
+        folders = {arm: arguments.kept / f"{arm}.{arguments.rows}.{draw}" for arm in arguments.arms}
+        tried = {arm: read_lines(folder / "attempts.jsonl") for arm, folder in folders.items()}
+        accepted = {arm: [row for row in attempts if row["reason"] is None] for arm, attempts in tried.items()}
+        fewest = min(len(members) for members in accepted.values())
+        again, further = (alternating(members)[:fewest] for members in (seeds, reference))
+        arms = {"real": (seeds, seed_read)}
+        for name, members in (("real, twice", again), ("more real", further)):
+            arms[name] = (seeds + members, seed_read.merge(read[[number[row["id"]] for row in members]]))
+        for arm, folder in folders.items():
+            attempts = tried[arm]
+            made = [{"text": row["answer"], "label": row["label"]} for row in accepted[arm]]
             finished = folder / "report.json"
             reports[f"{arm}.{arguments.rows}.{draw}"] = {
                 "rows": len(made),
+                "rows_taken": fewest,
                 "attempts": len(attempts),
                 "reasons": Counter(row["reason"] or "accepted" for row in attempts),
                 "labels": Counter(row["label"] for row in made),
@@ -239,6 +242,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 "coverage": json.loads(finished.read_text("utf-8"))["coverage"] if finished.exists() else None,
                 "texts": [f"{row['label']}: {row['text']}" for row in made],
             }
+            made = made[:fewest]  # as many as the arm with the fewest has
             made_read = read_made(arguments, made, f"{arm}.{arguments.rows}.{draw}")
             both = seed_read.merge(made_read) if seed_read.origin["saes"] == made_read.origin["saes"] else None
             assert both is not None
