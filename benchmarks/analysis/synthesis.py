@@ -3,9 +3,9 @@ Do rows made for missing features help more than others? A classifier of hotel r
 
 English reviews as seeds (`--rows`), with further rows of several kinds: made for features that the seeds never fire
 (guided); made in the same way for random features that they fire already (random); made from the requests of random,
-and kept whether the feature fires or not (unguided); the seeds once more; further real reviews (the ceiling). All kinds
-have as many rows as the one with the fewest. Passages come from 100 other real reviews, the reference. The test split,
-400 reviews, takes no part in anything else. Several draws of the seeds.
+and kept whether the feature fires or not (unguided); the seeds once more; further real reviews (the ceiling). All
+kinds have as many rows as the one with the fewest. Passages come from 100 other real reviews, the reference. The test
+split, 400 reviews, takes no part in anything else. Several draws of the seeds.
 
 The label of a made row is that of the passages in its request. Nothing checks that the generator obeys.
 
