@@ -6,6 +6,9 @@ that reads SAEs can leave these out. `with TopK` adds the choice of each token's
 pass and the same weights in SAELens' `TopKSAE.encode`, whose result is dense, and takes the maximum over each text.
 The forms take turns in one run. Time is processor time. The activations are checked to be equal.
 
+Memory: the largest resident size of a fresh process that reads more and more texts from a file, at most 32 tokens of
+each, beside the size of the sparse result, which is all that should grow. Up to 4,096 texts are tokenized at a time.
+
     pip install sae-lens   # left out if it is missing
     python benchmarks/bench_read_activations.py --model models/help-qwen3-7m --sae models/help-qwen3-7m/sae \\
         --k 32 --blocks 2 4 --texts data/help/en.jsonl.gz
@@ -13,8 +16,10 @@ The forms take turns in one run. Time is processor time. The activations are che
 
 import argparse
 import json
-import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,21 +92,43 @@ class Forms:
                     work(number, values[place][batch.counted], text_N)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--sae", required=True, help="folder of TopK SAEs")
-    parser.add_argument("--k", type=int, help="active features per token, if the files do not say it")
-    parser.add_argument("--blocks", type=int, nargs="+", required=True)
-    parser.add_argument("--texts", type=Path, required=True, help="data file with a `text` a row")
-    parser.add_argument("--num-texts", type=int, default=128)
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def resident_mb(name: str) -> float:
+    """A line of the process's status: `VmHWM` is the largest resident size, `VmRSS` that of now."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return round(int(status[name].split()[0]) / 1024, 1)
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What this process needs to read that many texts."""
+    forms = Forms(arguments)
+    options = TextOptions(max_length=32, batch_size=arguments.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts.jsonl"
+        with file.open("w", encoding="utf-8") as lines:
+            for number in range(arguments.memory_of):
+                text = f"{number} {forms.rows[number % len(forms.rows)]['text']}"
+                lines.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        before = resident_mb("VmRSS")
+        read = read_activations(forms.model, forms.saes, str(file), tokenizer=forms.tokenizer, text_options=options)
+    result = sum(
+        part.nbytes for values in read.values.values() for part in (values.data, values.indices, values.indptr)
+    )
+    return {
+        "texts": arguments.memory_of,
+        "before_mb": before,
+        "peak_mb": resident_mb("VmHWM"),
+        "sparse_result_mb": round(result / 2**20, 1),
+    }
+
+
+def peak_of(number: int) -> dict[str, Any]:
+    """`memory` in a process of its own, with the same arguments."""
+    called = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(number)]
+    return json.loads(subprocess.run(called, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def times(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The forms in turn."""
     forms = Forms(arguments)
     calls = {"read_activations": forms.read, "limit": forms.limit, "with TopK": forms.with_topk}
     if forms.coders:
@@ -120,21 +147,49 @@ def main() -> None:
         for name in calls
         if name != "read_activations"
     }
-    report = {
+    return {
         "question": "Time of read_activations beside the truncated pass with the encoders' products, and SAELens.",
         "settings": {**vars(arguments), "model": arguments.model.name, "sae": Path(arguments.sae).name,
                      "texts": arguments.texts.name, "out": arguments.out.name},
         "ratio_of_time": {name: statistics.median(each) for name, each in ratios.items()},
         "ratio_by_turn": ratios,
         "seconds": taken,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "hardware": hardware(),
         "versions": versions("torch", "scipy", *(["sae-lens"] if forms.coders else [])),
     }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--sae", required=True, help="folder of TopK SAEs")
+    parser.add_argument("--k", type=int, help="active features per token, if the files do not say it")
+    parser.add_argument("--blocks", type=int, nargs="+", required=True)
+    parser.add_argument("--texts", type=Path, required=True, help="data file with a `text` a row")
+    parser.add_argument("--num-texts", type=int, default=128)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--parts", nargs="+", choices=["time", "memory"], default=["time", "memory"])
+    parser.add_argument("--memory-texts", type=int, nargs="*", default=[1000, 4000, 8000])
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of is not None:
+        print(json.dumps(memory(arguments)))
+        return
+    report: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    report |= times(arguments) if "time" in arguments.parts else {}
+    if "memory" in arguments.parts:
+        report["memory"] = [peak_of(number) for number in arguments.memory_texts]
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    for name, ratio in report["ratio_of_time"].items():
-        print(f"{ratio} × the time of {name} (by turn {ratios[name]})")
+    for name, ratio in report.get("ratio_of_time", {}).items():
+        print(f"{ratio} × the time of {name} (by turn {report['ratio_by_turn'][name]})")
+    for each in report.get("memory", []):
+        print(", ".join(f"{name} {value}" for name, value in each.items()))
 
 
 if __name__ == "__main__":

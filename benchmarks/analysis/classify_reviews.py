@@ -2,8 +2,9 @@
 Negative against positive hotel reviews: the published rule on SAE features, beside what costs less.
 
 SmolLM2-135M-Instruct with the SAEs of blocks 9 and 14, at most 256 tokens of each review. English: 600 reviews to
-learn from and 400 to test on, as many of each label; block and K are chosen on a quarter of the 600. The same review
-is on the same side in every language. The passes are kept in `--kept`; figures take a minute from there.
+learn from and 400 to test on, as many of each label; block and K are chosen on a quarter of the 600. Other languages
+have 100 to learn from and 200 to test on. The same review is on the same side in every language. The passes are kept
+in `--kept`; figures take a minute from there.
 
     python benchmarks/analysis/classify_reviews.py --data data/bigbench/multiemo --model smollm2-135m-instruct \
         --saes models/real/smollm2-135m-instruct --kept kept
@@ -46,7 +47,9 @@ def main() -> None:
     for name in ("data", "model", "saes", "kept"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--languages", nargs="*", default=list(LANGUAGES))
-    parser.add_argument("--learn-from", nargs="*", default=[], help="languages to learn from, beside English")
+    parser.add_argument(
+        "--learn-from", nargs="*", default=list(LANGUAGES), help="languages to learn from, beside English"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     classifier = FeatureClassifier(pos_label="negative")

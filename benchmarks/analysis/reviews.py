@@ -12,10 +12,10 @@ from sae_posttrain.analysis import TextActivations, read_activations
 OPTIONS = TextOptions(group_column="label", max_length=256)
 LABELS = ("negative", "positive")
 BLOCKS = (9, 14)
-LANGUAGES = ("es", "fr", "ru", "zh")
+LANGUAGES = ("de", "es", "fr", "it", "ja", "pl", "ru", "zh")
 NUM_ENGLISH = {"train": 300, "test": 200}
 """Reviews of each label in English."""
-NUM_TRANSLATED = 100
+NUM_TRANSLATED = {"train": 50, "test": 100}
 """Reviews of each label in each other language: translations of the first of these."""
 
 
@@ -39,8 +39,10 @@ def review_sets(folder: Path, language: str, domain: str = "hotels") -> dict[str
         side: {label: members[first : first + number] for label, members in by_label.items()}
         for side, first, number in (("train", 0, train), ("test", train, test))
     }
-    most = None if language == "en" else NUM_TRANSLATED
-    return {side: [row for rows in labels.values() for row in rows[:most]] for side, labels in sides.items()}
+    most = {} if language == "en" else NUM_TRANSLATED
+    return {
+        side: [row for rows in labels.values() for row in rows[: most.get(side)]] for side, labels in sides.items()
+    }
 
 
 def activations_of(rows: list[dict[str, Any]], name: str, model: Path, saes: Path, kept: Path) -> TextActivations:

@@ -232,8 +232,10 @@ def write_feature_page(
         note (`str`, *optional*):
             What has to be known before the first figure.
     """
+    snippets = (snippet for view in views for column in view.columns for snippet in column.snippets)
     html = render(
         "feature_page.html.jinja",
+        shows_fault=any(piece.faulty for snippet in snippets for piece in snippet.pieces),
         title=title,
         lead=lead,
         note=note,

@@ -67,15 +67,25 @@ def add_synthesise(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, _NUMBERS)
     group = parser.add_argument_group("generator", "One of two: a model on this machine, or a server.")
-    group.add_argument("--generator", metavar="MODEL", help="model with a chat template: folder, GGUF file or Hub id")
+    group.add_argument("--generator", metavar="MODEL", help="a language model: folder, GGUF file or Hub id")
     group.add_argument("--dtype", help="data type of its weights, e.g. float32 (default: as stored)")
     group.add_argument(
         "--strength", type=float, help="push its answers along the target, in median residual norms (default: 0)"
     )
-    group.add_argument("--unfinished", choices=["trim", "drop"], help="what becomes of an answer that was cut")
     group.add_argument("--endpoint", metavar="URL", help="server of OpenAI's interface, e.g. http://localhost:8000/v1")
     group.add_argument("--endpoint-model", metavar="NAME", help="the model's name there; the key is in OPENAI_API_KEY")
     group.add_argument("--concurrency", type=int, help="requests at once (default: 8)")
+    group.add_argument(
+        "--completions",
+        action="store_true",
+        help="the model is a base model: it goes on with a list of examples, one on each line, instead of answering",
+    )
+    group.add_argument(
+        "--unfinished",
+        choices=["trim", "drop"],
+        default="trim",
+        help="what becomes of an answer that was cut: its whole sentences, or nothing (default: trim)",
+    )
     group.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
     group.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1.0)")
     group.add_argument("--top-p", type=float, default=0.95, help="nucleus of the sampling (default: 0.95)")
@@ -133,7 +143,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("Say what writes the rows, with one of two: --generator MODEL, or --endpoint URL.")
     if (arguments.endpoint is None) != (arguments.endpoint_model is None):
         raise ValueError("--endpoint and --endpoint-model belong together: the server, and the model's name there.")
-    wrong = ("dtype", "strength", "unfinished") if arguments.generator is None else ("concurrency",)
+    wrong = ("dtype", "strength") if arguments.generator is None else ("concurrency",)
     for name in wrong:
         if getattr(arguments, name) is not None:
             needed = "--generator" if arguments.generator is None else "--endpoint"
@@ -154,7 +164,7 @@ def _generator(arguments: argparse.Namespace) -> Any:
     from ..analysis.synthesis.endpoint_generator import EndpointGenerator
     from ..analysis.synthesis.local_generator import LocalGenerator
 
-    sampling = {"temperature": arguments.temperature, "top_p": arguments.top_p}
+    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_p", "unfinished", "completions")}
     if arguments.endpoint is not None:
         return EndpointGenerator(
             arguments.endpoint_model,
@@ -167,7 +177,6 @@ def _generator(arguments: argparse.Namespace) -> Any:
         arguments.generator,
         max_new_tokens=arguments.max_new_tokens,
         strength=arguments.strength or 0.0,
-        unfinished=arguments.unfinished or "trim",
         chat_template_kwargs=arguments.chat_template_kwargs,
         model_kwargs={"dtype": arguments.dtype} if arguments.dtype else None,
         **sampling,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .largest import largest
 from .stored.source import SAESource
 
 ACTIVATIONS = ("topk", "abstopk", "groupmax", "relu", "jumprelu", "gated")
@@ -299,9 +300,9 @@ class FrozenSAE:
         """Values and places of the `k` largest (for `"abstopk"`: by magnitude), or of all if there are fewer."""
         k = min(self._require_k(), seen.shape[-1])
         if self.activation == "abstopk":
-            ids = seen.abs().topk(k, dim=-1, sorted=sort).indices
+            ids = largest(seen.abs(), k, sort=sort)[1]
             return seen.gather(-1, ids), ids
-        return seen.topk(k, dim=-1, sorted=sort)
+        return largest(seen, k, sort=sort)
 
     def _activate_largest(self, values: Tensor, ids: Tensor) -> Tensor:
         """Activations of the features that were kept."""

@@ -100,7 +100,7 @@ def test_page_is_whole_without_network_and_escapes_everything(model, planted, to
     assert "<script" not in html and "&lt;" in html
     assert not re.search(r"(src|href)=\"(?!#)", html) and "url(" not in html and "default-src 'none'" in html
     for needed in ("Bad answers", "Good answers", "Its direction promotes", "Where it starts", "the fault begins",
-                   "Words alone", 'class="a5', "faulty"):  # fmt: skip
+                   "Words alone", 'class="a5', "faulty", "underlined: the fault"):  # fmt: skip
         assert needed in html
     assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
 

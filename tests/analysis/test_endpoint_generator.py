@@ -19,7 +19,7 @@ class Stub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, reply):
-        self.reply, self.bodies, self.keys = reply, [], []
+        self.reply, self.bodies, self.keys, self.paths = reply, [], [], []
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.keys.append(self.headers["Authorization"])
+        self.server.paths.append(self.path)
         status, said, finish = self.server.reply(body, len(self.server.bodies))
         message = {"role": "assistant", "content": said}
         content = {
@@ -35,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
             "object": "chat.completion",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "choices": [{"index": 0, "message": message, "text": said, "finish_reason": finish}],
         }
         sent = json.dumps(content if status == 200 else {"error": {"message": said}}).encode()
         self.send_response(status)
@@ -90,6 +91,19 @@ def test_cut_and_single_refused_answers_are_none(serve, caplog):
     _, url = serve(reply)
     assert ask(url)[1] == [None, None, "whole"]
     assert "1 of 3 requests failed" in caplog.text
+
+
+def test_cut_answers_end_with_their_last_whole_sentence(serve):
+    _, url = serve(lambda *_: (200, "It was fine. I thou", "length"))
+    assert ask(url, unfinished="trim")[1] == ["It was fine."] * 3
+
+
+def test_a_base_model_goes_on_with_the_text_up_to_the_end_of_the_line(serve):
+    server, url = serve(lambda body, _: (200, f" after {body['prompt']}", "stop"))
+    generator, answers = ask(url, completions=True)
+    assert answers == [f"after question {i}" for i in range(3)] and generator.settings["completions"] is True
+    assert set(server.paths) == {"/v1/completions"} and {body["stop"] for body in server.bodies} == {"\n"}
+    assert not any("messages" in body for body in server.bodies)
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(serve):

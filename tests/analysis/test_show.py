@@ -16,7 +16,7 @@ def test_page_of_a_set_has_groups_side_by_side(make_model, make_features, tokeni
     page = show_features(make_model(), make_features(), TEXTS, tmp_path / "p.html", tokenizer=tokenizer)
     html = page.read_text(encoding="utf-8")
     assert "<h4>en</h4>" in html and "<h4>ko</h4>" in html
-    assert "Without the SAE" in html and html.count("Its direction promotes") == 4
+    assert "underlined" not in html and "Without the SAE" in html and html.count("Its direction promotes") == 4
 
 
 def test_with_its_sae_the_page_shows_what_fires_there(make_model, make_sae, tokenizer, tmp_path):

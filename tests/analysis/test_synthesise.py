@@ -1,7 +1,9 @@
 """Rows made for features that a data set does not fire, on a tiny model and a byte-level tokenizer."""
 
+import copy
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,10 +12,11 @@ from trl import SFTConfig, SFTTrainer
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.analysis import LocalGenerator, read_activations, synthesise
+from sae_posttrain.analysis.synthesis import local_generator
 from sae_posttrain.analysis.synthesis.attempts import Attempts
 from sae_posttrain.analysis.synthesis.near_duplicates import copied_share
 from sae_posttrain.analysis.synthesis.prompts import Templates
-from sae_posttrain.analysis.synthesis.targets import missing_features
+from sae_posttrain.analysis.synthesis.targets import Snippet, Target, _word_at, missing_features
 from tests.analysis.synthetic import PLACES, make_activations
 
 pytest.importorskip("datasketch")
@@ -81,6 +84,15 @@ def test_missing_features_fire_on_the_reference_and_on_no_seed():
     assert missing_features(seeds, reference, max_seed_rate=0.5).tolist() == [0, 2, 3, 4]
     with pytest.raises(ValueError, match="no targets left: each of the 4 features.*`max_seed_rate`"):
         missing_features(reference, reference)
+
+
+def test_a_target_is_named_by_its_words_without_what_stands_around_them():
+    assert _word_at('a "people, and', 9, ",") == "people" and _word_at("it's so", 2, "'s") == "it's"
+    assert _word_at("one , two", 3, " ,") == ""
+    snippets = [Snippet(f"seeds:{i}", "a few chairs", word, "", 1.0) for i, word in enumerate(["a", "Few", "few"])]
+    target = Target(3, "3", 0.0, None, tuple(snippets), ("aution",))
+    assert target.words == ("few", "a")
+    assert replace(target, snippets=()).words == ("aution",)
 
 
 def test_each_row_fires_its_target_and_says_where_it_is_from(make, tmp_path, make_model, make_sae, tokenizer):
@@ -286,6 +298,36 @@ def test_unfinished_answers_are_trimmed_to_whole_sentences_or_dropped(make_model
     assert trims._text('It was "fine." I thought 3.5 st', False) == 'It was "fine."'
     assert trims._text("no end", False) is None and drops._text("One. tw", False) is None
     assert drops._text(" One. tw ", True) == "One. tw"
+
+
+def test_a_base_model_goes_on_with_a_list_of_examples(make, make_model, tokenizer):
+    writer = Writer()
+    writer.completions = True
+    assert make(writer, rewrite_share=0.0).rows
+    *passages, last = writer.asked[0].splitlines()
+    begin = r'A (good|bad) note with the word "\w+":'
+    assert passages and all(re.match(begin + " .", line) for line in passages) and re.fullmatch(begin, last)
+    chats = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
+    with pytest.raises(ValueError, match="The seeds ask something, and a base model .* answers nothing"):
+        make(writer, seeds=chats, reference=chats, folder="chats", label_column=None)
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    given = []
+    base = LocalGenerator(make_model(), tokenizer, max_new_tokens=8, completions=True)
+    asked = [[{"role": "user", "content": "A note:"}]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            local_generator, "generate_answers", lambda _, __, prompts, **___: given.append(prompts) or ([[]], [True])
+        )
+        base(asked, seed=0)
+    assert given == [[list(tokenizer("A note:")["input_ids"])]]
+    assert base._text(" one. two\nA note: three", False) == "one. two"
+    assert base._text(" one. two", False) == "one."
+    with pytest.raises(ValueError, match="no chat template. If it is a base model, set `completions`"):
+        LocalGenerator(make_model(), tokenizer)(asked, seed=0)
+    with pytest.raises(ValueError, match="`chat_template_kwargs` have no effect"):
+        LocalGenerator(make_model(), tokenizer, completions=True, chat_template_kwargs={"a": 1})
 
 
 def test_targets_can_be_numbers_or_a_feature_set(make, make_sae, make_features, tmp_path):

@@ -1,5 +1,6 @@
 """`synthesise` from end to end, on a tiny model in a folder laid out as on the Hub."""
 
+import copy
 import json
 
 import pytest
@@ -51,6 +52,19 @@ def test_rows_and_a_report_are_written_and_the_same_command_goes_on(folder, caps
     capsys.readouterr()
     assert synthesise(folder, *settings, "--seed", 1) == 2
     assert "other settings or other seeds: seed was 0, is 1. Give another --out" in capsys.readouterr().err
+
+
+def test_a_base_model_needs_no_chat_template(folder, capsys, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder / "tiny")
+    (folder / "tiny" / "chat_template.jinja").unlink(missing_ok=True)
+    settings = ["--generator", folder / "tiny", "--max-new-tokens", 4, "--attempts-per-target", 1, "--max-targets", 2]
+    assert synthesise(folder, *settings) == 2
+    assert "set --completions" in capsys.readouterr().err
+    synthesise(folder, *settings, "--completions")
+    attempts = [json.loads(line) for line in (folder / "made" / "attempts.jsonl").read_text("utf-8").splitlines()]
+    assert attempts and all(" text" in each["prompt"].splitlines()[-1] for each in attempts)
 
 
 @pytest.mark.parametrize(

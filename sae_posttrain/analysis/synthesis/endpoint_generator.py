@@ -9,13 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from .generator import Aim, Messages
+from .unfinished import STOP, check_unfinished, usable_part
 
 logger = logging.getLogger(__name__)
 
 
 class EndpointGenerator:
     """
-    Any server that speaks OpenAI's chat completions: OpenAI itself, `vllm serve`, llama.cpp, Ollama and others.
+    Any server that speaks OpenAI's chat completions, or its completions for base models: OpenAI itself, `vllm serve`,
+    llama.cpp, Ollama and others.
 
     ```python
     generator = EndpointGenerator("Qwen/Qwen3-8B", base_url="http://localhost:8000/v1")
@@ -33,9 +35,15 @@ class EndpointGenerator:
         api_key (`str`, *optional*):
             The key; by default the variable `OPENAI_API_KEY`. A server of your own usually needs none.
         max_tokens (`int`, *optional*, defaults to `512`):
-            Longest answer, in tokens. A longer answer is cut by the server and counts as no answer.
+            Longest answer, in tokens.
         temperature (`float`, *optional*, defaults to `1.0`), top_p (`float`, *optional*, defaults to `1.0`):
             How answers are sampled.
+        unfinished (`"drop"` or `"trim"`, *optional*, defaults to `"drop"`):
+            What becomes of an answer that reaches `max_tokens`: it counts as no answer, or is cut after its last whole
+            sentence.
+        completions (`bool`, *optional*, defaults to `False`):
+            For a base model: it is given a list of examples as plain text, and writes the next one, up to the end of
+            the line.
         concurrency (`int`, *optional*, defaults to `8`):
             Requests at once.
         timeout (`float`, *optional*, defaults to `120.0`):
@@ -59,6 +67,8 @@ class EndpointGenerator:
         max_tokens: int = 512,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        unfinished: str = "drop",
+        completions: bool = False,
         concurrency: int = 8,
         timeout: float = 120.0,
         max_retries: int = 4,
@@ -68,6 +78,7 @@ class EndpointGenerator:
             raise ValueError(f"`max_tokens` and `concurrency` must be 1 or more, got {max_tokens}, {concurrency}.")
         if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
             raise ValueError(f"`temperature` must be 0 or more and `top_p` in (0, 1], got {temperature}, {top_p}.")
+        check_unfinished(unfinished)
         self._openai = _openai()
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         key = api_key or os.environ.get("OPENAI_API_KEY")
@@ -88,6 +99,8 @@ class EndpointGenerator:
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.top_p = top_p
+        self.unfinished = unfinished
+        self.completions = completions
         self.concurrency = concurrency
         self.extra_body = dict(extra_body or {})
 
@@ -99,7 +112,10 @@ class EndpointGenerator:
         return {
             "model": self.model,
             "base_url": urlunsplit((parts.scheme, host, parts.path, "", "")) or None,
-            **{name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "extra_body")},
+            **{
+                name: getattr(self, name)
+                for name in ("max_tokens", "temperature", "top_p", "unfinished", "completions", "extra_body")
+            },
         }
 
     def __call__(self, conversations: Sequence[Messages], *, seed: int, aim: Aim | None = None) -> list[str | None]:
@@ -130,22 +146,26 @@ class EndpointGenerator:
         return [None if isinstance(each, Exception) else each for each in found]
 
     def _ask(self, messages: Messages, seed: int) -> str | Exception | None:
+        asked = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": seed % 2**31,
+            "extra_body": self.extra_body or None,
+        }
         try:
-            reply = self._client.chat.completions.create(
-                model=self.model,
-                messages=list(messages),
-                max_tokens=self.max_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                seed=seed % 2**31,
-                extra_body=self.extra_body or None,
-            )
+            if self.completions:
+                reply: Any = self._client.completions.create(prompt=messages[-1]["content"], stop=STOP, **asked)
+            else:
+                reply = self._client.chat.completions.create(messages=list(messages), **asked)
         except self._openai.OpenAIError as error:
             return error
-        if not reply.choices or reply.choices[0].finish_reason not in ("stop", None):
-            return None  # cut at the limit, or withheld
-        content = reply.choices[0].message.content
-        return None if content is None else content.strip()
+        if not reply.choices or reply.choices[0].finish_reason not in ("stop", "length", None):
+            return None  # withheld
+        choice = reply.choices[0]
+        content = choice.text if self.completions else choice.message.content
+        return None if content is None else usable_part(content, choice.finish_reason != "length", self.unfinished)
 
 
 def _openai() -> Any:

@@ -37,7 +37,8 @@ class Generator(Protocol):
     ```
 
     `None` or an empty text stands for an answer that is not usable; an exception ends the run, which can be resumed.
-    A generator may have an attribute `settings`, a dict of plain values: a folder is not continued with others.
+    A generator may have an attribute `settings`, a dict of plain values: a folder is not continued with others. One
+    with a true attribute `completions` is given texts to go on with, each as the last message.
     """
 
     def __call__(self, conversations: Sequence[Messages], *, seed: int, aim: Aim | None) -> Sequence[str | None]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -18,18 +17,16 @@ from ...measure.answers.prompt_tokens import render_messages
 from ...model_loading import load_model, load_tokenizer
 from ...model_records import recorded_kwargs, recorded_model, weights_fingerprint
 from .generator import Aim, Messages
-
-UNFINISHED = ("drop", "trim")
-
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*(?=\s|$)|[。！？]")
+from .unfinished import STOP, check_unfinished, usable_part
 
 
 class LocalGenerator:
     """
-    A causal language model with a chat template that answers conversations on this machine.
+    A causal language model on this machine. It answers conversations by its chat template, or goes on with a text.
 
     ```python
     generator = LocalGenerator("HuggingFaceTB/SmolLM2-135M-Instruct", max_new_tokens=96, strength=0.3)
+    generator = LocalGenerator("google/gemma-3-270m", max_new_tokens=96, completions=True)
     ```
 
     Args:
@@ -49,6 +46,9 @@ class LocalGenerator:
         unfinished (`"drop"` or `"trim"`, *optional*, defaults to `"trim"`):
             What becomes of an answer that reaches `max_new_tokens`: it is cut after its last whole sentence, or
             counts as no answer.
+        completions (`bool`, *optional*, defaults to `False`):
+            For a base model: it is given a list of examples as plain text, and writes the next one, up to the end of
+            the line.
         chat_template_kwargs (`Mapping[str, Any]`, *optional*):
             Further variables of the chat template.
         model_kwargs (`Mapping[str, Any]`, *optional*):
@@ -68,6 +68,7 @@ class LocalGenerator:
         top_p: float = 0.95,
         strength: float = 0.0,
         unfinished: str = "trim",
+        completions: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
     ):
@@ -77,8 +78,9 @@ class LocalGenerator:
             raise ValueError(f"`temperature` must be 0 or more and `top_p` in (0, 1], got {temperature}, {top_p}.")
         if not math.isfinite(strength):
             raise ValueError(f"`strength` must be a finite number, got {strength}.")
-        if unfinished not in UNFINISHED:
-            raise ValueError(f"`unfinished` must be one of {', '.join(map(repr, UNFINISHED))}, got {unfinished!r}.")
+        check_unfinished(unfinished)
+        if completions and chat_template_kwargs:
+            raise ValueError("`completions` goes without a chat template, so `chat_template_kwargs` have no effect.")
         self._model: Any = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._given_tokenizer = tokenizer
         self._loaded: tuple[Any, Any] | None = None
@@ -87,6 +89,7 @@ class LocalGenerator:
         self.top_p = top_p
         self.strength = strength
         self.unfinished = unfinished
+        self.completions = completions
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.model_kwargs = dict(model_kwargs or {})
 
@@ -94,11 +97,12 @@ class LocalGenerator:
     def settings(self) -> dict[str, Any]:
         """What the records say of it."""
         model = self._model if isinstance(self._model, str) else unwrap(self._model)
-        names = ("max_new_tokens", "temperature", "top_p", "strength", "unfinished", "chat_template_kwargs")
+        names = ("max_new_tokens", "temperature", "top_p", "strength", "unfinished", "completions")
         return {
             "model": recorded_model(model),
             "weights": weights_fingerprint(model),
             **{name: getattr(self, name) for name in names},
+            "chat_template_kwargs": self.chat_template_kwargs,
             "model_kwargs": recorded_kwargs(self.model_kwargs),
         }
 
@@ -120,14 +124,11 @@ class LocalGenerator:
         Answer conversations, all in one batch. See [`Generator`].
 
         Raises:
-            ValueError: If there is no chat template, a conversation does not fit the model, or the targets are those
-                of another model.
+            ValueError: If there is no chat template and `completions` is not set, a conversation does not fit the
+                model, or the targets are those of another model.
         """
         model, tokenizer = self._load()
-        prompts = [
-            render_messages(tokenizer, messages, "A prompt", add_generation_prompt=True, **self.chat_template_kwargs)
-            for messages in conversations
-        ]
+        prompts = [self._prompt(tokenizer, messages) for messages in conversations]
         steering: Any = nullcontext()
         if aim is not None and self.strength:
             aim.features.check_model(model, tokenizer=tokenizer)
@@ -148,10 +149,17 @@ class LocalGenerator:
             self._text(tokenizer.decode(ids, skip_special_tokens=True), end) for ids, end in zip(answers, finished)
         ]
 
+    def _prompt(self, tokenizer: Any, messages: Messages) -> list[int]:
+        if self.completions:
+            return list(tokenizer(messages[-1]["content"])["input_ids"])
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("The generator has no chat template. If it is a base model, set `completions`.")
+        return render_messages(
+            tokenizer, messages, "A prompt", add_generation_prompt=True, **self.chat_template_kwargs
+        )
+
     def _text(self, text: str, finished: bool) -> str | None:
-        if finished:
-            return text.strip()
-        if self.unfinished == "drop":
-            return None
-        ends = [found.end() for found in _SENTENCE_END.finditer(text)]
-        return text[: ends[-1]].strip() if ends else None
+        if self.completions:
+            text, stop, _ = text.lstrip().partition(STOP)
+            finished = finished or bool(stop)
+        return usable_part(text, finished, self.unfinished)

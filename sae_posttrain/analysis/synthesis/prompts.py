@@ -15,7 +15,8 @@ _NUM_WORDS = 5
 @dataclass(frozen=True)
 class Templates:
     """
-    The requests. Each may hold `{what}`, `{label}`, `{snippets}`, `{words}` and, to rewrite, `{seed}`.
+    The requests. Each may hold `{what}`, `{label}`, `{snippets}`, `{words}`, `{word}` (the first of them) and, to
+    rewrite, `{seed}`; a passage `{what}`, `{label}`, `{text}` and `{word}`, on which the feature fires there.
 
     Attributes:
         new (`str`):
@@ -24,6 +25,8 @@ class Templates:
             Asks to rewrite a seed.
         new_question, rewrite_question (`str`):
             The same for rows that ask something: the reply is a question, which the generator answers then.
+        passage (`str`):
+            How a passage stands in `{snippets}`, which has each on a line.
 
     Raises:
         ValueError: If a template names something else.
@@ -48,9 +51,14 @@ class Templates:
         "{words}. Keep its language, and keep it a {label} {what}. Reply with the {what} only."
     )
 
+    passage: str = "- {text}"
+
     def __post_init__(self) -> None:
-        known = ("what", "label", "snippets", "words", "seed")
         for each in fields(self):
+            passage = each.name == "passage"
+            known = ("what", "label", "text", "word")
+            if not passage:
+                known = ("what", "label", "snippets", "words", "word", "seed")
             try:
                 getattr(self, each.name).format(**dict.fromkeys(known, ""))
             except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -72,6 +80,14 @@ class Templates:
         if unknown:
             raise ValueError(f"There is no template {unknown[0]!r}. Known: {', '.join(names)}.")
         return cls(**given)
+
+
+COMPLETIONS = Templates(
+    new='{snippets}\nA {label} {what} with the word "{word}":',
+    rewrite='A {label} {what}: {seed}\nThe same {label} {what} with the word "{word}":',
+    passage='A {label} {what} with the word "{word}": {text}',
+)
+"""Requests for a base model, which goes on with the list."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +162,12 @@ def plan_attempt(
     request = template.format(
         what=what,
         label=label,
-        snippets="\n".join(f"- {each.text}" for each in shown) or "(none)",
+        snippets="\n".join(
+            templates.passage.format(what=what, label=label, text=each.text, word=each.word) for each in shown
+        )
+        or "(none)",
         words=", ".join(named) or "what the passages have in common",
+        word=named[0] if named else "",
         seed=seed_text,
     )
     request = request.replace("  ", " ").replace(" \n", "\n") if not label else request

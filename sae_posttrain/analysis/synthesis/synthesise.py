@@ -26,7 +26,7 @@ from .attempts import ACTIVATIONS_FOLDER, ATTEMPTS_FILE, REPORT_FILE, ROWS_FILE,
 from .coverage_gain import CoverageGain, coverage_gain
 from .generator import Generator, describe_generator
 from .local_generator import LocalGenerator
-from .prompts import Templates
+from .prompts import COMPLETIONS, Templates
 from .result import Synthesis, yields_of
 from .row_forms import form_of
 from .row_reader import RowReader
@@ -118,7 +118,8 @@ def synthesise(
         what (`str`, *optional*, defaults to `"text"`):
             What a row is, in the words of a request: `"hotel review"`, `"question about cooking"`.
         templates ([`Templates`], *optional*):
-            Other requests.
+            Other requests; by default those of a conversation, or a list of examples for a generator with
+            `completions`.
         positions (`str`, *optional*, defaults to `"response"`):
             Tokens on which the target must fire: `"response"`, `"prompt"`, `"all"` or `"last"`.
         block (`int`, *optional*), site (`str`, *optional*):
@@ -179,13 +180,19 @@ def synthesise(
     )
     if PartialState().num_processes > 1:
         raise ValueError("A synthesis runs in one process. Start it without `accelerate launch` or `torchrun`.")
-    folder, templates = Path(output_dir), templates or Templates()
+    folder, completions = Path(output_dir), bool(getattr(generator, "completions", False))
+    templates = templates or (COMPLETIONS if completions else Templates())
     options = replace(text_options, max_texts=None)
     seed_rows = _read_rows(seeds, "seeds", options, label_column)
     form = form_of(seed_rows, options.text_column, label_column)
     reference_rows = None if reference is None else _read_rows(reference, "reference", options, label_column)
     if reference_rows is not None and form_of(reference_rows, options.text_column, label_column) != form:
         raise ValueError("The reference rows have another form than the seeds. Give rows of one form.")
+    if form.has_question and completions:
+        raise ValueError(
+            "The seeds ask something, and a base model that goes on with a text (`completions`) answers nothing. Take "
+            "a generator with a chat template, or seeds that are texts."
+        )
     if not form.has_question and positions == "prompt":
         raise ValueError("The seeds are texts, which have no prompt: `positions='prompt'` needs rows that ask.")
     if isinstance(targets, str | os.PathLike) and targets != MISSING:

@@ -86,9 +86,9 @@ class Target:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The words on which it fires, the most frequent first, then those that it promotes."""
+        """The words on which it fires, the most frequent first; those that it promotes if none are known."""
         counts = Counter(snippet.word.casefold() for snippet in self.snippets if snippet.word)
-        return tuple(dict.fromkeys([*(word for word, _ in counts.most_common()), *self.promoted]))
+        return tuple(word for word, _ in counts.most_common()) or self.promoted
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -261,7 +261,7 @@ def _word_at(text: str, start: int, piece: str) -> str:
     while end < len(text) and (text[end].isalnum() or text[end] in "'’-"):
         end += 1
     word = text[first:end] if end - first <= _LONGEST_WORD else piece
-    return word.strip() if any(letter.isalnum() for letter in word) else ""
+    return re.sub(r"^\W+|\W+$", "", word)
 
 
 def _whole_words(pieces: Sequence[str]) -> tuple[str, ...]:
