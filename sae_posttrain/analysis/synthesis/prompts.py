@@ -55,10 +55,9 @@ class Templates:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            passage = each.name == "passage"
-            known = ("what", "label", "text", "word")
-            if not passage:
-                known = ("what", "label", "snippets", "words", "word", "seed")
+            known: tuple[str, ...] = ("what", "label", "snippets", "words", "word", "seed")
+            if each.name == "passage":
+                known = ("what", "label", "text", "word")
             try:
                 getattr(self, each.name).format(**dict.fromkeys(known, ""))
             except (KeyError, IndexError, ValueError, AttributeError) as error:
