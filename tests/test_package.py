@@ -117,6 +117,7 @@ OF_ALL_ROOMS = {
     "model_loading",
     "sites",
     "languages",
+    "lazy",
     "precision",
     "conversations",
     "row_checks",

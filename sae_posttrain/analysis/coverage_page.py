@@ -55,18 +55,7 @@ def coverage_page(
         marked=""
         if len(rows) < 3
         else f"In red: {rows[0][0]}, the most redundant set at equal size, and {rows[-1][0]}, the least.",
-        sets=[
-            [
-                name,
-                f"{each.num_examples:,}",
-                f"{each.num_features:,}",
-                f"{each.redundancy:.4f}",
-                f"{each.mean_share:.3f}",
-                f"{each.redundancy_at_equal_size:.4f}",
-                f"{each.mean_share_at_equal_size:.3f}",
-            ]
-            for name, each in rows
-        ],
+        sets=[[name, *each.cells] for name, each in rows],
         selection="" if selection is None else str(selection),
         untouched=f"{len(ids):,} of {measured.num_features:,} features fire on no example of any set.",
         reference=_reference(untouched),

@@ -52,6 +52,18 @@ class SetCoverage:
     mean_share_at_equal_size: float
     redundancy_at_equal_size: float
 
+    @property
+    def cells(self) -> list[str]:
+        """The figures as tables show them."""
+        return [
+            f"{self.num_examples:,}",
+            f"{self.num_features:,}",
+            f"{self.redundancy:.4f}",
+            f"{self.mean_share:.3f}",
+            f"{self.redundancy_at_equal_size:.4f}",
+            f"{self.mean_share_at_equal_size:.3f}",
+        ]
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -73,18 +85,7 @@ class Coverage:
 
     def __str__(self) -> str:
         rows = [["set", "examples", "features", "R̂", "mean c_n", "R̂ at equal N", "mean c_n at equal N"]]
-        for name, each in self.sets.items():
-            rows.append(
-                [
-                    name,
-                    f"{each.num_examples:,}",
-                    f"{each.num_features:,}",
-                    f"{each.redundancy:.4f}",
-                    f"{each.mean_share:.3f}",
-                    f"{each.redundancy_at_equal_size:.4f}",
-                    f"{each.mean_share_at_equal_size:.3f}",
-                ]
-            )
+        rows += [[name, *each.cells] for name, each in self.sets.items()]
         equal = next(iter(self.sets.values())).equal_size
         never = f"{len(self.untouched):,} of {self.num_features:,} features fire in no set. Equal N: {equal} examples."
         return "\n".join([*align(rows, 1), never])

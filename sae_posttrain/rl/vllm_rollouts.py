@@ -146,7 +146,7 @@ def row_settings(
         sampling (`Sequence[RowSampling]`, B entries):
             How each row is sampled.
         strength (`float`), positions (`str`):
-            Of the push.
+            How far rows are pushed, and at which positions.
     """
     settings = []
     for is_steered, own in zip(steered.tolist(), sampling, strict=True):
