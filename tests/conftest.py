@@ -3,16 +3,19 @@
 import gc
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import close_session, constants
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sae_posttrain import FeatureSet
 from sae_posttrain.features.set.source import FeatureSource
+
+from .hub_server import HubServer
 
 WIDTH = 32
 
@@ -126,3 +129,23 @@ def help_folder() -> Path:
 def no_hub(monkeypatch) -> None:
     """Nothing is asked of the Hub: its cache is all there is. Tests that bring a Hub of their own switch it on."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch) -> Iterator[HubServer]:
+    """A Hub on this machine (`hub_server.HubServer`), asked instead of the real one; its caches are empty."""
+    here = tmp_path_factory.mktemp("hub")
+    server = HubServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(here / "assets"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    close_session()  # its client may know another proxy
+    yield server
+    close_session()
+    server.close()

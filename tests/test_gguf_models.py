@@ -256,3 +256,28 @@ def test_missing_package_is_named(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"sae_posttrain\[gguf\]"):
         load_model(str(file), "cpu")
+
+
+def test_file_of_a_hub_repository_is_fetched_once_and_alone(llama, tokenizer, tmp_path, hub, monkeypatch):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    file = write_gguf(folder / "tiny.Q8_0.gguf", llama, tokenizer, "Q8_0")
+    write_gguf(folder / "tiny.F16.gguf", llama, tokenizer, "F16")
+    commit = hub.push("owner/tiny", folder)
+    name = "owner/tiny:tiny.Q8_0.gguf"
+    words = load_tokenizer(None, name)[0]
+    fetched = load_model(name, "cpu", {"dtype": "float32"})
+    expected = load_model(str(file), "cpu", {"dtype": "float32"})
+    assert torch.equal(logits_of(fetched, words), logits_of(expected, words))
+    assert hub.content_bytes() == file.stat().st_size
+    assert {request.path.split("/")[-1] for request in hub.content_requests()} == {file.name}
+    assert not hub.leaked
+    hub.forget()
+    load_model(name, "cpu", {"dtype": "float32", "revision": commit})
+    assert hub.content_bytes() == 0
+    monkeypatch.setattr(hub, "gated", {"owner/tiny"})
+    with pytest.raises(FileNotFoundError, match="tiny.F16.gguf of the Hub repository owner/tiny cannot be read"):
+        load_model("owner/tiny:tiny.F16.gguf", "cpu", {"dtype": "float32"})
+    monkeypatch.setattr(hub, "gated", set())
+    with pytest.raises(FileNotFoundError, match="none.gguf of the Hub repository owner/tiny cannot be read"):
+        load_model("owner/tiny:none.gguf", "cpu", {"dtype": "float32"})

@@ -1,20 +1,13 @@
 """Small random weights, with the names that the formats use (width D = 6, F = 16 features), and files of weights."""
 
-import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import close_session, constants
 from safetensors.torch import save_file
 from torch import Tensor
-
-spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-hub_server = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server)
 
 
 @pytest.fixture
@@ -67,23 +60,3 @@ def container(request, tmp_path) -> Path:
 @pytest.fixture
 def matrix() -> Tensor:
     return torch.randn(40, 70, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def hub(tmp_path_factory, monkeypatch) -> Iterator[Any]:
-    """A Hub on this machine (`hub_server.HubServer`), asked instead of the real one; its caches are empty."""
-    here = tmp_path_factory.mktemp("hub")
-    server = hub_server.HubServer()
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "hub"))
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(here / "assets"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    close_session()  # its client may know another proxy
-    yield server
-    close_session()
-    server.close()
