@@ -135,7 +135,7 @@ def _tree(overlapping: Overlap) -> list[str]:
 
 
 def _curves(measured: Coverage, marked: Sequence[str]) -> str:
-    left, bottom, pad = 40, 30, 8
+    left, bottom, pad = 40, 44, 8
     width, height = _WIDTH - left - pad, _HEIGHT - bottom - pad
     largest = max(each.num_examples for each in measured.sets.values())
     parts = [
@@ -147,8 +147,8 @@ def _curves(measured: Coverage, marked: Sequence[str]) -> str:
         parts.append(f'<text x="{left - 6}" y="{pad + height * (1 - share) + 3}" text-anchor="end">{share:.0%}</text>')
     for part in (0.25, 0.5, 0.75, 1.0):
         x = left + width * part
-        parts.append(f'<text x="{x:.0f}" y="{_HEIGHT - 14}" text-anchor="middle">{largest * part:,.0f}</text>')
-    parts.append(f'<text x="{left + width / 2:.0f}" y="{_HEIGHT - 2}" text-anchor="middle">examples</text>')
+        parts.append(f'<text x="{x:.0f}" y="{_HEIGHT - 26}" text-anchor="middle">{largest * part:,.0f}</text>')
+    parts.append(f'<text x="{left + width / 2:.0f}" y="{_HEIGHT - 5}" text-anchor="middle">examples</text>')
     for name, each in sorted(measured.sets.items(), key=lambda item: item[0] in marked):
         points = " ".join(
             f"{left + width * size / largest:.1f},{pad + height * (1 - share):.1f}"
