@@ -6,6 +6,8 @@ Train one arm of `switching.yaml` and measure it on rows that no arm was trained
 Measured, by the language of the answer: the loss; the probability of tokens of each other script where the answer has
 none, read off held-out answers; where features are used, how much of that lies where one of them reads high; and with
 `--sample` the probability that a sampled answer holds the target's script (`../evidence/switch_probability.py`).
+Of the target's language, also the loss of a review that was asked for in English, and of a sentence that was to be
+repeated.
 
 Writes `<work>/<split>-<arm>-<seed>.json`; a run that stands there is not repeated.
 """
@@ -47,6 +49,8 @@ TEMPLATE = (
 SCRIPTS = {"Han": "zh", "kana": "ja", "Hangul": "ko", "Cyrillic": "ru"}
 OWN = {"zh": ("Han",), "ja": ("Han", "kana"), "ko": ("Hangul",), "ru": ("Cyrillic",)}
 NUM_SAMPLED = 20  # prompts of each language that are answered
+REQUEST = {"zh": "Write a review of a hotel in Chinese."}
+QUOTATION = "Repeat this sentence: {}"
 
 
 def main() -> None:
@@ -82,6 +86,7 @@ def main() -> None:
     trained = time.perf_counter()
     rows = read_rows(arguments.data / f"{arguments.split}.jsonl")
     result = measure(model, tokenizer, rows, settings, features)
+    result["wanted"] = wanted(model, tokenizer, rows, settings)
     if arguments.sample:
         result["sampled"] = sampled(model, tokenizer, rows, settings)
     result |= {
@@ -216,6 +221,36 @@ def measure(
     result: dict[str, Any] = {"languages": by_lang}
     if features is not None:
         result["reach"] = reach
+    return result
+
+
+def wanted(model: Any, tokenizer: Any, rows: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, float]:
+    """Loss of the target's language where an English prompt asks for it, in nats a token."""
+    target = settings["target"]
+    own = [row for row in rows if row["lang"] == target]
+    reviews = [row["completion"][0]["content"] for row in own if row["kind"] == "review"]
+    sentences = [row["completion"][0]["content"].split("\n")[0] for row in own if row["kind"] == "help"]
+    asked = {
+        "request": [(REQUEST[target], review) for review in reviews],
+        "quotation": [(QUOTATION.format(sentence), sentence) for sentence in sentences],
+    }
+    result = {}
+    for kind, pairs in asked.items():
+        chats = [
+            [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            for question, answer in pairs
+        ]
+        texts = tokenize(
+            [{"lang": "en", "messages": messages} for messages in chats],
+            tokenizer,
+            TextOptions(max_length=settings["training"]["max_length"]),
+        )
+        loss, count = 0.0, 0
+        for batch in batches(texts, ["en"], 4):
+            logits_NV, targets_N, _ = predictions(model, batch, None, "en", target)
+            loss += float(torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="sum"))
+            count += len(targets_N)
+        result[kind] = loss / count
     return result
 
 
