@@ -4,7 +4,8 @@ Tables of what `switching.py` measured.
     python benchmarks/real/switching_report.py --results results/switching
 
 The first: of plain SFT, how likely a token of another script is in answers of each language. The second: of each arm,
-the target's script in the answers of the other languages, and the loss there and in the target's own language. Writes
+the target's script in the answers of the other languages, and the loss there, in the target's own language, and where
+an English prompt asks for the target's language or a quotation of it. Losses are compared with plain SFT. Writes
 `<results>.md`.
 """
 
@@ -23,6 +24,8 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(arguments.results.glob("test-*.json"))]
     plain = next(run for run in runs if run["arm"] == "plain")
+    # The same training, measured with all that is measured now.
+    plain["wanted"] = next((run["wanted"] for run in runs if run["arm"] == "plain_read"), {})
     text = "\n".join([*ground(plain), "", *arms(plain, runs)]) + "\n"
     print(text)
     arguments.results.with_suffix(".md").write_text(text, encoding="utf-8")
@@ -44,8 +47,9 @@ def ground(run: dict[str, Any]) -> list[str]:
 
 def arms(plain: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| arm | seed | Han elsewhere | against plain | loss there | loss in Chinese | reach, 2 std | 3 std |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | seed | Han elsewhere | against plain | loss there | in Chinese | on request | quoted | reach, 2 std "
+        "| 3 std |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     before = others(plain)
     for run in runs:
@@ -53,6 +57,9 @@ def arms(plain: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
         own, own_before = (one["languages"]["zh"]["loss"] for one in (run, plain))
         cells = [f"`{run['arm']}`", str(run["seed"]), f"{PER * mass:.3f}", f"{100 * (mass / before[0] - 1):+.0f} %"]
         cells += [f"{100 * (loss / before[1] - 1):+.2f} %", f"{100 * (own / own_before - 1):+.2f} %"]
+        for kind in ("request", "quotation"):
+            known = kind in run.get("wanted", {}) and kind in plain["wanted"]
+            cells.append(f"{100 * (run['wanted'][kind] / plain['wanted'][kind] - 1):+.2f} %" if known else "")
         reach = run.get("reach")
         for name in ("2 std", "3 std"):
             cells.append(f"{100 * reach[name][1] / reach['all'][1]:.0f} %" if reach else "")
