@@ -101,16 +101,22 @@ def draw(arms: dict[str, Any], losses: dict[str, dict[str, float]], path: Path) 
     """Endless answers against what the arm costs: what is to the left and low is better."""
     figure = new_figure(7.5, 4.2)
     axes = figure.subplots()
-    for arm, seeds in arms.items():
-        cost = 0.0 if arm == BEFORE else 100 * max(changes(arm, seeds, losses))
+    costs = {arm: 0.0 if arm == BEFORE else 100 * max(changes(arm, arms[arm], losses)) for arm in arms}
+    above, last = False, float("-inf")
+    for arm in sorted(costs, key=costs.__getitem__):
+        cost, seeds = costs[arm], arms[arm]
         if cost > 2:
             continue  # ruined: named in the table
+        above = not above or cost - last > 0.06  # names of close neighbours are above and below in turn
+        last = cost
         found = bootstrap_mean(rows(seeds, "endless"))
         low, high = widest(found)
         share = 100 * found.estimate
         error = [[share - 100 * max(low, 0)], [100 * high - share]]
         axes.errorbar([cost], [share], yerr=error, fmt="o", color="C3" if "steered" in arm else "0.35", capsize=3)
-        axes.annotate(arm, (cost, 100 * high), xytext=(0, 3), textcoords="offset points", fontsize=8, rotation=45)
+        place, turn = ((cost, 100 * high), 45) if above else ((cost, 100 * max(low, 0)), -45)
+        offset, side = ((0, 3), "bottom") if above else ((0, -3), "top")
+        axes.annotate(arm, place, xytext=offset, textcoords="offset points", fontsize=8, rotation=turn, va=side)
     axes.axvline(0.5, color="0.6", linestyle=":", label="allowed")
     axes.legend(frameon=False, fontsize=8, loc="lower center")
     axes.set_xlabel("rise of the held-out loss, in % (the larger of two kinds of text)")
