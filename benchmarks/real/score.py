@@ -15,6 +15,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from sae_posttrain import find_loop
+from sae_posttrain.measure.faults.scripts import count_scripts, own_scripts
 from sae_posttrain.measure.statistics.intervals import paired_difference, wilson
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
@@ -34,7 +35,7 @@ def main() -> None:
     scored: dict[str, dict[str, Any]] = {}
     for folder in arguments.answers:
         files = sorted(folder.glob("*.jsonl"), key=lambda file: float(file.stem))
-        scored[folder.name] = {file.stem: score(file, tokenizer) for file in files}
+        scored[folder.name] = {file.stem: score(file, tokenizer, rows) for file in files}
     print(f"{'arm':<18}{'temp.':>6}{'n':>5}  {'endless':<22}{'near':<22}{'tokens':>7}{'cut':>6}")
     baseline = next(iter(scored.values()))
     for name, temperatures in scored.items():
@@ -54,11 +55,18 @@ def main() -> None:
         arguments.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
-def score(file: Path, tokenizer: Any) -> dict[str, Any]:
-    """What each answer of a file shows, in the order of the prompts."""
+def score(file: Path, tokenizer: Any, prompts: list[dict[str, Any]]) -> dict[str, Any]:
+    """
+    What each answer of a file shows, in the order of the prompts; and of each language, in how many answers at least
+    half of the letters are of its own script.
+    """
     rows = sorted(map(json.loads, file.read_text(encoding="utf-8").splitlines()), key=lambda row: row["prompt"])
     endless, near, periods, starts = "", "", [], []
+    in_script: dict[str, list[int]] = {}
     for row in rows:
+        lang, letters = prompts[row["prompt"]]["lang"], count_scripts(row["text"])
+        own = sum(letters.get(script, 0) for script in own_scripts(lang))
+        in_script.setdefault(lang, []).append(int(0 < sum(letters.values()) <= 2 * own))
         ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
         loop = find_loop(ids, finished=not row["cut"])
         endless += "01"[loop.endless]
@@ -73,6 +81,7 @@ def score(file: Path, tokenizer: Any) -> dict[str, Any]:
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
         "periods": periods,
         "starts": starts,
+        "in_own_script": {lang: [sum(flags), len(flags)] for lang, flags in in_script.items()},
     }
 
 
