@@ -65,7 +65,7 @@ def parse(yaml: Path):
 @pytest.mark.parametrize("yaml", YAMLS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_yaml_parses_with_its_script(yaml):
     script_args, training_args, model_args, _ = parse(yaml)
-    assert training_args.features is not None
+    assert (training_args.features is None) == ("-cold" in yaml.stem)
     assert isinstance(training_args.learning_rate, float)
     assert model_args.model_name_or_path
     assert script_args.dataset_name
@@ -79,7 +79,8 @@ def test_sasft_yaml_holds_features_down(yaml):
 @yamls_of("dapo_repetition")
 def test_dapo_yaml_steers_a_rollout_of_each_group_and_trains_on_it(yaml):
     script_args, training_args, model_args, _ = parse(yaml)
-    assert training_args.num_steered >= 1
+    cold = "-cold" in yaml.stem  # without an SAE
+    assert (training_args.num_steered, training_args.num_cold) == ((0, 1) if cold else (1, 0))
     refuse_settings(training_args)
     assert set(script_args.reward_funcs) <= set(REWARDS)
     beta = 0.3 if yaml.stem == "help-7m" else 0  # the small model does not stand the push without it

@@ -57,6 +57,7 @@ CONFIGS = {
     "gemma-2-2b": Gemma2Config,
     "gemma-2-9b": Gemma2Config,
     "llama-3.1-8b": LlamaConfig,
+    "smollm2-135m-cold": LlamaConfig,
 }
 FAMILIES = {"qwen": "qwen_scope", "gemma": "gemma_scope", "llama": "llama_scope"}
 TEXTS = {"en": "press the key to save the page", "ko": "키를 눌러 페이지를 저장합니다", "zh": "按下按键保存页面"}
@@ -166,11 +167,12 @@ def test_sasft_recipe_takes_two_steps(yaml, make_tiny, write_saes, tokenizer, tm
 @files("dapo_repetition")
 def test_dapo_recipe_takes_two_steps(yaml, make_tiny, make_features, tmp_path):
     model, out = make_tiny(yaml.stem.removesuffix("-lora")), tmp_path / "out"
-    features = make_features(blocks=LAST_BLOCKS, per_block=1).save(tmp_path / "repetition.safetensors")
     data = rows(tmp_path, "prompts.jsonl", lambda lang, text: {"lang": lang, "prompt": text})
-    own = {"model_name_or_path": model, "features": features, "dataset_name": data, "output_dir": out}
-    sizes = {"max_completion_length": 64, "gradient_accumulation_steps": 1, "warmup_steps": 0, "steer_strength": 1.0}
-    run(yaml, **own, **sizes, allow_base_model=model)
+    own = {"model_name_or_path": model, "dataset_name": data, "output_dir": out}
+    if "-cold" not in yaml.stem:
+        features = make_features(blocks=LAST_BLOCKS, per_block=1).save(tmp_path / "repetition.safetensors")
+        own |= {"features": features, "steer_strength": 1.0, "allow_base_model": model}
+    run(yaml, **own, max_completion_length=64, gradient_accumulation_steps=1, warmup_steps=0)
     assert (out / ("adapter_model.safetensors" if yaml.stem.endswith("-lora") else "model.safetensors")).is_file()
 
 
