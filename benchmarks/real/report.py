@@ -42,8 +42,8 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [line(arm, seeds, arms[BEFORE], losses) for arm, seeds in arms.items()]
-    ours = [arm for arm in ("steered", "steered_long") if arm in arms]
-    pairs = [(one, other) for one in ours for other in arms if other not in (BEFORE, "steered_long", one)]
+    ours = [arm for arm in arms if arm.startswith("steered")]
+    pairs = [(one, other) for one in ours for other in arms if other not in (BEFORE, one)]
     lines += ["", "| endless, in points | difference | p |", "|---|---|---|"]
     for one, other in pairs:
         shared = arms[one].keys() & arms[other].keys()
