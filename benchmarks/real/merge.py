@@ -4,9 +4,10 @@ Merge shares of trained adapters into the model: less effect and less loss, or t
     python benchmarks/real/merge.py --model M --adapters runs/real/steered_long-0/checkpoints/checkpoint-20 \
         --shares 0.5 --out runs/real/steered_long_50-0/model
 
-The update of each weight is the sum of the adapters' updates, each multiplied by its share (PEFT's `add_weighted_adapter`
-with `combination_type="cat"`, which is exact). One adapter: the interpolation of fine-tuned and original weights of
-Wortsman et al. (2022, WiSE-FT). Several with shares that sum to 1: model soups (Wortsman et al., 2022).
+The update of each weight is the sum of the adapters' updates, each multiplied by its share (PEFT's
+`add_weighted_adapter` with `combination_type="cat"`, which is exact). One adapter: the interpolation of fine-tuned and
+original weights of Wortsman et al. (2022, WiSE-FT). Several with shares that sum to 1: model soups (Wortsman et al.,
+2022).
 """
 
 import argparse

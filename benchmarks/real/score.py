@@ -92,10 +92,11 @@ def rate(flags: str) -> str:
 
 
 def against(before: str, after: str) -> str:
-    """Difference of two arms on the prompts that both answered."""
+    """Difference of two arms in points, on the prompts that both answered."""
     n = min(len(before), len(after))
     found = paired_difference([flag == "1" for flag in before[:n]], [flag == "1" for flag in after[:n]])
-    return f"difference {found}"
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{100 * found.difference:+.1f} {interval} points, p {found.p_value:.3f}"
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def train(
 ) -> tuple[Any, list[dict[str, Any]]]:
     training = dict(settings["training"])
     if "penalised_tokens" in training:
-        training |= {"penalised_tokens": settings["target"], "target_group": settings["target"]}
+        training["penalised_tokens"] = settings["target"]
     folder = arguments.work / f"{arguments.arm}-{arguments.seed}"
     args = SASFTConfig(
         str(folder),

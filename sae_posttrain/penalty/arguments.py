@@ -76,7 +76,8 @@ class FeaturePenaltyArguments:
 
         penalised_tokens (`str`, *optional*):
             Tokens whose probability is penalised in the answers, with or without features: a language, which stands
-            for the tokens of its script (`"zh"`), or the path of a `.json` file with a list of token ids.
+            for the tokens of its script (`"zh"`), or the path of a `.json` file with a list of token ids. Data in
+            another language of that script are refused unless `target_group` names it: `["zh", "ja"]`.
         token_penalty_weight (`float`, *optional*, defaults to `10.0`):
             Weight of this probability, a mean over the answers' tokens, beside the trainer's loss. 0 adds nothing to
             the loss and still logs the probability.

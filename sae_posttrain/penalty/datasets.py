@@ -79,7 +79,7 @@ def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> 
     are read.
     """
     if settings.target_group:
-        return GroupTable.for_tokens(settings.target_group)
+        return GroupTable.for_tokens(settings.target_group, charged_language(settings))
     if settings.penalised_tokens is None:
         raise ValueError("Set `target_group`, the group (or groups) whose answers are not penalised.")
     language, column = str(settings.penalised_tokens), settings.group_column
@@ -95,7 +95,13 @@ def groups_without_features(settings: FeaturePenaltyArguments, dataset: Any) -> 
             f"Set `target_group`, the group (or groups) whose answers may hold the tokens of "
             f"`penalised_tokens={language!r}`: the data tell of no group of that name. No row has to belong to it."
         )
-    return GroupTable.for_tokens([language])
+    return GroupTable.for_tokens([language], charged_language(settings))
+
+
+def charged_language(settings: FeaturePenaltyArguments) -> str | None:
+    """The language whose tokens are penalised; `None` if none are, or if a file names them."""
+    tokens = settings.penalised_tokens
+    return None if tokens is None or tokens.endswith(".json") or settings.token_penalty_weight == 0 else tokens
 
 
 def _is_of(group: object, language: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..features.set.feature_set import FeatureSet
 from ..languages import OWN_SCRIPTS, language_key, named_group, nearest_language
+from ..measure.faults.scripts import own_scripts, target_scripts_of
 from .script_detector import OTHER, script_detector
 
 logger = logging.getLogger(__name__)
@@ -44,14 +45,20 @@ class GroupTable:
     ([`named_group`]). Where several groups are of one language, only their exact names tell them apart. A group that
     is not in `names` is refused (`unknown_group="error"`), read with the mean statistics of the others (`"mean"`), or,
     where no statistics are needed, penalised like any other (`"penalised"`).
+
+    Where the tokens of a language's script are penalised (`token_language`), another language that is written in it is
+    refused unless it is a target: its own words would be penalised.
     """
 
     names: tuple[str, ...]
     targets: tuple[str, ...]
     unknown_group: str = "error"
+    token_language: str | None = None
 
     @classmethod
-    def for_features(cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str) -> "GroupTable":
+    def for_features(
+        cls, feature_set: FeatureSet, targets: Sequence[str], unknown_group: str, token_language: str | None = None
+    ) -> "GroupTable":
         """The groups of a feature set. Without statistics these are the targets, and every other group in the data."""
         if not targets:
             raise ValueError(
@@ -59,7 +66,7 @@ class GroupTable:
                 "answers are not penalised."
             )
         if not feature_set.groups:
-            return cls(tuple(targets), tuple(targets), "penalised")
+            return cls(tuple(targets), tuple(targets), "penalised", token_language)
         found = [(target, named_group(target, feature_set.groups)) for target in targets]
         absent = [target for target, group in found if group is None]
         if absent:
@@ -68,12 +75,12 @@ class GroupTable:
                 f"{', '.join(feature_set.groups)}."
             )
         own_targets = tuple(dict.fromkeys(group for _, group in found if group is not None))
-        return cls(feature_set.groups, own_targets, unknown_group)
+        return cls(feature_set.groups, own_targets, unknown_group, token_language)
 
     @classmethod
-    def for_tokens(cls, targets: Sequence[str]) -> "GroupTable":
+    def for_tokens(cls, targets: Sequence[str], token_language: str | None = None) -> "GroupTable":
         """The groups of a penalty that needs no statistics: the targets, and every other group in the data."""
-        return cls(tuple(targets), tuple(targets), "penalised")
+        return cls(tuple(targets), tuple(targets), "penalised", token_language)
 
     @property
     def penalised(self) -> tuple[str, ...]:
@@ -92,6 +99,12 @@ class GroupTable:
         if not isinstance(name, str):
             raise ValueError(f"An example's group must be a text, got {name!r}.")
         group = named_group(name, self.names, alike=self.targets)
+        if group not in self.targets and self._writes_penalised_tokens(name):
+            raise ValueError(
+                f"The group {name!r} occurs in the data and is written in the script of "
+                f"`penalised_tokens={self.token_language!r}`: its own words would be penalised. Set `target_group="
+                f"{[*self.targets, name]}`, or name the tokens in a .json file to penalise them there too."
+            )
         if group is not None:
             return self.names.index(group)
         if self.unknown_group == "error":
@@ -103,6 +116,12 @@ class GroupTable:
                 f"{target!r}? Call it so, or, if it is another language, by another name."
             )
         return len(self.names)
+
+    def _writes_penalised_tokens(self, name: str) -> bool:
+        if self.token_language is None or not (_is_language(self.token_language) and _is_language(name)):
+            return False
+        scripts = target_scripts_of(self.token_language) - {"Latin"}  # of which no list of tokens is penalised
+        return not scripts.isdisjoint(own_scripts(name))
 
     def number_of_text(self, text: str) -> int:
         """Number of the group of an answer, told from the answer's script; [`NO_GROUP`] if it has no letters."""
@@ -169,6 +188,10 @@ class GroupTable:
     def zeros(self, num_features: int) -> Tensor:
         """A table of zeros, `(G + 1, F)`."""
         return torch.zeros(len(self.names) + 1, num_features)
+
+
+def _is_language(name: str) -> bool:
+    return language_key(name).split("-")[0] in OWN_SCRIPTS
 
 
 def find_group_column(

@@ -16,7 +16,7 @@ from ..unsloth import refuse_unsloth
 from .adaptive_weight import AdaptiveWeight, KeepWeightInCheckpoints
 from .arguments import FeaturePenaltyArguments
 from .batches import RowGroupCollator, answer_tokens, split_groups, without_groups
-from .datasets import groups_without_features, prepare_row_groups
+from .datasets import charged_language, groups_without_features, prepare_row_groups
 from .division import divide, trainer_divides
 from .feature_penalty import FeaturePenalty
 from .groups import GROUP_IDS, GroupTable, RowGroups
@@ -147,7 +147,8 @@ class FeaturePenaltyMixin:
         self._charges = charges_tokens or (features is not None and settings.penalty_weight > 0)
         if features is not None:
             targets = settings.target_group or features.target_groups
-            self._groups = GroupTable.for_features(features, targets, settings.unknown_group)
+            language = charged_language(settings)
+            self._groups = GroupTable.for_features(features, targets, settings.unknown_group, language)
             self.feature_penalty = FeaturePenalty.from_settings(features, self._groups, settings)
 
     def _build_terms(self, settings: FeaturePenaltyArguments, terms: Sequence[PenaltyTerm]) -> None:

@@ -36,6 +36,36 @@ def test_several_target_groups_are_left_out(make_features):
     assert groups.is_penalised(torch.tensor([0, 1, 2])).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "name", "refused"),
+    [
+        ("zh", "yue", True),
+        ("zh", "Japanese", True),
+        ("zh", "zh-TW", False),
+        ("zh", "ko", False),
+        ("zh", "loop", False),
+        ("ja", "zh", False),  # only kana stand for Japanese
+        ("ru", "uk", True),
+        ("ru", "sr-Latn", False),
+    ],
+)
+def test_a_language_written_with_the_penalised_tokens_must_be_a_target(tokens, name, refused):
+    groups = GroupTable.for_tokens([tokens], tokens)
+    if refused:
+        with pytest.raises(ValueError, match="its own words would be penalised"):
+            groups.number(name)
+    else:
+        assert groups.number(name) in (0, 1)
+    assert GroupTable.for_tokens([tokens, name], tokens).number(name) in (0, 1)
+
+
+def test_a_group_of_the_features_is_refused_too_where_its_script_is_penalised(make_features):
+    groups = GroupTable.for_features(make_features(groups=("zh", "ja", "en")), ["zh"], "error", "zh")
+    assert groups.number("en") == 2
+    with pytest.raises(ValueError, match="'ja' occurs in the data"):
+        groups.number("ja")
+
+
 def test_absent_target_is_an_error(make_features):
     with pytest.raises(ValueError, match="The target group 'fr' is not in the feature set"):
         table(make_features, targets=["fr"])

@@ -207,6 +207,20 @@ def test_no_row_has_to_belong_to_the_target_group(train, data):
     assert train(**TOKENS, dataset=others, target_group="zh", fit=False).token_penalty.groups.targets == ("zh",)
 
 
+def test_other_languages_of_the_same_script_must_be_named(train, data, tmp_path, tokenizer):
+    japanese = data.map(lambda row: {"lang": {"ko": "ja"}.get(row["lang"], row["lang"])})
+    with pytest.raises(ValueError, match=r"'ja' .* in the script of `penalised_tokens='zh'`.*\['zh', 'ja'\]"):
+        train(**TOKENS, dataset=japanese, fit=False)
+    with pytest.raises(ValueError, match="'ja' occurs in the data"):
+        train(**TOKENS, eval_dataset=japanese, fit=False)
+    trainer = train(**TOKENS, dataset=japanese, target_group=["zh", "ja"], fit=False)
+    assert trainer.token_penalty.groups.is_penalised(torch.tensor([0, 1, 2])).tolist() == [False, False, True]
+    train(**TOKENS, dataset=japanese, token_penalty_weight=0.0, fit=False)
+    file = tmp_path / "ids.json"
+    file.write_text(str(list(script_tokens(tokenizer, "zh").ids)))
+    train(penalised_tokens=str(file), target_group="zh", dataset=japanese, fit=False)
+
+
 def test_without_a_column_the_script_of_the_answer_tells_the_target_group(train, data, caplog):
     with caplog.at_level(logging.WARNING):
         told = train(**TOKENS, dataset=data.remove_columns("lang"), fit=False)
