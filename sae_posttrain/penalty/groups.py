@@ -120,7 +120,7 @@ class GroupTable:
     def _writes_penalised_tokens(self, name: str) -> bool:
         if self.token_language is None or not (_is_language(self.token_language) and _is_language(name)):
             return False
-        scripts = target_scripts_of(self.token_language) - {"Latin"}  # of which no list of tokens is penalised
+        scripts = target_scripts_of(self.token_language) - {"Latin"}  # no list of tokens stands for it
         return not scripts.isdisjoint(own_scripts(name))
 
     def number_of_text(self, text: str) -> int:
