@@ -94,8 +94,10 @@ def main() -> None:
     sweep("random", random_directions(repetition, seed=0))
     random.notes["calibration"] = {**repetition.notes["calibration"], "features": calibrated_features(random)}
     random.save(arguments.out / "random.safetensors", overwrite=True)
-    block = repetition.blocks[0]
-    sweep("difference_of_means", means[list(means.blocks).index(block)])
+    chosen_block = repetition.blocks[0]
+    for number, block in enumerate(means.blocks):
+        name = "difference_of_means" if block == chosen_block else f"difference_of_means_{block}"
+        sweep(name, means[[number]])
 
 
 def feature_of(sae: Path, block: int, number: int, name: str, means: FeatureSet) -> FeatureSet:

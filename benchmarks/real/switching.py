@@ -33,7 +33,16 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from sae_posttrain import FeatureSet, SASFTConfig, SASFTTrainer, find_features  # noqa: E402
+from sae_posttrain import (  # noqa: E402
+    FeatureSet,
+    LanguageConsistencyReward,
+    SASFTConfig,
+    SASFTTrainer,
+    SteeredGRPOConfig,
+    SteeredGRPOTrainer,
+    calibrate,
+    find_features,
+)
 from sae_posttrain.features.controls.matched_random import matched_random_features  # noqa: E402
 from sae_posttrain.features.find.by_direction import find_directions  # noqa: E402
 from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
@@ -83,6 +92,9 @@ def main() -> None:
     features = features_for(arguments, settings, tokenizer) if "features" in settings else None
     found = time.perf_counter()
     model, log = train(arguments, settings, tokenizer, features)
+    rewarded = {}
+    if "grpo" in settings:
+        model, rewarded = reward_language(arguments, model, settings, tokenizer, features)
     trained = time.perf_counter()
     rows = read_rows(arguments.data / f"{arguments.split}.jsonl")
     result = measure(model, tokenizer, rows, settings, features)
@@ -94,6 +106,7 @@ def main() -> None:
         "seed": arguments.seed,
         "settings": settings,
         "log": log,
+        **rewarded,
         "seconds": {
             "features": round(found - started, 1),
             "training": round(trained - found, 1),
@@ -173,6 +186,75 @@ def train(
     kept = ("step", "loss", "sae/penalty", "sae/excess_rate", "tokens/mass")
     log = [{k: v for k, v in entry.items() if k in kept} for entry in trainer.state.log_history if "loss" in entry]
     return trainer.model.merge_and_unload().eval(), log
+
+
+def reward_language(
+    arguments: argparse.Namespace, model: Any, settings: dict[str, Any], tokenizer: Any, features: FeatureSet | None
+) -> tuple[Any, dict[str, Any]]:
+    """
+    GRPO on the model of plain SFT: 1 for an answer in the language of its prompt, without the target's script. With
+    features, some rollouts are pushed along them, as far as `calibrate` says.
+    """
+    target = settings["target"]
+    tokens = set(script_tokens(tokenizer, target).ids)
+    own = OWN[target][0]
+    rows = [
+        {"prompt": row["prompt"], "lang": row["lang"]}
+        for row in read_rows(arguments.data / "train.jsonl")
+        if own not in OWN.get(row["lang"], ())
+    ]
+    grpo = dict(settings["grpo"])
+    result: dict[str, Any] = {}
+    if settings["grpo"]["num_steered"]:
+        assert features is not None
+        pushed = features.select(block=settings["pushed_block"])[[0]]
+        calibration = calibrate(
+            model,
+            pushed,
+            read_rows(arguments.data / "dev.jsonl"),
+            strengths=settings["strengths"],
+            target=0.3,
+            fault="language",
+            target_lang=target,
+            max_new_tokens=grpo["max_completion_length"],
+            num_prompts=24,
+            tokenizer=tokenizer,
+        )
+        print(calibration, flush=True)
+        features = calibration.feature_set
+        grpo["steer_strength"] = calibration.strength or calibration.best.strength
+        result["calibration"] = calibration.as_dict()
+    config = SteeredGRPOConfig(
+        str(arguments.work / f"{arguments.arm}-{arguments.seed}"),
+        seed=arguments.seed,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        lr_scheduler_type="constant_with_warmup",
+        **grpo,
+    )
+    trainer = SteeredGRPOTrainer(
+        model,
+        LanguageConsistencyReward(target_lang=target),
+        config,
+        feature_set=features,
+        fault=lambda ids, _: not tokens.isdisjoint(ids),
+        train_dataset=Dataset.from_list(rows).shuffle(seed=arguments.seed),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
+    )
+    trainer.train()
+    kept = ("step", "reward", "completions/mean_length", "frac_reward_zero_std")
+    result["grpo"] = [
+        {key: value for key, value in entry.items() if key in kept or key.startswith("steer/")}
+        for entry in trainer.state.log_history
+        if "reward" in entry
+    ]
+    return trainer.model.merge_and_unload().eval(), result
 
 
 def measure(

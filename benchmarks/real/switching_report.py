@@ -5,8 +5,8 @@ Tables of what `switching.py` measured.
 
 The first: of plain SFT, how likely a token of another script is in answers of each language. The second: of each arm,
 the target's script in the answers of the other languages, and the loss there, in the target's own language, and where
-an English prompt asks for the target's language or a quotation of it. Losses are compared with plain SFT. Writes
-`<results>.md`.
+an English prompt asks for the target's language or a quotation of it. Everything is compared with plain SFT of the
+same seed. Writes `<results>.md`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PER = 10_000  # tokens
+COMPARED = ("Han elsewhere", "loss there", "in Chinese", "in Japanese", "on request", "quoted")
 
 
 def main() -> None:
@@ -23,10 +24,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "switching")
     arguments = parser.parse_args()
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(arguments.results.glob("test-*.json"))]
-    plain = next(run for run in runs if run["arm"] == "plain")
+    plain = {run["seed"]: run for run in runs if run["arm"] == "plain"}
     # The same training, measured with all that is measured now.
-    plain["wanted"] = next((run["wanted"] for run in runs if run["arm"] == "plain_read"), {})
-    text = "\n".join([*ground(plain), "", *arms(plain, runs)]) + "\n"
+    plain[0]["wanted"] = next((run["wanted"] for run in runs if run["arm"] == "plain_read"), {})
+    text = "\n".join([*ground(plain[0]), "", *arms(plain, runs)]) + "\n"
     print(text)
     arguments.results.with_suffix(".md").write_text(text, encoding="utf-8")
 
@@ -45,26 +46,43 @@ def ground(run: dict[str, Any]) -> list[str]:
     return lines
 
 
-def arms(plain: dict[str, Any], runs: list[dict[str, Any]]) -> list[str]:
+def arms(plain: dict[int, dict[str, Any]], runs: list[dict[str, Any]]) -> list[str]:
+    """One line an arm: means over its seeds, and with several seeds the values of each."""
     lines = [
-        "| arm | seed | Han elsewhere | against plain | loss there | in Chinese | on request | quoted | reach, 2 std "
-        "| 3 std |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| arm | seeds | Han elsewhere | against plain | loss there | in Chinese | in Japanese | on request | quoted "
+        "| reach, 2 std | 3 std |",
+        "|---" * 11 + "|",
     ]
-    before = others(plain)
-    for run in runs:
-        mass, loss = others(run)
-        own, own_before = (one["languages"]["zh"]["loss"] for one in (run, plain))
-        cells = [f"`{run['arm']}`", str(run["seed"]), f"{PER * mass:.3f}", f"{100 * (mass / before[0] - 1):+.0f} %"]
-        cells += [f"{100 * (loss / before[1] - 1):+.2f} %", f"{100 * (own / own_before - 1):+.2f} %"]
-        for kind in ("request", "quotation"):
-            known = kind in run.get("wanted", {}) and kind in plain["wanted"]
-            cells.append(f"{100 * (run['wanted'][kind] / plain['wanted'][kind] - 1):+.2f} %" if known else "")
-        reach = run.get("reach")
+    for arm in dict.fromkeys(run["arm"] for run in runs):
+        own = [run for run in runs if run["arm"] == arm]
+        cells = [f"`{arm}`", str(len(own)), listed([PER * others(run)[0] for run in own], "{:.3f}", "")]
+        changes = [against(plain[run["seed"]], run) for run in own]
+        for name, form in zip(COMPARED, ["{:+.0f}"] + ["{:+.2f}"] * (len(COMPARED) - 1), strict=True):
+            cells.append(listed([change[name] for change in changes if name in change], form, " %"))
         for name in ("2 std", "3 std"):
-            cells.append(f"{100 * reach[name][1] / reach['all'][1]:.0f} %" if reach else "")
+            shares = [100 * run["reach"][name][1] / run["reach"]["all"][1] for run in own if "reach" in run]
+            cells.append(listed(shares, "{:.0f}", " %"))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def listed(values: list[float], form: str, unit: str) -> str:
+    """The mean, and the values themselves if there are several."""
+    if not values:
+        return ""
+    mean = form.format(sum(values) / len(values)) + unit
+    return mean if len(values) == 1 else f"{mean} ({', '.join(form.format(value) for value in values)})"
+
+
+def against(plain: dict[str, Any], run: dict[str, Any]) -> dict[str, float]:
+    """Changes against plain SFT with the same seed, in per cent."""
+    pairs = dict(zip(COMPARED[:2], zip(others(run), others(plain), strict=True), strict=True))
+    for name, lang in (("in Chinese", "zh"), ("in Japanese", "ja")):
+        pairs[name] = (run["languages"][lang]["loss"], plain["languages"][lang]["loss"])
+    for name, kind in (("on request", "request"), ("quoted", "quotation")):
+        if kind in run.get("wanted", {}) and kind in plain["wanted"]:
+            pairs[name] = (run["wanted"][kind], plain["wanted"][kind])
+    return {name: 100 * (one / other - 1) for name, (one, other) in pairs.items()}
 
 
 def others(run: dict[str, Any]) -> tuple[float, float]:
