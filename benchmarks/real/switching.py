@@ -204,6 +204,9 @@ def reward_language(
         if own not in OWN.get(row["lang"], ())
     ]
     grpo = dict(settings["grpo"])
+    # torch multiplies a strided bfloat16 input with frozen weights a hundred times slower on CPU, as in every prefill
+    # (https://github.com/pytorch/pytorch/issues/151934).
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     result: dict[str, Any] = {}
     if settings["grpo"]["num_steered"]:
         assert features is not None
