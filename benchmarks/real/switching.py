@@ -47,6 +47,7 @@ from sae_posttrain.features.controls.matched_random import matched_random_featur
 from sae_posttrain.features.find.by_direction import find_directions  # noqa: E402
 from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
+from sae_posttrain.hooks.logits import contiguous_states  # noqa: E402
 from sae_posttrain.hooks.record import record_sites  # noqa: E402
 from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 
@@ -204,9 +205,6 @@ def reward_language(
         if own not in OWN.get(row["lang"], ())
     ]
     grpo = dict(settings["grpo"])
-    # torch multiplies a strided bfloat16 input with frozen weights a hundred times slower on CPU, as in every prefill
-    # (https://github.com/pytorch/pytorch/issues/151934).
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     result: dict[str, Any] = {}
     if settings["grpo"]["num_steered"]:
         assert features is not None
@@ -250,7 +248,8 @@ def reward_language(
         processing_class=tokenizer,
         peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
     )
-    trainer.train()
+    with contiguous_states(trainer.model):  # TRL's own rollouts on CPU, too
+        trainer.train()
     kept = ("step", "reward", "completions/mean_length", "frac_reward_zero_std")
     result["grpo"] = [
         {key: value for key, value in entry.items() if key in kept or key.startswith("steer/")}

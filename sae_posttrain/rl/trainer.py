@@ -14,6 +14,7 @@ from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
 from ..features.set.feature_set import FeatureSet
 from ..gguf_models import with_trainable_model
+from ..hooks.logits import contiguous_states
 from ..hooks.row_sampling import SAME_AS_CALL
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless
@@ -259,7 +260,8 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
             steering: Any = nullcontext()
             if self._steerer is not None:
                 steering = self._steerer.armed(self.steer_strength, rows=steered, positions=settings.steer_positions)
-            with steering, self._kinds.sampling(self.model, steered, cold) as recorded:
+            sampling = self._kinds.sampling(self.model, steered, cold)
+            with steering, contiguous_states(self.model), sampling as recorded:
                 ids, logprobs = turn()
             return ids, logprobs, None if recorded is None else recorded.logps(ids)
 

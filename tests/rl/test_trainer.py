@@ -102,6 +102,20 @@ def test_lora_trains_on_steered_rollouts(train, keep_batches):
     assert not torch.equal(before, weights(trainer))
 
 
+def test_frozen_bfloat16_logits_of_a_prompt_are_not_computed_row_by_row(train, make_model):
+    """On CPU that takes a hundred times longer; see `hooks/logits.py`."""
+    model = make_model().bfloat16()
+    trainer = train(model=model, peft_config=LoraConfig(r=4, target_modules=["q_proj"]), fit=False)
+    head, seen = trainer.model.get_output_embeddings(), []
+    forward = head.forward
+    head.forward = lambda states: seen.append((states.shape[1], states.is_contiguous())) or forward(states)
+    trainer.train()
+    generated = [contiguous for num_positions, contiguous in seen if num_positions == 1]
+    assert generated
+    assert all(generated)
+    assert not head._forward_pre_hooks
+
+
 def test_evaluation_is_never_steered(train, keep_batches, data):
     trainer = train(eval_dataset=data, per_device_eval_batch_size=8, fit=False)
     batches, _ = keep_batches(trainer)

@@ -41,6 +41,8 @@ def generate_answers(
     import torch
     from transformers import GenerationConfig
 
+    from ...hooks.logits import contiguous_states
+
     if not prompts:
         return [], []
     if any(len(ids) == 0 for ids in prompts):
@@ -72,7 +74,8 @@ def generate_answers(
     for row, ids in enumerate(prompts):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, longest - len(ids) :] = 1
-    with eval_mode(model), own_settings_aside(model), seeded(seed), torch.inference_mode():
+    quick = contiguous_states(model)
+    with eval_mode(model), own_settings_aside(model), seeded(seed), quick, torch.inference_mode():
         output = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
