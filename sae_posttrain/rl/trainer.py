@@ -26,6 +26,7 @@ from .blind_reward import BlindRewardCheck
 from .config import SteeredGRPOConfig
 from .controller import StrengthController
 from .dynamic_sampling import DynamicSampler, SamplingState
+from .improbable import ImprobableCheck
 from .kinds import RolloutKinds
 from .metrics import LossPasses, pass_means, provoked_metrics, rollout_metrics
 from .push_check import compare_pushes
@@ -156,6 +157,7 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
         self._vllm: VLLMRollouts | None = None
         self._checked_state: Any = None  # that of the training in which vLLM's pushes were compared with ours
         self._loss_passes = LossPasses()
+        self._improbable = ImprobableCheck()
         # The rollouts of the generation that is under way; `None` outside of one and in evaluation. `GRPOTrainer`
         # calls `_generate_single_turn`, `_calculate_rewards` and `_generate_and_score_completions` without a way to
         # pass something of ours from one to the next. This attribute is that way, and the only one. Rollouts that
@@ -437,7 +439,10 @@ class SteeredGRPOTrainer(ResumableGRPO, CompleteCheckpoints, FeatureCard, GRPOTr
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         sums = self._loss_passes.take() if self.model.training else None
         if sums is not None:
-            self._log_all(pass_means(self.accelerator.reduce(sums, reduction="sum")))
+            means = pass_means(self.accelerator.reduce(sums, reduction="sum"))
+            self._log_all(means)
+            if self.accelerator.is_main_process:
+                self._improbable.update(means)
         super().log(logs, start_time)
 
     def _moved_settings(self) -> dict[str, Any]:
