@@ -23,7 +23,7 @@ def contiguous_states(model: Any) -> Iterator[None]:
         model (`torch.nn.Module`):
             A causal language model, wrapped or not.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     weight = getattr(head, "weight", None)
     if weight is None or weight.requires_grad or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         yield
