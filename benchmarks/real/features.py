@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--loops", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--means-at", type=int, nargs="+", default=[9], help="further blocks of differences of means")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.75, 1.0, 1.5])
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-new-tokens", type=int, default=144)
@@ -56,7 +57,9 @@ def main() -> None:
     prompts = [json.loads(line) for line in arguments.prompts.read_text(encoding="utf-8").splitlines()]
     pairs = [tuple(map(int, feature.split(":"))) for feature in arguments.features]
     names = [f"resid_post_{block}.{number}" for block, number in pairs]
-    means = means_of(model, tokenizer, arguments.loops, prompts, sorted({block for block, _ in pairs}))
+    means = means_of(
+        model, tokenizer, arguments.loops, prompts, sorted({*arguments.means_at, *(block for block, _ in pairs)})
+    )
     sets = {name: feature_of(arguments.sae, *pair, name, means) for name, pair in zip(names, pairs, strict=True)}
     report_file = arguments.out / "features.json"
     report: dict[str, Any] = json.loads(report_file.read_text(encoding="utf-8")) if report_file.exists() else {}
