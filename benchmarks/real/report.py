@@ -98,30 +98,26 @@ def p_value(found: Any) -> str:
 
 
 def draw(arms: dict[str, Any], losses: dict[str, dict[str, float]], path: Path) -> None:
-    """Endless answers against what the arm costs: what is to the left and low is better."""
-    figure = new_figure(7.5, 4.2)
-    axes = figure.subplots()
+    """One row an arm, by what it costs: endless answers with their interval, and the rise of the loss beside them."""
     costs = {arm: 0.0 if arm == BEFORE else 100 * max(changes(arm, arms[arm], losses)) for arm in arms}
-    above, last = False, float("-inf")
-    for arm in sorted(costs, key=costs.__getitem__):
-        cost, seeds = costs[arm], arms[arm]
-        if cost > 2:
-            continue  # ruined: named in the table
-        above = not above or cost - last > 0.06  # names of close neighbours are above and below in turn
-        last = cost
-        found = bootstrap_mean(rows(seeds, "endless"))
+    shown = sorted((arm for arm in arms if costs[arm] <= 2), key=costs.__getitem__)  # ruined ones are in the table
+    figure = new_figure(7.5, 0.6 + 0.3 * len(shown))
+    axes = figure.subplots()
+    for row, arm in enumerate(shown):
+        found = bootstrap_mean(rows(arms[arm], "endless"))
         low, high = widest(found)
         share = 100 * found.estimate
         error = [[share - 100 * max(low, 0)], [100 * high - share]]
-        axes.errorbar([cost], [share], yerr=error, fmt="o", color="C3" if "steered" in arm else "0.35", capsize=3)
-        place, turn = ((cost, 100 * high), 45) if above else ((cost, 100 * max(low, 0)), -45)
-        offset, side = ((0, 3), "bottom") if above else ((0, -3), "top")
-        axes.annotate(arm, place, xytext=offset, textcoords="offset points", fontsize=8, rotation=turn, va=side)
-    axes.axvline(0.5, color="0.6", linestyle=":", label="allowed")
-    axes.legend(frameon=False, fontsize=8, loc="lower center")
-    axes.set_xlabel("rise of the held-out loss, in % (the larger of two kinds of text)")
-    axes.set_ylabel("endless greedy answers, in %")
-    axes.set_ylim(bottom=0)
+        axes.errorbar([share], [row], xerr=error, fmt="o", color="C3" if "steered" in arm else "0.35", capsize=3)
+        cost = "" if arm == BEFORE else f"{costs[arm]:+.2f} %"
+        axes.text(1.02, row, cost, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    allowed = sum(costs[arm] <= 0.5 for arm in shown)
+    axes.axhline(allowed - 0.5, color="0.6", linestyle=":")
+    axes.text(0.01, allowed - 0.55, "above: at most 0.5 %", transform=axes.get_yaxis_transform(), fontsize=8)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("endless greedy answers, in %; at the right the rise of the held-out loss, the larger of two")
     save(figure, [axes], path)
 
 
