@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import torch
 from machine import hardware, seconds, versions
 
-from sae_posttrain.hooks.logits import contiguous_states
+from sae_posttrain.cpu_logits import contiguous_states
 
 RESULTS = Path(__file__).parent / "results" / "bench_logits.json"
 SIZES = {"SmolLM2-135M": (49_152, 576), "Gemma 3 270M": (262_144, 640)}

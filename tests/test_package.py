@@ -113,6 +113,7 @@ OF_ALL_ROOMS = {
     "gguf_files",
     "gguf_models",
     "eval_mode",
+    "cpu_logits",
     "model_records",
     "model_loading",
     "sites",

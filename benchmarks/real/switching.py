@@ -43,11 +43,11 @@ from sae_posttrain import (  # noqa: E402
     calibrate,
     find_features,
 )
+from sae_posttrain.cpu_logits import contiguous_states  # noqa: E402
 from sae_posttrain.features.controls.matched_random import matched_random_features  # noqa: E402
 from sae_posttrain.features.find.by_direction import find_directions  # noqa: E402
 from sae_posttrain.features.read.text_options import TextOptions  # noqa: E402
 from sae_posttrain.features.read.texts import TextBatch, batches, tokenize  # noqa: E402
-from sae_posttrain.hooks.logits import contiguous_states  # noqa: E402
 from sae_posttrain.hooks.record import record_sites  # noqa: E402
 from sae_posttrain.measure.faults.script_tokens import script_tokens  # noqa: E402
 

@@ -12,9 +12,9 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from ..checkpoints import CompleteCheckpoints
 from ..conversations import datasets_with_messages
+from ..cpu_logits import contiguous_states
 from ..features.set.feature_set import FeatureSet
 from ..gguf_models import with_trainable_model
-from ..hooks.logits import contiguous_states
 from ..hooks.row_sampling import SAME_AS_CALL
 from ..hooks.steer import Steerer
 from ..measure.faults.fault import Fault, is_endless

@@ -103,7 +103,7 @@ def test_lora_trains_on_steered_rollouts(train, keep_batches):
 
 
 def test_frozen_bfloat16_logits_of_a_prompt_are_not_computed_row_by_row(train, make_model):
-    """On CPU that takes a hundred times longer; see `hooks/logits.py`."""
+    """On CPU that takes a hundred times longer; see `cpu_logits.py`."""
     model = make_model().bfloat16()
     trainer = train(model=model, peft_config=LoraConfig(r=4, target_modules=["q_proj"]), fit=False)
     head, seen = trainer.model.get_output_embeddings(), []

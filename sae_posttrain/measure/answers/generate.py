@@ -41,7 +41,7 @@ def generate_answers(
     import torch
     from transformers import GenerationConfig
 
-    from ...hooks.logits import contiguous_states
+    from ...cpu_logits import contiguous_states
 
     if not prompts:
         return [], []

@@ -2,7 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sae_posttrain.hooks.logits import contiguous_states
+from sae_posttrain.cpu_logits import contiguous_states
 from sae_posttrain.measure.answers.generate import generate_answers
 
 IDS = torch.arange(24).reshape(2, 12)
@@ -21,12 +21,9 @@ def read_head():
     return read
 
 
-@pytest.mark.parametrize("family", ["gemma3", "llama"])
 @pytest.mark.parametrize("num_rows", [1, 2])
-def test_a_frozen_output_embedding_gets_contiguous_states_and_the_logits_stay(
-    make_family, read_head, family, num_rows
-):
-    model = get_peft_model(make_family(family).bfloat16(), LoraConfig(target_modules=["q_proj"]))
+def test_a_frozen_output_embedding_gets_contiguous_states_and_the_logits_stay(make_model, read_head, num_rows):
+    model = get_peft_model(make_model().bfloat16(), LoraConfig(target_modules=["q_proj"]))
     seen = read_head(model)
     with torch.inference_mode():
         before = model(IDS[:num_rows], logits_to_keep=1).logits
@@ -37,8 +34,8 @@ def test_a_frozen_output_embedding_gets_contiguous_states_and_the_logits_stay(
     assert torch.equal(inside, before)
 
 
-def test_trained_weights_and_other_dtypes_are_left_alone(make_family):
-    for model in (make_family("llama").bfloat16(), make_family("llama").requires_grad_(False)):
+def test_trained_weights_and_other_dtypes_are_left_alone(make_model):
+    for model in (make_model().bfloat16(), make_model().requires_grad_(False)):
         with contiguous_states(model):
             assert not model.get_output_embeddings()._forward_pre_hooks
 
@@ -49,8 +46,8 @@ def raise_inside(model):
         raise RuntimeError("stop")
 
 
-def test_the_hook_goes_when_generation_fails(make_family):
-    model = make_family("llama").bfloat16().requires_grad_(False)
+def test_the_hook_goes_when_generation_fails(make_model):
+    model = make_model().bfloat16().requires_grad_(False)
     with pytest.raises(RuntimeError, match="stop"):
         raise_inside(model)
     assert not model.get_output_embeddings()._forward_pre_hooks
