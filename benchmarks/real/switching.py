@@ -162,13 +162,8 @@ def train(
     args = SASFTConfig(
         str(folder),
         seed=arguments.seed,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
         logging_steps=4,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **common_settings(),
         **training,
     )
     rows = [
@@ -187,6 +182,17 @@ def train(
     kept = ("step", "loss", "sae/penalty", "sae/excess_rate", "tokens/mass")
     log = [{k: v for k, v in entry.items() if k in kept} for entry in trainer.state.log_history if "loss" in entry]
     return trainer.model.merge_and_unload().eval(), log
+
+
+def common_settings() -> dict[str, Any]:
+    return {
+        "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def reward_language(
@@ -228,14 +234,9 @@ def reward_language(
     config = SteeredGRPOConfig(
         str(arguments.work / f"{arguments.arm}-{arguments.seed}"),
         seed=arguments.seed,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         lr_scheduler_type="constant_with_warmup",
+        **common_settings(),
         **grpo,
     )
     trainer = SteeredGRPOTrainer(
